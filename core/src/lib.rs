@@ -1,0 +1,42 @@
+//! The engine of EdgeMesh: everything that decides, nothing that touches the outside.
+//!
+//! `no_std`, no allocator, no `unsafe`, no panic. The shell around it (a Linux agent, a microcontroller, a
+//! simulator) owns sockets, clocks and memory: it lends the memory once, passes time and random seeds in, hands
+//! packets over, and carries out the verdicts. See `docs/ARCHITECTURE.md` for the way of a packet.
+//!
+//! * [`time`], [`rng`], [`trace`], [`counters`], [`packet`]: what every part uses
+//! * [`wire`]: formats, as views over untrusted bytes and validated values
+//! * [`storage`]: bounded containers over borrowed slices
+//! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`tunnel`], [`path`], [`control`]
+//! * [`node`]: the one place that sees all machines and composes them
+#![no_std]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::std_instead_of_core
+    )
+)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod control;
+pub mod counters;
+pub mod dns;
+pub mod flow;
+pub mod node;
+pub mod noise;
+pub mod packet;
+pub mod path;
+pub mod rng;
+pub mod service;
+pub mod storage;
+pub mod time;
+pub mod trace;
+pub mod tunnel;
+pub mod wire;
