@@ -3,3 +3,7 @@
 //! **No-panic contract.** Every `parse`/`new` takes any bytes and returns a value or a
 //! [`DropReason`](crate::counters::DropReason); every accessor of a parsed view stays inside the length that was
 //! checked. Nothing here keeps state, reads a clock or decides what happens next.
+
+pub mod control;
+pub mod feed;
+pub mod relay;
