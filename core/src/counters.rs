@@ -81,6 +81,8 @@ reasons! {
     NoSession = "no_session",
     /// The peer table is full of peers in use.
     PeersFull = "peers_full",
+    /// A node record older than the one at hand.
+    OldRecord = "old_record",
     /// Work waits already and there is no place for more.
     QueueFull = "queue_full",
     /// A key exchange yielded the all-zero secret.

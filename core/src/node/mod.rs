@@ -1,1 +1,3 @@
-//! Grows with its first machine.
+//! The composition.
+
+pub mod peers;

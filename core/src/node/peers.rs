@@ -1,0 +1,161 @@
+//! The nodes we may talk to: index, key and the dense id that tunnel and path share.
+//!
+//! A peer enters with a verified record and leaves when its place is needed; when every place is taken, the one
+//! that was used least recently goes, unless it was used within [`KEEP`]: then the newcomer is refused. Records
+//! carry epoch and serial, and an older one never replaces a newer one. Sessions and addresses are not here.
+
+use crate::counters::DropReason;
+use crate::storage::Index;
+use crate::time::{Duration, Instant};
+
+/// A peer used within this time keeps its place.
+pub const KEEP: Duration = Duration::from_secs(180);
+
+/// One known node; all-zero is free.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PeerEntry {
+    index: u32,
+    epoch: u32,
+    serial: u64,
+    used: u64,
+    key: [u8; 32],
+}
+
+impl PeerEntry {
+    /// A free place.
+    pub const EMPTY: Self = Self { index: 0, epoch: 0, serial: 0, used: 0, key: [0; 32] };
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// The peer took a free place.
+    New(u32),
+    /// The peer took the place of another, which has to be forgotten everywhere first.
+    Replaced(u32),
+    /// The peer is known and its key is unchanged.
+    Known(u32),
+}
+
+/// The peers by cluster-wide index. Ids are `1..=capacity`.
+pub struct Peers<'a> {
+    entries: &'a mut [PeerEntry],
+    by_index: Index<'a>,
+}
+
+impl<'a> Peers<'a> {
+    /// Over all-zero memory; `index` of at least twice the entries.
+    pub fn new(entries: &'a mut [PeerEntry], index: &'a mut [u32]) -> Self {
+        Self { entries, by_index: Index::new(index) }
+    }
+
+    /// The id of the node with this cluster-wide index.
+    pub fn find(&self, index: u32) -> Option<u32> {
+        self.by_index.find(u64::from(index), |id| self.index(id) == index)
+    }
+
+    /// The cluster-wide index of a peer; 0 for none.
+    pub fn index(&self, id: u32) -> u32 {
+        self.get(id).map_or(0, |e| e.index)
+    }
+
+    /// Notes that the peer is in use.
+    pub fn touch(&mut self, now: Instant, id: u32) {
+        if let Some(entry) = self.get_mut(id) {
+            entry.used = now.as_micros();
+        }
+    }
+
+    /// Takes in a verified record.
+    ///
+    /// # Errors
+    /// [`DropReason::PeersFull`] when every place is in use; [`DropReason::OldRecord`] for a record older than
+    /// the one at hand.
+    pub fn learn(
+        &mut self,
+        now: Instant,
+        index: u32,
+        key: [u8; 32],
+        epoch: u32,
+        serial: u64,
+    ) -> Result<Learned, DropReason> {
+        let fresh = PeerEntry { index, epoch, serial, used: now.as_micros(), key };
+        if let Some(id) = self.find(index) {
+            let entry = self.get_mut(id).ok_or(DropReason::PeersFull)?;
+            if (epoch, serial) < (entry.epoch, entry.serial) {
+                return Err(DropReason::OldRecord);
+            }
+            let same = entry.key == key;
+            *entry = fresh;
+            return Ok(if same { Learned::Known(id) } else { Learned::Replaced(id) });
+        }
+        let (id, evicted) = self.place(now).ok_or(DropReason::PeersFull)?;
+        if evicted != 0 {
+            let entries = &*self.entries;
+            self.by_index.remove(u64::from(evicted), id, |id| u64::from(index_of(entries, id)));
+        }
+        if let Some(entry) = self.get_mut(id) {
+            *entry = fresh;
+        }
+        self.by_index.insert(u64::from(index), id);
+        Ok(if evicted == 0 { Learned::New(id) } else { Learned::Replaced(id) })
+    }
+
+    /// Every known peer's id and index.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        (1u32..).zip(self.entries.iter()).filter(|(_, e)| e.index != 0).map(|(id, e)| (id, e.index))
+    }
+
+    /// A free place, or the one that may be taken from another peer. Runs once per new peer, over all places.
+    fn place(&self, now: Instant) -> Option<(u32, u32)> {
+        let (id, entry) = (1u32..).zip(self.entries.iter()).min_by_key(|(_, e)| (e.index != 0, e.used))?;
+        let idle = now.since(Instant::from_micros(entry.used));
+        (entry.index == 0 || idle > KEEP).then_some((id, entry.index))
+    }
+
+    fn get(&self, id: u32) -> Option<&PeerEntry> {
+        self.entries.get((id as usize).checked_sub(1)?)
+    }
+
+    fn get_mut(&mut self, id: u32) -> Option<&mut PeerEntry> {
+        self.entries.get_mut((id as usize).checked_sub(1)?)
+    }
+}
+
+fn index_of(entries: &[PeerEntry], id: u32) -> u32 {
+    (id as usize).checked_sub(1).and_then(|at| entries.get(at)).map_or(0, |e| e.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO.after(Duration::from_secs(secs))
+    }
+
+    #[test]
+    fn a_full_table_gives_the_idlest_place_and_never_one_in_use() {
+        let (mut entries, mut index) = ([PeerEntry::EMPTY; 2], [0; 4]);
+        let mut peers = Peers::new(&mut entries, &mut index);
+        assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), Ok(Learned::New(1)));
+        assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), Ok(Learned::New(2)));
+        assert_eq!(peers.learn(at(2), 12, [3; 32], 1, 1), Err(DropReason::PeersFull));
+        peers.touch(at(200), 1);
+        assert_eq!(peers.learn(at(201), 12, [3; 32], 1, 1), Ok(Learned::Replaced(2)));
+        assert_eq!((peers.find(10), peers.find(11), peers.find(12)), (Some(1), None, Some(2)));
+        assert_eq!(peers.iter().collect::<std::vec::Vec<_>>(), [(1, 10), (2, 12)]);
+    }
+
+    #[test]
+    fn older_records_are_refused_and_new_keys_reset_the_peer() {
+        let (mut entries, mut index) = ([PeerEntry::EMPTY; 2], [0; 4]);
+        let mut peers = Peers::new(&mut entries, &mut index);
+        peers.learn(at(0), 10, [1; 32], 2, 5).unwrap();
+        assert_eq!(peers.learn(at(1), 10, [9; 32], 2, 4), Err(DropReason::OldRecord));
+        assert_eq!(peers.learn(at(1), 10, [9; 32], 1, 9), Err(DropReason::OldRecord));
+        assert_eq!(peers.learn(at(1), 10, [1; 32], 2, 5), Ok(Learned::Known(1)));
+        assert_eq!(peers.learn(at(1), 10, [9; 32], 3, 1), Ok(Learned::Replaced(1)));
+    }
+}
