@@ -1,1 +1,2 @@
+//! The EdgeMesh node agent.
 fn main() {}
