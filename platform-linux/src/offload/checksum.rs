@@ -79,7 +79,7 @@ mod tests {
 
     /// 0 and 0xffff are the same one's-complement number.
     fn same(a: u16, b: u16) -> bool {
-        a == b || (a % 0xffff == 0 && b % 0xffff == 0)
+        a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff))
     }
 
     proptest! {

@@ -125,7 +125,7 @@ fn a_spec() -> impl Strategy<Value = Spec> {
     (shape, rest, proptest::collection::vec(any::<u8>(), 1..6000)).prop_map(|(shape, rest, payload)| {
         let (v6, tcp, port, sequence, acknowledgement, window) = shape;
         let (options, id, df, tos, psh, fin) = rest;
-        let flags = 0x10 | u8::from(psh) * 8 | u8::from(fin);
+        let flags = 0x10 | (u8::from(psh) * 8) | u8::from(fin);
         Spec {
             v6,
             tcp,
