@@ -7,7 +7,8 @@
 //! * [`time`], [`rng`], [`trace`], [`counters`], [`packet`]: what every part uses
 //! * [`wire`]: formats, as views over untrusted bytes and validated values
 //! * [`storage`]: bounded containers over borrowed slices
-//! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`tunnel`], [`path`], [`control`]
+//! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`peer`], [`tunnel`], [`path`],
+//!   [`control`]
 //! * [`node`]: the one place that sees all machines and composes them
 #![no_std]
 #![cfg_attr(
@@ -33,6 +34,7 @@ pub mod node;
 pub mod noise;
 pub mod packet;
 pub mod path;
+pub mod peer;
 pub mod rng;
 pub mod service;
 pub mod storage;

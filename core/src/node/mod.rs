@@ -1,3 +1,1 @@
 //! The composition.
-
-pub mod peers;

@@ -1,0 +1,141 @@
+//! Nodes that the directory is asked about; when full, a new wish is refused and its packet dropped.
+//!
+//! A wish is asked at once, again every [`RETRY`], and given up after [`PATIENCE`]. A connection that comes up
+//! late is no problem: what was not asked yet is asked then.
+
+use crate::time::{Duration, Instant};
+
+const RETRY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One wish; all-zero is free.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LookupSlot {
+    index: u32,
+    asked: bool,
+    since: u64,
+    next: u64,
+}
+
+impl LookupSlot {
+    /// A free slot.
+    pub const EMPTY: Self = Self { index: 0, asked: false, since: 0, next: 0 };
+}
+
+/// What became of a wish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// It is new: [`Lookups::next_question`] has it.
+    Asked,
+    /// It was there already.
+    Waiting,
+    /// No slot is free.
+    Full,
+}
+
+/// What a deadline brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    /// It is time to ask again.
+    AskAgain,
+    /// Nobody answered for this index: what waits for it is to be dropped.
+    GivenUp(u32),
+}
+
+/// All wishes.
+pub struct Lookups<'a> {
+    slots: &'a mut [LookupSlot],
+}
+
+impl<'a> Lookups<'a> {
+    /// Over all-zero memory.
+    pub fn new(slots: &'a mut [LookupSlot]) -> Self {
+        Self { slots }
+    }
+
+    /// Wishes for the node with this index.
+    pub fn want(&mut self, now: Instant, index: u32) -> Wanted {
+        if self.slots.iter().any(|s| s.index == index) {
+            return Wanted::Waiting;
+        }
+        let Some(slot) = self.slots.iter_mut().find(|s| s.index == 0) else { return Wanted::Full };
+        *slot = LookupSlot { index, asked: false, since: now.as_micros(), next: now.as_micros() };
+        Wanted::Asked
+    }
+
+    /// The wish is answered, with a record or with the news that there is none.
+    pub fn answered(&mut self, index: u32) {
+        if let Some(slot) = self.slots.iter_mut().find(|s| s.index == index && index != 0) {
+            *slot = LookupSlot::EMPTY;
+        }
+    }
+
+    /// The next index to ask the directory about.
+    pub fn next_question(&mut self, now: Instant) -> Option<u32> {
+        let slot = self.slots.iter_mut().find(|s| s.index != 0 && !s.asked)?;
+        slot.asked = true;
+        slot.next = now.after(RETRY).as_micros();
+        Some(slot.index)
+    }
+
+    /// Whether [`Lookups::next_question`] has one.
+    pub fn has_question(&self) -> bool {
+        self.slots.iter().any(|s| s.index != 0 && !s.asked)
+    }
+
+    /// When to call [`Lookups::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.slots.iter().filter(|s| s.index != 0 && s.asked).map(|s| Instant::from_micros(s.next)).min()
+    }
+
+    /// Handles one due wish.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
+        let due = |s: &&mut LookupSlot| s.index != 0 && s.asked && s.next <= now.as_micros();
+        let slot = self.slots.iter_mut().find(due)?;
+        if now.since(Instant::from_micros(slot.since)) >= PATIENCE {
+            let index = slot.index;
+            *slot = LookupSlot::EMPTY;
+            return Some(Due::GivenUp(index));
+        }
+        slot.asked = false;
+        Some(Due::AskAgain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_asked_again_each_second_and_given_up_in_the_end() {
+        let mut slots = [LookupSlot::EMPTY; 1];
+        let mut lookups = Lookups::new(&mut slots);
+        let mut now = Instant::ZERO;
+        assert_eq!(lookups.want(now, 5), Wanted::Asked);
+        assert_eq!((lookups.want(now, 5), lookups.want(now, 6)), (Wanted::Waiting, Wanted::Full));
+        let mut asked = 0;
+        let given_up = loop {
+            assert_eq!(lookups.next_question(now), Some(5));
+            assert!(!lookups.has_question());
+            asked += 1;
+            now = lookups.poll_timeout().unwrap();
+            match lookups.handle_timeout(now) {
+                Some(Due::AskAgain) => {}
+                other => break other,
+            }
+        };
+        assert_eq!((given_up, asked), (Some(Due::GivenUp(5)), 10));
+        assert_eq!(lookups.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_answer_frees_the_slot() {
+        let mut slots = [LookupSlot::EMPTY; 1];
+        let mut lookups = Lookups::new(&mut slots);
+        assert_eq!(lookups.want(Instant::ZERO, 5), Wanted::Asked);
+        lookups.answered(5);
+        assert_eq!(lookups.next_question(Instant::ZERO), None);
+        assert_eq!(lookups.want(Instant::ZERO, 6), Wanted::Asked);
+    }
+}

@@ -1,0 +1,11 @@
+//! The other nodes that this one knows or asks for.
+//!
+//! [`Peers`] maps cluster-wide indices to the dense ids that tunnel and path share; [`Lookups`] holds the
+//! indices that a packet or a name needed and that the directory was asked about. Records are verified before
+//! they come here; sessions and addresses live in `tunnel/` and `path/`.
+
+mod lookups;
+mod table;
+
+pub use lookups::{Due, LookupSlot, Lookups, Wanted};
+pub use table::{KEEP, Learned, PeerEntry, Peers};
