@@ -4,7 +4,7 @@
 //! simulator) owns sockets, clocks and memory: it lends the memory once, passes time and random seeds in, hands
 //! packets over, and carries out the verdicts. See `docs/ARCHITECTURE.md` for the way of a packet.
 //!
-//! * [`time`], [`rng`], [`trace`], [`counters`], [`packet`]: what every part uses
+//! * [`time`], [`rng`], [`trace`], [`counters`], [`packet`], [`signature`]: what every part uses
 //! * [`wire`]: formats, as views over untrusted bytes and validated values
 //! * [`storage`]: bounded containers over borrowed slices
 //! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`peer`], [`tunnel`], [`path`],
@@ -37,6 +37,7 @@ pub mod path;
 pub mod peer;
 pub mod rng;
 pub mod service;
+pub mod signature;
 pub mod storage;
 pub mod time;
 pub mod trace;
