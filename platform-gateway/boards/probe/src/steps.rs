@@ -1,0 +1,132 @@
+//! What the probe runs, in order, and the memory it runs on.
+//!
+//! A step works on the shared [`Bench`], so that later ones continue where earlier ones stopped (a handshake,
+//! then a query, then a flow through the session). It returns what was wrong, in words for the log.
+
+use crate::primitives;
+use core::hint::black_box;
+use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
+use edgemesh_core::rng::Rng;
+use edgemesh_core::storage::{DeadlineEntry, Deadlines, Index, Pool, Ring, Slot};
+use edgemesh_core::time::{Duration, Instant};
+
+/// One thing to run and check.
+pub struct Step {
+    pub name: &'static str,
+    pub run: fn(&mut Bench) -> Result<(), &'static str>,
+}
+
+/// In the order they run.
+pub const STEPS: &[Step] = &[
+    Step { name: "rng", run: rng },
+    Step { name: "storage", run: storage },
+    Step { name: "packet", run: packet },
+    Step { name: "blake2s", run: |_| primitives::blake2s() },
+    Step { name: "chacha20poly1305", run: |_| primitives::chacha20poly1305() },
+    Step { name: "x25519", run: |_| primitives::x25519() },
+    Step { name: "signature, good and bad", run: |_| primitives::signature() },
+];
+
+/// What the core's tables may take of the board's 64 KiB.
+pub const MEMORY_BUDGET: usize = 28 * 1024;
+/// What they take.
+pub const MEMORY: usize = size_of::<Memory>();
+const _: () = assert!(MEMORY <= MEMORY_BUDGET, "the gateway's tables exceed their budget");
+
+/// The reference gateway: 4 peers, 64 flows, 64 services, 128 endpoints.
+const KEYS: usize = 4 + 64 + 64 + 128;
+
+/// A gateway's tables.
+pub struct Memory {
+    deadlines: [DeadlineEntry; KEYS],
+    flow_keys: [u32; 2 * 2 * 64],
+    flows: [Cell; 64],
+    queue: [u32; 16],
+}
+
+/// Everything the steps share, in a static.
+pub struct Bench {
+    memory: Memory,
+    buffer: [u8; 256],
+}
+
+impl Bench {
+    /// All zero, which is what empty tables are.
+    pub const ZERO: Self = Self {
+        memory: Memory {
+            deadlines: [DeadlineEntry::EMPTY; KEYS],
+            flow_keys: [0; 2 * 2 * 64],
+            flows: [Cell::EMPTY; 64],
+            queue: [0; 16],
+        },
+        buffer: [0; 256],
+    };
+}
+
+#[derive(Clone, Copy)]
+struct Cell {
+    key: u64,
+    link: u32,
+}
+
+impl Slot for Cell {
+    const EMPTY: Self = Self { key: 0, link: 0 };
+    fn link(&self) -> u32 {
+        self.link
+    }
+    fn set_link(&mut self, id: u32) {
+        self.link = id;
+    }
+}
+
+/// `Ok` when `truth`, else `what`.
+pub fn ensure(truth: bool, what: &'static str) -> Result<(), &'static str> {
+    if truth { Ok(()) } else { Err(what) }
+}
+
+fn rng(bench: &mut Bench) -> Result<(), &'static str> {
+    let (mut one, mut same) = (Rng::new(black_box([7; 32])), Rng::new(black_box([7; 32])));
+    one.fill(&mut bench.buffer);
+    ensure(bench.buffer.chunks(8).all(|c| c == same.bytes::<8>()), "equal seeds drew different bytes")?;
+    ensure(Rng::new(black_box([8; 32])).u64() != Rng::new([7; 32]).u64(), "different seeds drew equal bytes")
+}
+
+/// Fills a flow-like table to the brim, finds every entry, lets every deadline fire in order, and empties it.
+fn storage(bench: &mut Bench) -> Result<(), &'static str> {
+    let Memory { deadlines, flow_keys, flows, queue } = &mut bench.memory;
+    let capacity = flows.len() as u64;
+    let hash = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let (mut pool, mut index) = (Pool::new(flows), Index::new(flow_keys));
+    let (mut deadlines, mut ring) = (Deadlines::new(deadlines), Ring::new(queue));
+    for key in 0..black_box(capacity) {
+        let id = pool.insert(Cell { key, link: 0 }).ok_or("the pool was full too early")?;
+        ensure(index.insert(hash(key), id), "the index was full too early")?;
+        deadlines.set(id, Some(Instant::ZERO.after(Duration::from_millis(capacity - key))));
+    }
+    ensure(pool.insert(Cell { key: 0, link: 0 }).is_none(), "a full pool took one more")?;
+    let late = Instant::ZERO.after(Duration::from_secs(1));
+    for key in (0..capacity).rev() {
+        let id = index
+            .find(hash(key), |id| pool.get(id).is_some_and(|cell| cell.key == key))
+            .ok_or("a stored key was not found")?;
+        ensure(deadlines.pop_due(late) == Some(id), "deadlines fired out of order")?;
+        index.remove(hash(key), id, |id| pool.get(id).map_or(0, |cell| hash(cell.key)));
+        pool.remove(id);
+        if ring.push(id).is_err() {
+            let oldest = ring.pop().ok_or("a full ring was empty")?;
+            ensure(oldest > id, "the ring lost its order")?;
+            ring.push(id).map_err(|_| "the ring stayed full")?;
+        }
+    }
+    ensure(pool.is_empty() && deadlines.first().is_none() && ring.len() == 16, "something was left behind")
+}
+
+fn packet(bench: &mut Bench) -> Result<(), &'static str> {
+    let mut packet = Packet::new(&mut bench.buffer, HEADROOM, black_box(100)).map_err(|r| r.name())?;
+    packet.bytes_mut().fill(0xab);
+    packet.grow(HEADROOM, TAILROOM).map_err(|r| r.name())?;
+    ensure(packet.start() == 0 && packet.len() == 100 + HEADROOM + TAILROOM, "grown to a wrong size")?;
+    ensure(packet.grow(1, 0).is_err(), "grown out of its buffer")?;
+    packet.shrink(HEADROOM, TAILROOM).map_err(|r| r.name())?;
+    ensure(packet.bytes().iter().all(|b| *b == 0xab), "moved its bytes")
+}
