@@ -1,1 +1,21 @@
-//! Empty until its first commit.
+//! What the agent and the server share on a machine with an operating system.
+//!
+//! * [`config`]: flags over `EDGEMESH_*` variables over a YAML file, with errors that name field, value and what
+//!   is accepted
+//! * [`state`]: a directory of small files that survive crashes and full disks
+//! * [`admin`]: the HTTP endpoint for probes, metrics and the JSON that commands print, and its blocking client
+//! * [`metrics`]: Prometheus text
+//! * [`token`]: the join token's one-line form
+//! * [`clock`], [`entropy`], [`log`], [`signal`]: what the core wants passed in, and the process around it
+//!
+//! It knows nothing of nodes, Services or tunnels.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod entropy;
+pub mod log;
+pub mod metrics;
+pub mod signal;
+pub mod state;
+pub mod token;
