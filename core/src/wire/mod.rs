@@ -6,4 +6,5 @@
 
 pub mod control;
 pub mod feed;
+pub mod ip;
 pub mod relay;
