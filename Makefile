@@ -1,11 +1,26 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
 
-.PHONY: fmt lint probe test
+.PHONY: demo fmt lab lab-self lint probe test
+
+demo: ## the main job in stages, told in plain words; a few minutes
+	tests/lab/packages.sh
+	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
+	target/release/edgemesh-lab demo
 
 fmt: ## format the tree
 	cargo fmt --all
 	for board in $(BOARDS); do cargo fmt --manifest-path $$board/Cargo.toml || exit; done
+
+lab: ## the scenarios on real packets; FILTER=name runs some of them
+	tests/lab/packages.sh
+	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
+	target/debug/edgemesh-lab test $(FILTER)
+
+lab-self: ## the lab's own network, without the product
+	tests/lab/packages.sh
+	cargo build --quiet -p edgemesh-lab
+	target/debug/edgemesh-lab test bare/
 
 lint: ## formatting and lints, warnings denied
 	cargo fmt --all --check
@@ -17,3 +32,4 @@ probe: ## the core on a microcontroller (QEMU): answers, stack, memory, flash, n
 
 test: lint probe ## everything that gates a change
 	cargo test --workspace
+	$(MAKE) lab-self

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs the Debian/Ubuntu packages that the lab's programs come from, those that are missing only.
+# Says which; does nothing and says nothing when all are there.
+set -euo pipefail
+
+# command:package
+needed=(
+  ip:iproute2 nft:nftables iptables:iptables nginx:nginx curl:curl iperf3:iperf3 dig:bind9-dnsutils
+  ncat:ncat socat:socat ethtool:ethtool conntrack:conntrack ping:iputils-ping
+)
+PATH="$PATH:/usr/sbin:/sbin"
+missing=()
+for entry in "${needed[@]}"; do
+  command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "installing: ${missing[*]}"
+command -v apt-get >/dev/null || { echo "no apt-get here: install them by hand" >&2; exit 1; }
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+
+# The lab runs its own nginx in its own namespaces; the machine must not get a web server on port 80.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+  trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
+install() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" >/dev/null
+}
+"${as_root[@]}" apt-get update -qq
+install
+case " ${missing[*]} " in
+  *" nginx "*) "${as_root[@]}" systemctl disable nginx >/dev/null 2>&1 || true ;;
+esac

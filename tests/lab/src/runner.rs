@@ -1,0 +1,63 @@
+//! Runs the rows of the table one after the other and reports.
+//!
+//! A shared mesh is started by the first row that wants one and thrown away when a row fails, so that one failure
+//! does not become many.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::mesh::Mesh;
+use crate::scenarios::{ALL, Run, Scenario};
+use crate::topology::Lab;
+
+/// Runs every row whose name contains one of `filters` (all rows when there is none); whether all passed.
+pub fn test(directory: &Path, filters: &[String]) -> bool {
+    let (mut passed, mut failed) = (0_u32, Vec::new());
+    let mut shared = None;
+    let started = Instant::now();
+    for scenario in ALL.iter().filter(|row| wanted(row, filters)) {
+        let began = Instant::now();
+        match run(scenario, directory, &mut shared) {
+            Ok(()) => {
+                passed = passed.saturating_add(1);
+                println!("ok    {:<26} {} ({})", scenario.name, scenario.shows, seconds(began.elapsed()));
+            }
+            Err(error) => {
+                failed.push(scenario.name);
+                println!("FAIL  {:<26} {} ({})", scenario.name, scenario.shows, seconds(began.elapsed()));
+                println!("      {}", error.to_string().replace('\n', "\n      "));
+                shared = None;
+            }
+        }
+    }
+    drop(shared);
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    println!("{passed} passed, {} failed in {}", failed.len(), seconds(started.elapsed()));
+    // A filter that matches nothing has shown nothing.
+    failed.is_empty() && passed > 0
+}
+
+fn wanted(scenario: &Scenario, filters: &[String]) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+}
+
+fn run(scenario: &Scenario, directory: &Path, shared: &mut Option<Mesh>) -> Result {
+    match scenario.run {
+        Run::Alone(function) => function(directory),
+        Run::Bare(function) => function(&Lab::build(directory)?),
+        Run::Own(function) => function(&mut Mesh::start(directory)?),
+        Run::Shared(function) => {
+            if shared.is_none() {
+                *shared = Some(Mesh::start(directory)?);
+            }
+            shared.as_mut().map_or(Ok(()), function)
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

@@ -1,0 +1,42 @@
+//! Small programs of the lab for what no common tool does: datagrams of every size with their boundaries checked,
+//! replies after a given time, streams whose gaps are measured.
+//!
+//! They know nothing of the mesh; names are resolved by the C library like any program's. Servers say `ready` when
+//! they listen and run until they are killed.
+//!
+//! Not here: anything that nginx, curl, socat, ncat, dig or iperf3 can show.
+
+mod capture;
+mod udp;
+
+use std::time::Duration;
+
+use crate::{Context, Result, fail};
+
+/// Runs the tool that `words` names.
+///
+/// # Errors
+/// When the words are not understood, or what the tool checks does not hold.
+pub fn main(words: &[String]) -> Result {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["capture", file] => capture::record(file),
+        ["udp-server", port] => udp::server(number(port)?),
+        ["udp-sink", port] => udp::sink(number(port)?),
+        ["udp-stream", target, every_ms] => udp::stream(target, Duration::from_millis(number(every_ms)?)),
+        ["udp-sizes", target, from, to, step] => {
+            udp::sizes(target, number(from)?, number(to)?, number(step)?)
+        }
+        ["udp-after", target, ms] => udp::after(target, Duration::from_millis(number(ms)?)),
+        ["udp-who", local_port, targets @ ..] => udp::who(number(local_port)?, targets),
+        ["udp-send", target, count, text] => udp::send(target, number(count)?, text),
+        other => fail(format!("no such tool: {}", other.join(" "))),
+    }
+}
+
+fn number<T: core::str::FromStr>(word: &str) -> Result<T>
+where
+    T::Err: core::fmt::Display,
+{
+    word.parse().context(format!("number {word:?}"))
+}

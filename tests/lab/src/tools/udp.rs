@@ -1,0 +1,171 @@
+//! UDP servers and clients.
+//!
+//! Datagrams start with a tag and a sequence number, so that a late duplicate is told from the awaited answer.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use crate::{Context, Result, ensure, fail};
+
+/// How long one try waits for its answer.
+const TRY: Duration = Duration::from_secs(1);
+/// Tries per datagram: UDP may lose one, a mesh that loses every one does not work.
+const TRIES: u32 = 4;
+/// A pause between two datagrams worth reporting.
+const GAP: Duration = Duration::from_millis(300);
+/// The largest datagram IPv4 can carry.
+const MAX: usize = 65_507;
+
+/// Answers every datagram to where it came from: `after-ms N ...` after N ms, `who` with the observed source
+/// address, anything else with itself.
+pub(super) fn server(port: u16) -> Result {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
+    println!("ready");
+    let mut buffer = vec![0; MAX];
+    loop {
+        let (len, from) = socket.recv_from(&mut buffer).context("receive")?;
+        let datagram = buffer.get(..len).unwrap_or_default().to_vec();
+        let text = String::from_utf8_lossy(&datagram);
+        if text == "who" {
+            let _ = socket.send_to(from.to_string().as_bytes(), from);
+        } else if let Some(ms) = text.strip_prefix("after-ms ").and_then(|rest| rest.split(' ').next()) {
+            let pause = Duration::from_millis(super::number(ms)?);
+            let socket = socket.try_clone().context("clone")?;
+            std::thread::spawn(move || {
+                std::thread::sleep(pause);
+                let _ = socket.send_to(&datagram, from);
+            });
+        } else {
+            // The client checks what arrives; a refused send shows there.
+            let _ = socket.send_to(&datagram, from);
+        }
+    }
+}
+
+/// Receives, never answers; reports gaps and every hundredth datagram.
+pub(super) fn sink(port: u16) -> Result {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
+    println!("ready");
+    let mut buffer = vec![0; MAX];
+    let (mut count, mut last) = (0_u64, Instant::now());
+    loop {
+        socket.recv_from(&mut buffer).context("receive")?;
+        let gap = last.elapsed();
+        last = Instant::now();
+        if count > 0 && gap > GAP {
+            println!("gap {}", gap.as_millis());
+        }
+        count = count.saturating_add(1);
+        if count == 1 || count.is_multiple_of(100) {
+            println!("count {count}");
+        }
+    }
+}
+
+/// Sends a numbered datagram every so often, for ever, and never receives.
+pub(super) fn stream(target: &str, every: Duration) -> Result {
+    let socket = connect(target, 0)?;
+    println!("ready");
+    let mut sequence = 0_u64;
+    loop {
+        // Refusals (ICMP) while the other end restarts are part of the test.
+        let _ = socket.send(format!("stream {sequence}").as_bytes());
+        sequence = sequence.wrapping_add(1);
+        std::thread::sleep(every);
+    }
+}
+
+/// Sends datagrams of `from`, `from + step`, .. `to` bytes over one socket; each must come back equal.
+pub(super) fn sizes(target: &str, from: usize, to: usize, step: usize) -> Result {
+    let socket = connect(target, 0)?;
+    let mut done = 0_u32;
+    let mut retried = 0_u32;
+    for size in (from..=to).step_by(step.max(1)) {
+        retried = retried.saturating_add(echo(&socket, &pattern(size))?);
+        done = done.saturating_add(1);
+    }
+    println!("{done} sizes from {from} to {to} echoed, {retried} sent again");
+    Ok(())
+}
+
+/// Bytes that differ with the size, so that one answer cannot pass for another.
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at.wrapping_mul(31).wrapping_add(size) % 251).try_into().unwrap_or(0)).collect()
+}
+
+/// Sends until the same bytes come back; returns how many times it had to send again.
+fn echo(socket: &UdpSocket, datagram: &[u8]) -> Result<u32> {
+    let mut buffer = vec![0; MAX];
+    for attempt in 0..TRIES {
+        if let Err(error) = socket.send(datagram) {
+            ensure!(attempt < 2, "send {} bytes: {error}", datagram.len());
+            continue;
+        }
+        let until = Instant::now().checked_add(TRY).context("clock")?;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            socket.set_read_timeout(Some(left)).context("timeout")?;
+            match socket.recv(&mut buffer) {
+                Ok(len) if buffer.get(..len) == Some(datagram) => return Ok(attempt),
+                // A late copy of an earlier try has another length; the same length must be the same bytes.
+                Ok(len) => ensure!(len != datagram.len(), "{len} bytes came back changed"),
+                Err(_) => break,
+            }
+        }
+    }
+    fail(format!("{} bytes: no answer to {TRIES} datagrams", datagram.len()))
+}
+
+/// One question whose answer comes after `pause`.
+pub(super) fn after(target: &str, pause: Duration) -> Result {
+    let socket = connect(target, 0)?;
+    // Whether the way works at all is not the question here, and its first datagram may be lost.
+    echo(&socket, b"hello")?;
+    let question = format!("after-ms {} please", pause.as_millis());
+    let asked = Instant::now();
+    socket.send(question.as_bytes()).context("send")?;
+    let limit = pause.saturating_add(Duration::from_secs(10));
+    socket.set_read_timeout(Some(limit)).context("timeout")?;
+    let mut buffer = vec![0; MAX];
+    loop {
+        let len = socket.recv(&mut buffer).context(format!("no answer within {} ms", limit.as_millis()))?;
+        if buffer.get(..len) == Some(question.as_bytes()) {
+            println!("answered after {} ms", asked.elapsed().as_millis());
+            return Ok(());
+        }
+    }
+}
+
+/// Asks every target from one socket which source address it sees; one answer per line.
+pub(super) fn who(local_port: u16, targets: &[&str]) -> Result {
+    let socket = UdpSocket::bind(("0.0.0.0", local_port)).context("bind")?;
+    socket.set_read_timeout(Some(TRY)).context("timeout")?;
+    let mut buffer = vec![0; MAX];
+    for target in targets {
+        let mut answer = fail(format!("{target} does not answer"));
+        for _ in 0..TRIES {
+            socket.send_to(b"who", target).context(target)?;
+            if let Ok((len, _)) = socket.recv_from(&mut buffer) {
+                answer = Ok(String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()).into_owned());
+                break;
+            }
+        }
+        println!("{}", answer?);
+    }
+    Ok(())
+}
+
+/// Sends the same datagram a number of times and waits for nothing.
+pub(super) fn send(target: &str, count: u32, text: &str) -> Result {
+    let socket = connect(target, 0)?;
+    for _ in 0..count {
+        // A refusal by the other side is an answer too; whether it arrived is checked where it should.
+        let _ = socket.send(text.as_bytes());
+    }
+    Ok(())
+}
+
+fn connect(target: &str, local_port: u16) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(("0.0.0.0", local_port)).context("bind")?;
+    socket.connect(target).context(format!("resolve and connect {target}"))?;
+    Ok(socket)
+}
