@@ -1,0 +1,79 @@
+//! The agent's clock: `CLOCK_BOOTTIME`, which counts through suspend.
+//!
+//! Its epoch is the machine's boot, so instants in tables that the next process adopts keep their meaning.
+//! Stateless. Wall time is read apart and may jump.
+
+use std::time::{Duration as StdDuration, SystemTime, UNIX_EPOCH};
+
+use edgemesh_core::time::{Duration, Instant, WallTime};
+
+use crate::sys;
+
+/// Now, in microseconds since boot.
+pub fn now() -> Instant {
+    Instant::from_micros(micros(sys::clock::boottime()))
+}
+
+/// The wall clock; before 1970 counts as 1970.
+pub fn wall() -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime { secs: since.as_secs(), nanos: since.subsec_nanos() }
+}
+
+/// A point on the standard library's clock as one on ours. The two run alike except through a suspend, so a
+/// point is exact when no suspend lies between it and now.
+pub fn from_std(point: std::time::Instant) -> Instant {
+    let (ours, theirs) = (now(), std::time::Instant::now());
+    match point.checked_duration_since(theirs) {
+        Some(ahead) => ours.after(from_std_duration(ahead)),
+        None => {
+            let behind = micros(theirs.duration_since(point));
+            Instant::from_micros(ours.as_micros().saturating_sub(behind))
+        }
+    }
+}
+
+/// A span of the standard library as one of ours, rounded down to microseconds.
+pub fn from_std_duration(span: StdDuration) -> Duration {
+    Duration::from_micros(micros(span))
+}
+
+fn micros(span: StdDuration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_time_since_boot_and_only_grows() {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let first = now();
+        assert!((first.as_micros() as f64 / 1e6 - uptime).abs() < 5.0);
+        let mut last = first;
+        for _ in 0..1000 {
+            let next = now();
+            assert!(next >= last);
+            last = next;
+        }
+        assert!(last > first);
+    }
+
+    #[test]
+    fn points_of_the_standard_clock_keep_their_distance() {
+        let base = std::time::Instant::now();
+        let later = from_std(base + StdDuration::from_secs(10));
+        let earlier = from_std(base - StdDuration::from_millis(1));
+        let apart = later.since(earlier).as_micros();
+        assert!((9_900_000..10_200_000).contains(&apart), "{apart}");
+        assert!(earlier <= now() && later > now());
+    }
+
+    #[test]
+    fn wall_time_is_that_of_the_system() {
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert!(wall().secs.abs_diff(system) <= 1);
+    }
+}

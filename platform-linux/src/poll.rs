@@ -1,0 +1,191 @@
+//! Waiting for descriptors and deadlines: the heart of a thread without an async runtime.
+//!
+//! A [`Poller`] is one epoll instance; descriptors are registered once, level-triggered, under a token of the
+//! caller's. A [`Waker`] ends the wait from another thread. [`Poller::wait`] returns for a ready descriptor, for a
+//! wake-up, or when the deadline has passed, never before. Bounds: [`EVENTS`] ready descriptors per call; what is
+//! left is told by the next. It owns no descriptor but its own: deregister before closing one that was duplicated.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use edgemesh_core::time::Instant;
+
+use crate::clock;
+use crate::sys::event;
+
+/// Ready descriptors told by one [`Poller::wait`].
+pub const EVENTS: usize = 32;
+
+/// The waker's token, which callers cannot use.
+const WAKER: u64 = u64::MAX;
+/// epoll does not count through a suspend, our clock does: look at it again at least this often.
+const LONGEST_WAIT_MS: u64 = 10_000;
+
+/// What a descriptor is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interest {
+    /// Something to read.
+    Read,
+    /// Room to write.
+    Write,
+}
+
+/// Why [`Poller::wait`] returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The descriptor registered under this token is ready, or has an error to be read off it.
+    Ready(u64),
+    /// A [`Waker`] was used since the last time this was told.
+    Woken,
+}
+
+/// Ends a [`Poller::wait`] from anywhere.
+#[derive(Clone)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// Wakes the poller, now or at its next wait. Many calls count as one.
+    pub fn wake(&self) {
+        // The only failure is a counter at its limit, and then the poller wakes as well.
+        let _ = event::eventfd_signal(self.0.as_fd());
+    }
+}
+
+/// One thread's set of descriptors to wait for.
+pub struct Poller {
+    epoll: OwnedFd,
+    waker: Waker,
+    raw: Vec<event::Raw>,
+}
+
+impl Poller {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// As `epoll_create(2)` and `eventfd(2)`: out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let epoll = event::epoll()?;
+        let waker = Waker(Arc::new(event::eventfd()?));
+        event::epoll_add(epoll.as_fd(), waker.0.as_fd(), libc::EPOLLIN, WAKER)?;
+        Ok(Self { epoll, waker, raw: vec![event::Raw { events: 0, u64: 0 }; EVENTS] })
+    }
+
+    /// A handle that ends waits.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Waits for `descriptor` from now on, under `token`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for the token `u64::MAX`; otherwise as `epoll_ctl(2)`, `EEXIST` when it is registered.
+    pub fn add(&self, descriptor: impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
+        if token == WAKER {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let events = match interest {
+            Interest::Read => libc::EPOLLIN,
+            Interest::Write => libc::EPOLLOUT,
+        };
+        event::epoll_add(self.epoll.as_fd(), descriptor.as_fd(), events, token)
+    }
+
+    /// No longer waits for `descriptor`.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`; `ENOENT` when it was not registered.
+    pub fn remove(&self, descriptor: impl AsFd) -> io::Result<()> {
+        event::epoll_remove(self.epoll.as_fd(), descriptor.as_fd())
+    }
+
+    /// Waits until something is ready, the waker is used or `deadline` has passed, and hands each event to
+    /// `each`. Without a deadline it waits for ever; one that has passed only looks.
+    ///
+    /// # Errors
+    /// As `epoll_wait(2)`; a signal is not an error and does not end the wait.
+    pub fn wait(&mut self, deadline: Option<Instant>, mut each: impl FnMut(Event)) -> io::Result<()> {
+        loop {
+            let left = deadline.map(|deadline| milliseconds_until(deadline, clock::now()));
+            let timeout = left.unwrap_or(LONGEST_WAIT_MS).min(LONGEST_WAIT_MS);
+            let ready = match event::epoll_wait(self.epoll.as_fd(), &mut self.raw, timeout as libc::c_int) {
+                Ok(ready) => ready,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            for raw in self.raw.iter().take(ready) {
+                match raw.u64 {
+                    WAKER => {
+                        // Zero means that the wake-up was told already: nothing to do.
+                        let _ = event::eventfd_take(self.waker.0.as_fd());
+                        each(Event::Woken);
+                    }
+                    token => each(Event::Ready(token)),
+                }
+            }
+            if ready > 0 || deadline.is_some_and(|deadline| clock::now() >= deadline) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Rounded up, so that a wait never ends before its deadline.
+fn milliseconds_until(deadline: Instant, now: Instant) -> u64 {
+    deadline.since(now).as_micros().div_ceil(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use edgemesh_core::time::Duration;
+
+    use super::*;
+
+    fn wait(poller: &mut Poller, deadline: Option<Instant>) -> Vec<Event> {
+        let mut events = Vec::new();
+        poller.wait(deadline, |event| events.push(event)).unwrap();
+        events
+    }
+
+    #[test]
+    fn a_deadline_ends_the_wait_and_never_early() {
+        let mut poller = Poller::new().unwrap();
+        for micros in [0, 1, 999, 1500, 20_000] {
+            let deadline = clock::now().after(Duration::from_micros(micros));
+            assert_eq!(wait(&mut poller, Some(deadline)), []);
+            assert!(clock::now() >= deadline);
+        }
+    }
+
+    #[test]
+    fn a_waker_ends_an_endless_wait_once() {
+        let mut poller = Poller::new().unwrap();
+        let waker = poller.waker();
+        let thread = std::thread::spawn(move || {
+            waker.wake();
+            waker.wake();
+        });
+        assert_eq!(wait(&mut poller, None), [Event::Woken]);
+        thread.join().unwrap();
+        wait(&mut poller, Some(clock::now()));
+        assert_eq!(wait(&mut poller, Some(clock::now())), []);
+    }
+
+    #[test]
+    fn a_ready_descriptor_is_told_until_it_is_read_or_removed() {
+        let mut poller = Poller::new().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        poller.add(&socket, Interest::Read, 7).unwrap();
+        assert_eq!(wait(&mut poller, Some(clock::now())), []);
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert_eq!(wait(&mut poller, None), [Event::Ready(7)]);
+        assert_eq!(wait(&mut poller, None), [Event::Ready(7)]);
+        poller.remove(&socket).unwrap();
+        assert_eq!(wait(&mut poller, Some(clock::now())), []);
+        poller.add(&socket, Interest::Write, 8).unwrap();
+        assert_eq!(wait(&mut poller, None), [Event::Ready(8)]);
+        assert!(poller.add(&socket, Interest::Read, u64::MAX).is_err());
+    }
+}

@@ -1,0 +1,57 @@
+//! What the tests on real devices share: network namespaces and the tools to look into them.
+//!
+//! Each test runs on a thread of its own in a fresh network namespace. Without root the test binary runs the
+//! same test again as root of a new user namespace.
+
+use std::process::{Command, Output};
+
+use crate::sys::namespace;
+
+/// Set for the inner run, so that it cannot run itself again.
+const INNER: &str = "EDGEMESH_TEST_IN_USER_NAMESPACE";
+
+/// Runs `test` in a network namespace of its own, with the loopback device up. Every other part of the test must
+/// stand in `test` too.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if namespace::is_root() {
+        let outcome = spawn_in_namespace(test).join();
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+        return;
+    }
+    assert!(std::env::var_os(INNER).is_none(), "a user namespace did not make us root");
+    let name = std::thread::current().name().map(str::to_owned).unwrap_or_default();
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--nocapture"])
+        .env(INNER, "1")
+        .status()
+        .expect("unshare of util-linux");
+    assert!(status.success(), "{name} failed in its user namespace");
+}
+
+/// A thread in a network namespace of its own.
+pub(crate) fn spawn_in_namespace<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    std::thread::spawn(move || {
+        namespace::unshare_network().expect("a network namespace");
+        sh("ip link set lo up");
+        run()
+    })
+}
+
+/// Runs a shell command in the calling thread's namespace; it must succeed. Returns what it printed.
+pub(crate) fn sh(command: &str) -> String {
+    let output = sh_output(command);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The same, whatever its outcome.
+pub(crate) fn sh_output(command: &str) -> Output {
+    Command::new("sh").args(["-c", command]).output().expect("a shell")
+}
