@@ -5,6 +5,7 @@
 //! checked. Nothing here keeps state, reads a clock or decides what happens next.
 
 pub mod control;
+pub mod dns;
 pub mod feed;
 pub mod ip;
 pub mod relay;

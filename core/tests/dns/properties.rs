@@ -1,0 +1,83 @@
+//! Whatever comes in: no panic, no answer above the limit, and what goes out can be read.
+
+use edgemesh_core::dns::{Responder, Verdict};
+use hickory_proto::op::Message;
+use proptest::prelude::*;
+
+use super::zone::{big, cluster};
+use super::{Transport, query, settings};
+
+fn check(bytes: &[u8], transport: Transport, room: usize, rotate: u32) -> Result<(), TestCaseError> {
+    let mut out = vec![0; room];
+    let verdict = Responder::new(settings()).query(&big(40), bytes, transport, rotate, &mut out);
+    if let Verdict::Answer { len, .. } | Verdict::Chase { len } = verdict {
+        prop_assert!(len <= room);
+        let message = Message::from_vec(&out[..len]);
+        prop_assert!(message.is_ok(), "{message:?}");
+        // With no more than this much OPT the limit of a datagram is the one without it.
+        prop_assert!(transport == Transport::Tcp || bytes[11] != 0 || len <= 512);
+    }
+    Ok(())
+}
+
+fn names() -> impl Strategy<Value = String> {
+    let label = prop_oneof![
+        Just("svc1".to_owned()),
+        Just("hdls1".to_owned()),
+        Just("testns".to_owned()),
+        Just("svc".to_owned()),
+        Just("_http".to_owned()),
+        Just("_tcp".to_owned()),
+        Just("external".to_owned()),
+        Just("big".to_owned()),
+        Just("default".to_owned()),
+        Just("twice".to_owned()),
+        Just("10-100-0-3".to_owned()),
+        "[a-z0-9-]{1,63}",
+    ];
+    prop::collection::vec(label, 0..6).prop_map(|labels| labels.join(".") + ".svc.cluster.local.")
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), room in 0usize..2000, tcp: bool) {
+        let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+        check(&bytes, transport, room, 0)?;
+    }
+
+    #[test]
+    fn damaged_queries(
+        name in names(), rtype in prop::sample::select(vec![1u16, 28, 33, 5, 255, 16]), at in 2usize..60,
+        value: u8, damage: bool, cut in 0usize..8, room in 0usize..2000, rotate: u32,
+    ) {
+        let Ok(name) = name.parse::<hickory_proto::rr::Name>() else { return Ok(()) };
+        let mut bytes = query(&name.to_string(), rtype.into()).to_vec().unwrap();
+        if damage {
+            let at = at % bytes.len();
+            bytes[at] = value;
+            bytes.truncate(bytes.len() - cut);
+        }
+        check(&bytes, Transport::Udp, room, rotate)?;
+        check(&bytes, Transport::Tcp, room.max(600), rotate)?;
+    }
+
+    #[test]
+    fn every_name_of_ours_is_answered_the_same_in_any_case(name in names(), upper: u64) {
+        let Ok(parsed) = name.parse::<hickory_proto::rr::Name>() else { return Ok(()) };
+        let lower = query(&parsed.to_string(), 1.into()).to_vec().unwrap();
+        let mut mixed = lower.clone();
+        let end = mixed.len() - 4;
+        for (n, byte) in mixed[12..end].iter_mut().enumerate() {
+            if upper >> (n % 64) & 1 == 1 {
+                byte.make_ascii_uppercase();
+            }
+        }
+        let answer = |bytes: &[u8]| super::verdict(&cluster(), bytes, Transport::Tcp, 0);
+        let ((one, first), (two, second)) = (answer(&lower), answer(&mixed));
+        prop_assert_eq!(one, two);
+        prop_assert_eq!(first.len(), second.len());
+        prop_assert_eq!(&first[..12], &second[..12]);
+        prop_assert!(first.eq_ignore_ascii_case(&second));
+        prop_assert_eq!(&second[12..end], &mixed[12..end]);
+    }
+}
