@@ -1,1 +1,351 @@
-//! Grows with its first machine.
+//! The Service table: what the source says of Services, and which endpoint a new flow gets.
+//!
+//! Filled by [`Table::apply`] with [`Update`](crate::wire::feed::Update)s. A service is built aside and replaces
+//! its old definition on `Commit` as a whole; a definition that does not fit leaves the old one in force. A full
+//! list (`Begin` .. `End`) sweeps what it did not name. Lookups are by VIP, by name and by endpoint address;
+//! forwarding asks [`Table::select`] and [`Table::serves`], DNS the views of [`view`].
+//!
+//! Bounds: every pool is borrowed; when one is full, an update is refused with [`TableError::Full`]. A replaced
+//! service needs room for both definitions. Client affinity is a cache: the entry that would expire first of its
+//! set gives way. Choosing is O(1) while most endpoints are ready and serve the port, else one walk over the
+//! service's endpoints.
+//!
+//! Not done here: joining Services with EndpointSlices, duplicates among endpoints (row S7), hints (rows T8-T11):
+//! the source does those. Endpoints are keyed (node, address, port, protocol), so 172.17.0.2 of two nodes is two.
+
+mod affinity;
+mod build;
+mod names;
+mod select;
+mod slots;
+pub mod view;
+
+pub use affinity::AffinitySlot;
+pub use names::{NameBlock, Text};
+pub use select::{Request, Selection, Serves};
+pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot};
+
+use crate::rng::Rng;
+use crate::storage::{Index, Pool};
+use crate::wire::feed::Protocol;
+use crate::wire::ip::{Address, SCTP, TCP, UDP};
+use build::Pending;
+use core::hash::Hasher;
+use core::net::IpAddr;
+use names::Names;
+use siphasher::sip::SipHasher13;
+use view::{EndpointView, ServiceView};
+
+/// Ports that one service may have; a hostile definition must not make lookups slow.
+pub const MAX_PORTS: usize = 128;
+
+/// Why an update was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableError {
+    /// No slot is left in this part; the service's old definition stays in force.
+    Full(Part),
+    /// A part of a service without a service, or an endpoint without a group.
+    OutOfOrder,
+    /// A name is empty where it may not be, longer than 255 bytes, or not ASCII.
+    Name,
+    /// More than [`MAX_PORTS`] ports, or a group with another number of ports than the service.
+    Ports,
+    /// A VIP that no client may be sent to (the service is refused) or such an endpoint address (only this
+    /// endpoint is left out): loopback, link-local, multicast or unspecified.
+    Address,
+}
+
+impl core::fmt::Display for TableError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Full(part) => write!(f, "no room for more {part:?}"),
+            Self::OutOfOrder => f.write_str("update out of order"),
+            Self::Name => f.write_str("unusable name"),
+            Self::Ports => f.write_str("unusable list of ports"),
+            Self::Address => f.write_str("unusable address"),
+        }
+    }
+}
+
+impl core::error::Error for TableError {}
+
+/// The parts of the table that can be full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// [`Resources::services`].
+    Services,
+    /// [`Resources::ports`].
+    Ports,
+    /// [`Resources::targets`].
+    Targets,
+    /// [`Resources::endpoints`].
+    Endpoints,
+    /// [`Resources::names`].
+    Names,
+    /// [`Resources::namespaces`].
+    Namespaces,
+}
+
+/// All-zero memory for one table. An index should have at least twice the places that its pool has slots (the
+/// VIP index: four times the services); a pool with a smaller index is used only as far as the index reaches.
+pub struct Resources<'a> {
+    /// One per service.
+    pub services: &'a mut [ServiceSlot],
+    /// One per service port.
+    pub ports: &'a mut [PortSlot],
+    /// One per group of endpoints and four ports.
+    pub targets: &'a mut [TargetSlot],
+    /// One per endpoint.
+    pub endpoints: &'a mut [EndpointSlot],
+    /// One per 28 bytes of each name of a service, port, hostname and namespace.
+    pub names: &'a mut [NameBlock],
+    /// One per namespace.
+    pub namespaces: &'a mut [NamespaceSlot],
+    /// One per client with affinity; used in sets of four.
+    pub affinity: &'a mut [AffinitySlot],
+    /// Index of services by name.
+    pub by_name: &'a mut [u32],
+    /// Index of services by VIP.
+    pub by_vip: &'a mut [u32],
+    /// Index of namespaces by name.
+    pub by_namespace: &'a mut [u32],
+    /// Index of endpoints by node and address.
+    pub by_address: &'a mut [u32],
+    /// Index of endpoints by endpoint VIP.
+    pub by_endpoint_vip: &'a mut [u32],
+    /// Index of ready endpoints by service and number.
+    pub by_ordinal: &'a mut [u32],
+}
+
+/// The Service table.
+pub struct Table<'a> {
+    services: Pool<'a, ServiceSlot>,
+    ports: Pool<'a, PortSlot>,
+    targets: Pool<'a, TargetSlot>,
+    endpoints: Pool<'a, EndpointSlot>,
+    names: Names<'a>,
+    namespaces: Pool<'a, NamespaceSlot>,
+    affinity: affinity::Affinity<'a>,
+    by_name: Index<'a>,
+    by_vip: Index<'a>,
+    by_namespace: Index<'a>,
+    by_address: Index<'a>,
+    by_endpoint_vip: Index<'a>,
+    by_ordinal: Index<'a>,
+    keys: Keys,
+    /// Full lists begun so far.
+    list: u32,
+    next_uid: u32,
+    generation: u32,
+    pending: Pending,
+}
+
+impl<'a> Table<'a> {
+    /// An empty table.
+    pub fn new(memory: Resources<'a>, rng: &mut Rng) -> Self {
+        let endpoints = [&memory.by_address, &memory.by_endpoint_vip, &memory.by_ordinal]
+            .into_iter()
+            .map(|index| holds(index))
+            .fold(memory.endpoints.len(), usize::min);
+        let services = holds(memory.by_name).min(holds(memory.by_vip) / 2);
+        let keys = Keys { a: rng.u64(), b: rng.u64() };
+        Self {
+            services: pool(memory.services, services),
+            ports: Pool::new(memory.ports),
+            targets: Pool::new(memory.targets),
+            endpoints: pool(memory.endpoints, endpoints),
+            names: Names::new(memory.names),
+            namespaces: pool(memory.namespaces, holds(memory.by_namespace)),
+            affinity: affinity::Affinity::new(memory.affinity),
+            by_name: Index::new(memory.by_name),
+            by_vip: Index::new(memory.by_vip),
+            by_namespace: Index::new(memory.by_namespace),
+            by_address: Index::new(memory.by_address),
+            by_endpoint_vip: Index::new(memory.by_endpoint_vip),
+            by_ordinal: Index::new(memory.by_ordinal),
+            keys,
+            list: 0,
+            next_uid: 0,
+            generation: 0,
+            pending: Pending::None,
+        }
+    }
+
+    /// A number that changes whenever a service does; what was looked up under an older one may be stale.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether forwarding serves `ip` as a Service's VIP.
+    pub fn is_vip(&self, ip: IpAddr) -> bool {
+        self.proxied(ip).is_some()
+    }
+
+    /// The endpoint that `ip` stands for cluster-wide, if it is an endpoint VIP.
+    pub fn endpoint_of_vip(&self, ip: IpAddr) -> Option<EndpointView<'_>> {
+        let vip = Address::from(ip);
+        let hash = self.keys.vip(vip);
+        let is_it = |id| self.endpoints.get(id).is_some_and(|e| e.vip == vip);
+        let id = self.by_endpoint_vip.find(hash, is_it)?;
+        Some(EndpointView::new(self, self.endpoints.get(id)?))
+    }
+
+    /// The service that has VIP `ip`, whether forwarding serves it or only DNS.
+    pub fn service_of_vip(&self, ip: IpAddr) -> Option<ServiceView<'_>> {
+        let slot = self.services.get(self.vip_owner(Address::from(ip), |_| true)?)?;
+        Some(ServiceView::new(self, slot))
+    }
+
+    /// An endpoint that `node` has at `address`, for names of addresses.
+    pub fn endpoint_at(&self, node: u32, address: IpAddr) -> Option<EndpointView<'_>> {
+        let address = Address::from(address);
+        let id = self.find_endpoint(node, address, |_| true)?;
+        Some(EndpointView::new(self, self.endpoints.get(id)?))
+    }
+
+    /// The service of this name; case does not matter.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<ServiceView<'_>> {
+        let slot = self.services.get(self.find_service(namespace, name)?)?;
+        Some(ServiceView::new(self, slot))
+    }
+
+    /// Whether the namespace exists, by itself or because a service is in it; case does not matter.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.find_namespace(name).is_some()
+    }
+
+    /// Every service, in no particular order.
+    pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
+        (1..=self.services.high_water())
+            .filter_map(|id| self.services.get(id))
+            .filter(|slot| slot.live())
+            .map(|slot| ServiceView::new(self, slot))
+    }
+
+    /// Every namespace, in no particular order.
+    pub fn namespaces(&self) -> impl Iterator<Item = Text<'_>> {
+        (1..=self.namespaces.high_water())
+            .filter_map(|id| self.namespaces.get(id))
+            .filter(|slot| slot.live())
+            .map(|slot| self.names.text(slot.name))
+    }
+
+    /// How many services there are.
+    pub fn len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Whether there is no service.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// How many endpoints there are.
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    fn proxied(&self, ip: IpAddr) -> Option<(u32, &ServiceSlot)> {
+        let id = self.vip_owner(Address::from(ip), ServiceSlot::proxied)?;
+        Some((id, self.services.get(id)?))
+    }
+
+    fn vip_owner(&self, vip: Address, want: impl Fn(&ServiceSlot) -> bool) -> Option<u32> {
+        if vip.is_none() {
+            return None;
+        }
+        let is_it = |key: u32| {
+            self.services.get(key >> 1).is_some_and(|s| s.vips.get(key as usize & 1) == Some(&vip) && want(s))
+        };
+        self.by_vip.find(self.keys.vip(vip), is_it).map(|key| key >> 1)
+    }
+
+    fn find_service(&self, namespace: &str, name: &str) -> Option<u32> {
+        let namespace = self.find_namespace(namespace)?;
+        let is_it = |id| {
+            self.services
+                .get(id)
+                .is_some_and(|s| s.namespace == namespace && self.names.text(s.name).eq_ignore_case(name))
+        };
+        self.by_name.find(self.keys.name(namespace, name.bytes()), is_it)
+    }
+
+    fn find_namespace(&self, name: &str) -> Option<u32> {
+        let is_it =
+            |id| self.namespaces.get(id).is_some_and(|n| self.names.text(n.name).eq_ignore_case(name));
+        self.by_namespace.find(self.keys.name(0, name.bytes()), is_it)
+    }
+
+    fn find_endpoint(
+        &self,
+        node: u32,
+        address: Address,
+        want: impl Fn(&EndpointSlot) -> bool,
+    ) -> Option<u32> {
+        let is_it =
+            |id| self.endpoints.get(id).is_some_and(|e| e.node == node && e.address == address && want(e));
+        self.by_address.find(self.keys.address(node, address), is_it)
+    }
+}
+
+/// Keys of the hashes: VIPs, names and addresses are chosen by others.
+#[derive(Clone, Copy)]
+struct Keys {
+    a: u64,
+    b: u64,
+}
+
+impl Keys {
+    fn name(&self, namespace: u32, name: impl Iterator<Item = u8>) -> u64 {
+        let mut hasher = self.hasher();
+        hasher.write_u32(namespace);
+        for byte in name {
+            hasher.write_u8(byte.to_ascii_lowercase());
+        }
+        hasher.finish()
+    }
+
+    fn vip(&self, vip: Address) -> u64 {
+        self.address(0, vip)
+    }
+
+    fn address(&self, node: u32, address: Address) -> u64 {
+        let mut hasher = self.hasher();
+        hasher.write_u32(node);
+        hasher.write(address.bytes());
+        hasher.finish()
+    }
+
+    fn ordinal(&self, service: u32, ordinal: u32) -> u64 {
+        let mut hasher = self.hasher();
+        hasher.write_u32(service);
+        hasher.write_u32(ordinal);
+        hasher.finish()
+    }
+
+    fn hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.a, self.b)
+    }
+}
+
+/// IP protocol number of a Service port's protocol.
+pub const fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+        Protocol::Sctp => SCTP,
+    }
+}
+
+/// How many ids an [`Index`] over this memory holds.
+fn holds(index: &[u32]) -> usize {
+    index.len().checked_ilog2().map_or(0, |bits| 1usize << bits)
+}
+
+fn pool<T: crate::storage::Slot>(slots: &mut [T], most: usize) -> Pool<'_, T> {
+    let len = slots.len().min(most);
+    Pool::new(slots.split_at_mut(len).0)
+}
+
+#[cfg(test)]
+mod tests;

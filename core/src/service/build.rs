@@ -1,0 +1,436 @@
+//! Updates: a service is built aside, then takes the old one's place as a whole.
+
+use super::names::Name;
+use super::slots::{
+    CLUSTER_IP, EXTERNAL_NAME, EndpointSlot, HEADLESS, PortSlot, ServiceSlot, TARGETS, TargetSlot,
+};
+use super::{MAX_PORTS, Part, Table, TableError, protocol_number};
+use crate::storage::Slot;
+use crate::wire::feed::{ENDPOINT_READY, EndpointDef, PortDef, ServiceDef, ServiceKind, Update};
+use crate::wire::ip::{Address, is_confined};
+
+/// The service being defined.
+#[derive(Clone, Copy)]
+pub(super) enum Pending {
+    /// None has begun.
+    None,
+    /// It was refused: what still comes of it is skipped.
+    Refused,
+    /// Not in any index yet.
+    Building(Building),
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Building {
+    service: ServiceSlot,
+    last_port: u32,
+    last_endpoint: u32,
+    ports: u8,
+}
+
+impl Table<'_> {
+    /// Takes one step of an update. A refused service leaves its old definition in force, and the rest of the
+    /// refused definition is skipped without further errors.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn apply(&mut self, update: &Update<'_>) -> Result<(), TableError> {
+        match update {
+            Update::Begin => {
+                self.discard();
+                self.list = self.list.wrapping_add(1);
+                Ok(())
+            }
+            Update::Service(def) => {
+                self.discard();
+                self.or_refuse(Some((def.namespace, def.name)), |t| t.begin(def))
+            }
+            Update::Port(def) => self.or_refuse(None, |t| t.add_port(def)),
+            Update::Targets(ports) => self.or_refuse(None, |t| t.add_targets(ports)),
+            Update::Endpoint(def) if is_confined(def.address) => match self.pending {
+                Pending::None => Err(TableError::OutOfOrder),
+                Pending::Refused => Ok(()),
+                Pending::Building(_) => Err(TableError::Address),
+            },
+            Update::Endpoint(def) => self.or_refuse(None, |t| t.add_endpoint(def)),
+            Update::Commit => self.or_refuse(None, Self::commit),
+            Update::Remove { namespace, name } => {
+                if let Some(id) = self.find_service(namespace, name) {
+                    self.remove_service(id);
+                }
+                Ok(())
+            }
+            Update::Namespace(name) => {
+                let id = self.namespace(name)?;
+                let list = self.list.wrapping_add(1).max(1);
+                if let Some(slot) = self.namespaces.get_mut(id) {
+                    slot.list = list;
+                }
+                Ok(())
+            }
+            Update::End => {
+                self.discard();
+                self.sweep();
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs a step of a definition; when it fails, the definition is given up and the old one stays.
+    fn or_refuse(
+        &mut self,
+        name: Option<(&str, &str)>,
+        step: impl FnOnce(&mut Self) -> Result<(), TableError>,
+    ) -> Result<(), TableError> {
+        if name.is_none() {
+            match self.pending {
+                Pending::None => return Err(TableError::OutOfOrder),
+                Pending::Refused => return Ok(()),
+                Pending::Building(_) => {}
+            }
+        }
+        let Err(error) = step(self) else { return Ok(()) };
+        let old = match (name, self.pending) {
+            (_, Pending::Building(b)) => self.find_same(&b.service),
+            (Some((namespace, name)), _) => self.find_service(namespace, name),
+            (None, _) => None,
+        };
+        let list = self.list;
+        if let Some(old) = old.and_then(|id| self.services.get_mut(id)) {
+            old.list = list;
+        }
+        self.discard();
+        self.pending = Pending::Refused;
+        Err(error)
+    }
+
+    fn begin(&mut self, def: &ServiceDef<'_>) -> Result<(), TableError> {
+        if def.name.is_empty() || def.namespace.is_empty() {
+            return Err(TableError::Name);
+        }
+        let mut service = ServiceSlot {
+            list: self.list,
+            affinity_secs: def.affinity_secs,
+            flags: def.flags,
+            namespace: self.namespace(def.namespace)?,
+            ..ServiceSlot::EMPTY
+        };
+        // Counted from here on, so that the namespace stays while its first service is built.
+        self.count_in_namespace(service.namespace, 1);
+        service.name = self.name_or_release(def.name, &service)?;
+        match &def.kind {
+            ServiceKind::ClusterIp(vips) => {
+                service.kind = CLUSTER_IP;
+                for (place, vip) in service.vips.iter_mut().zip(vips) {
+                    *place = (*vip).into();
+                }
+            }
+            ServiceKind::Headless => service.kind = HEADLESS,
+            ServiceKind::ExternalName(name) => {
+                service.kind = EXTERNAL_NAME;
+                service.external = self.name_or_release(name, &service)?;
+            }
+        }
+        self.pending = Pending::Building(Building { service, last_port: 0, last_endpoint: 0, ports: 0 });
+        if service.vips.iter().filter_map(|vip| vip.ip()).any(is_confined) {
+            return Err(TableError::Address);
+        }
+        Ok(())
+    }
+
+    fn name_or_release(&mut self, text: &str, service: &ServiceSlot) -> Result<Name, TableError> {
+        self.names.store(text).inspect_err(|_| self.release(service))
+    }
+
+    fn add_port(&mut self, def: &PortDef<'_>) -> Result<(), TableError> {
+        let Pending::Building(mut b) = self.pending else { return Ok(()) };
+        if usize::from(b.ports) >= MAX_PORTS || b.service.targets != 0 {
+            return Err(TableError::Ports);
+        }
+        let name = self.names.store(def.name)?;
+        let protocol = protocol_number(def.protocol);
+        let slot = PortSlot { next: 0, name, port: def.port, protocol, index: b.ports };
+        let Some(id) = self.ports.insert(slot) else {
+            self.names.free(name);
+            return Err(TableError::Full(Part::Ports));
+        };
+        match self.ports.get_mut(b.last_port) {
+            Some(last) => last.next = id,
+            None => b.service.ports = id,
+        }
+        (b.last_port, b.ports) = (id, b.ports.saturating_add(1));
+        self.pending = Pending::Building(b);
+        Ok(())
+    }
+
+    fn add_targets(&mut self, bytes: &[u8]) -> Result<(), TableError> {
+        let Pending::Building(mut b) = self.pending else { return Ok(()) };
+        if bytes.len() != usize::from(b.ports).saturating_mul(2) {
+            return Err(TableError::Ports);
+        }
+        let mut first = 0;
+        // From the end, so that each slot knows its successor; one slot even for a service without ports.
+        for start in (0..bytes.len().max(1)).step_by(TARGETS.saturating_mul(2)).rev() {
+            let mut slot = TargetSlot { next: first, ..TargetSlot::EMPTY };
+            for (port, pair) in
+                slot.ports.iter_mut().zip(bytes.get(start..).unwrap_or_default().chunks_exact(2))
+            {
+                *port = pair.try_into().map(u16::from_le_bytes).unwrap_or_default();
+            }
+            match self.targets.insert(slot) {
+                Some(id) => first = id,
+                None => {
+                    self.free_targets(first);
+                    return Err(TableError::Full(Part::Targets));
+                }
+            }
+        }
+        if let Some(slot) = self.targets.get_mut(first) {
+            slot.next_group = b.service.targets;
+        }
+        b.service.targets = first;
+        self.pending = Pending::Building(b);
+        Ok(())
+    }
+
+    fn add_endpoint(&mut self, def: &EndpointDef<'_>) -> Result<(), TableError> {
+        let Pending::Building(mut b) = self.pending else { return Ok(()) };
+        if b.service.targets == 0 {
+            return Err(TableError::OutOfOrder);
+        }
+        let hostname = self.names.store(def.hostname)?;
+        let slot = EndpointSlot {
+            targets: b.service.targets,
+            node: def.node,
+            address: def.address.into(),
+            vip: def.vip.map_or(Address::NONE, Address::from),
+            hostname,
+            conditions: def.conditions,
+            ..EndpointSlot::EMPTY
+        };
+        let Some(id) = self.endpoints.insert(slot) else {
+            self.names.free(hostname);
+            return Err(TableError::Full(Part::Endpoints));
+        };
+        match self.endpoints.get_mut(b.last_endpoint) {
+            Some(last) => last.next = id,
+            None => b.service.endpoints = id,
+        }
+        b.last_endpoint = id;
+        self.pending = Pending::Building(b);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), TableError> {
+        let Pending::Building(Building { mut service, .. }) = self.pending else { return Ok(()) };
+        let id = match self.find_same(&service) {
+            Some(id) => {
+                let old = self.services.get(id).copied().unwrap_or(ServiceSlot::EMPTY);
+                self.unlink(id, &old);
+                self.release(&old);
+                service.uid = if old.vips == service.vips { old.uid } else { self.fresh_uid() };
+                id
+            }
+            None => {
+                let id = self.services.insert(service).ok_or(TableError::Full(Part::Services))?;
+                service.uid = self.fresh_uid();
+                id
+            }
+        };
+        self.pending = Pending::None;
+        self.link(id, service);
+        self.generation = self.generation.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Puts a service and its endpoints into the indices.
+    fn link(&mut self, id: u32, mut service: ServiceSlot) {
+        let mut at = service.endpoints;
+        service.ready = 0;
+        while let Some(endpoint) = self.endpoints.get_mut(at) {
+            endpoint.service = id;
+            if endpoint.has(ENDPOINT_READY) {
+                service.ready = service.ready.saturating_add(1);
+                endpoint.ordinal = service.ready;
+            }
+            let e = *endpoint;
+            self.by_address.insert(self.keys.address(e.node, e.address), at);
+            if e.ordinal != 0 {
+                self.by_ordinal.insert(self.keys.ordinal(id, e.ordinal), at);
+            }
+            if !e.vip.is_none() {
+                self.by_endpoint_vip.insert(self.keys.vip(e.vip), at);
+            }
+            at = e.next;
+        }
+        for (place, vip) in service.vips.iter().enumerate() {
+            if !vip.is_none() {
+                self.by_vip.insert(self.keys.vip(*vip), vip_key(id, place));
+            }
+        }
+        let hash = self.keys.name(service.namespace, self.names.text(service.name).bytes());
+        self.by_name.insert(hash, id);
+        if let Some(slot) = self.services.get_mut(id) {
+            *slot = service;
+        }
+    }
+
+    /// Takes a service and its endpoints out of the indices.
+    fn unlink(&mut self, id: u32, service: &ServiceSlot) {
+        let (keys, endpoints, services, names) = (self.keys, &self.endpoints, &self.services, &self.names);
+        let endpoint = |id| endpoints.get(id).copied().unwrap_or(EndpointSlot::EMPTY);
+        let owner = |id| services.get(id).copied().unwrap_or(ServiceSlot::EMPTY);
+        let by_address = |id| keys.address(endpoint(id).node, endpoint(id).address);
+        let by_ordinal = |id| keys.ordinal(endpoint(id).service, endpoint(id).ordinal);
+        let by_endpoint_vip = |id| keys.vip(endpoint(id).vip);
+        let mut at = service.endpoints;
+        while at != 0 {
+            self.by_address.remove(by_address(at), at, by_address);
+            self.by_ordinal.remove(by_ordinal(at), at, by_ordinal);
+            self.by_endpoint_vip.remove(by_endpoint_vip(at), at, by_endpoint_vip);
+            at = endpoint(at).next;
+        }
+        let by_vip =
+            |key: u32| keys.vip(owner(key >> 1).vips.get(key as usize & 1).copied().unwrap_or_default());
+        for place in 0..service.vips.len() {
+            let key = vip_key(id, place);
+            self.by_vip.remove(by_vip(key), key, by_vip);
+        }
+        let by_name = |id| keys.name(owner(id).namespace, names.text(owner(id).name).bytes());
+        self.by_name.remove(by_name(id), id, by_name);
+    }
+
+    /// Frees all that belongs to a service, except its own slot.
+    fn release(&mut self, service: &ServiceSlot) {
+        self.names.free(service.name);
+        self.names.free(service.external);
+        let mut at = service.ports;
+        while let Some(port) = self.ports.get(at).copied() {
+            self.names.free(port.name);
+            self.ports.remove(at);
+            at = port.next;
+        }
+        let mut at = service.endpoints;
+        while let Some(endpoint) = self.endpoints.get(at).copied() {
+            self.names.free(endpoint.hostname);
+            self.endpoints.remove(at);
+            at = endpoint.next;
+        }
+        let mut group = service.targets;
+        while let Some(next) = self.targets.get(group).map(|slot| slot.next_group) {
+            self.free_targets(group);
+            group = next;
+        }
+        self.count_in_namespace(service.namespace, -1);
+        self.drop_unused_namespace(service.namespace);
+    }
+
+    fn free_targets(&mut self, mut id: u32) {
+        while let Some(next) = self.targets.get(id).map(|slot| slot.next) {
+            self.targets.remove(id);
+            id = next;
+        }
+    }
+
+    /// Gives up the service being defined.
+    fn discard(&mut self) {
+        if let Pending::Building(b) = core::mem::replace(&mut self.pending, Pending::None) {
+            self.release(&b.service);
+        }
+    }
+
+    fn remove_service(&mut self, id: u32) {
+        let Some(old) = self.services.get(id).copied() else { return };
+        self.unlink(id, &old);
+        self.release(&old);
+        self.services.remove(id);
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Removes what the full list that ends now did not name. One walk over the table.
+    fn sweep(&mut self) {
+        for id in 1..=self.services.high_water() {
+            if self.services.get(id).is_some_and(|s| s.live() && s.list != self.list) {
+                self.remove_service(id);
+            }
+        }
+        let list = self.list.wrapping_add(1).max(1);
+        for id in 1..=self.namespaces.high_water() {
+            if let Some(slot) = self.namespaces.get_mut(id)
+                && slot.list != 0
+                && slot.list != list
+            {
+                slot.list = 0;
+                if slot.services == 0 {
+                    // A moment without either would make it look free already.
+                    slot.list = list;
+                    self.remove_namespace(id);
+                }
+            }
+        }
+    }
+
+    fn find_same(&self, service: &ServiceSlot) -> Option<u32> {
+        let name = self.names.text(service.name);
+        let is_it = |id| {
+            self.services.get(id).is_some_and(|s| {
+                let other = self.names.text(s.name);
+                s.namespace == service.namespace
+                    && other.len() == name.len()
+                    && other.bytes().zip(name.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b))
+            })
+        };
+        self.by_name.find(self.keys.name(service.namespace, name.bytes()), is_it)
+    }
+
+    /// The namespace of this name, made when it is new.
+    fn namespace(&mut self, name: &str) -> Result<u32, TableError> {
+        if name.is_empty() {
+            return Err(TableError::Name);
+        }
+        if let Some(id) = self.find_namespace(name) {
+            return Ok(id);
+        }
+        let stored = self.names.store(name)?;
+        let slot = super::NamespaceSlot { name: stored, ..super::NamespaceSlot::EMPTY };
+        let Some(id) = self.namespaces.insert(slot) else {
+            self.names.free(stored);
+            return Err(TableError::Full(Part::Namespaces));
+        };
+        self.by_namespace.insert(self.keys.name(0, name.bytes()), id);
+        Ok(id)
+    }
+
+    fn count_in_namespace(&mut self, id: u32, change: i32) {
+        if let Some(slot) = self.namespaces.get_mut(id) {
+            slot.services = slot.services.saturating_add_signed(change);
+        }
+    }
+
+    fn drop_unused_namespace(&mut self, id: u32) {
+        if self.namespaces.get(id).is_some_and(|slot| !slot.live()) {
+            self.remove_namespace(id);
+        }
+    }
+
+    fn remove_namespace(&mut self, id: u32) {
+        let (keys, namespaces, names) = (self.keys, &self.namespaces, &self.names);
+        let by_name =
+            |id| keys.name(0, names.text(namespaces.get(id).map_or(Name::NONE, |slot| slot.name)).bytes());
+        self.by_namespace.remove(by_name(id), id, by_name);
+        if let Some(name) = self.namespaces.get(id).map(|slot| slot.name) {
+            self.names.free(name);
+        }
+        self.namespaces.remove(id);
+    }
+
+    fn fresh_uid(&mut self) -> u32 {
+        self.next_uid = self.next_uid.wrapping_add(1);
+        self.next_uid
+    }
+}
+
+/// A service's key in the VIP index: its id and which of its VIPs.
+fn vip_key(id: u32, place: usize) -> u32 {
+    id << 1 | (place as u32 & 1)
+}

@@ -1,0 +1,283 @@
+//! Choosing endpoints, and saying what this node serves itself.
+
+use super::affinity::Key;
+use super::slots::{EndpointSlot, ServiceSlot};
+use super::{Table, slots};
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::wire::feed::{
+    ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY,
+};
+use crate::wire::ip::{Address, is_confined};
+use core::hash::Hasher;
+use core::net::IpAddr;
+
+/// Draws before the walk over all endpoints: with half of them usable one in 256 new flows walks.
+const DRAWS: usize = 8;
+
+/// A new flow that wants an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The address that the client connects to.
+    pub vip: IpAddr,
+    /// The port that the client connects to.
+    pub port: u16,
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+/// Where a new flow goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Selection {
+    /// To this endpoint.
+    Endpoint {
+        /// Index of the node that has it; 0 when no node of ours does.
+        node: u32,
+        /// Its address on that node.
+        address: IpAddr,
+        /// Its port.
+        port: u16,
+    },
+    /// Nowhere: no endpoint is usable (row C2: reject).
+    NoEndpoints,
+    /// Nowhere: `internalTrafficPolicy: Local`, and all usable endpoints are elsewhere (row T3: drop).
+    NotLocal,
+    /// The VIP has no such port (row C3: reject).
+    UnknownPort,
+    /// No VIP that forwarding serves.
+    NotAVip,
+}
+
+/// What this node serves at an address and port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serves {
+    /// Nothing.
+    Nothing,
+    /// The port of a service's endpoint.
+    Port,
+    /// An endpoint with a cluster-wide VIP, whose port no service names: clients of headless services may use
+    /// any port of a pod. Not to be admitted when the address is the node's own, where it would open every port
+    /// of the host.
+    Headless,
+}
+
+impl Table<'_> {
+    /// The endpoint of a new flow: uniformly random over the ready ones of the VIP's family, the serving and
+    /// terminating ones when none is ready (row T1), the same as before under client affinity. `own`: this
+    /// node's index.
+    pub fn select(&mut self, now: Instant, request: &Request, own: u32, rng: &mut Rng) -> Selection {
+        let Some((id, service)) = self.proxied(request.vip) else { return self.select_by_vip(request) };
+        let Some(port) = self.port_index(service, request.protocol, request.port) else {
+            return Selection::UnknownPort;
+        };
+        let want = Want {
+            service: id,
+            port,
+            v6: request.vip.is_ipv6(),
+            node: (service.flags & FLAG_INTERNAL_LOCAL != 0).then_some(own),
+            list: service.endpoints,
+            ready: service.ready,
+        };
+        let affinity = (service.affinity_secs, service.uid);
+        if affinity.0 == 0 {
+            return self.outcome(&want, self.pick(&want, rng));
+        }
+        let key = Key {
+            client: request.client.into(),
+            service: affinity.1,
+            port: request.port,
+            protocol: request.protocol,
+        };
+        let hash = self.affinity_hash(&key);
+        let before = self.affinity.get(now, hash, &key);
+        let picked = before.and_then(|e| self.still_usable(&want, e)).or_else(|| self.pick(&want, rng));
+        if let Some(endpoint) = picked.and_then(|id| self.endpoints.get(id)) {
+            self.affinity.put(now, hash, key, affinity.0, (endpoint.node, endpoint.address));
+        }
+        self.outcome(&want, picked)
+    }
+
+    /// Whether a flow that was opened to this endpoint would still be left there: it serves the port, and is
+    /// ready or at least serving (row Q5).
+    pub fn still_serves(&self, protocol: u8, vip: IpAddr, port: u16, endpoint: (u32, IpAddr, u16)) -> bool {
+        let (node, address, number) = (endpoint.0, Address::from(endpoint.1), endpoint.2);
+        let serving = |e: &EndpointSlot| e.conditions & (ENDPOINT_READY | ENDPOINT_SERVING) != 0;
+        match self.proxied(vip) {
+            Some((id, service)) => self.port_index(service, protocol, port).is_some_and(|index| {
+                let is_it = |e: &EndpointSlot| {
+                    e.service == id && serving(e) && self.target(e.targets, index) == number
+                };
+                self.find_endpoint(node, address, is_it).is_some()
+            }),
+            None => {
+                let vip = Address::from(vip);
+                number == port && self.find_endpoint(node, address, |e| e.vip == vip && serving(e)).is_some()
+            }
+        }
+    }
+
+    /// What the node `own` serves at `address` and `port`. Conditions do not matter: they steer choice, not
+    /// permission, and a peer may know of an endpoint's readiness earlier than this node. Addresses that must
+    /// not leave their link are never served, whatever the source says.
+    pub fn serves(&self, own: u32, protocol: u8, address: IpAddr, port: u16) -> Serves {
+        if is_confined(address) {
+            return Serves::Nothing;
+        }
+        let address = Address::from(address);
+        let named = |e: &EndpointSlot| {
+            self.services.get(e.service).is_some_and(|service| {
+                self.service_ports(service)
+                    .any(|p| p.protocol == protocol && self.target(e.targets, p.index) == port)
+            })
+        };
+        if port != 0 && self.find_endpoint(own, address, named).is_some() {
+            Serves::Port
+        } else if self.find_endpoint(own, address, |e| !e.vip.is_none()).is_some() {
+            Serves::Headless
+        } else {
+            Serves::Nothing
+        }
+    }
+
+    pub(super) fn service_ports(&self, service: &ServiceSlot) -> impl Iterator<Item = &slots::PortSlot> {
+        let mut id = service.ports;
+        core::iter::from_fn(move || {
+            let slot = self.ports.get(id)?;
+            id = slot.next;
+            Some(slot)
+        })
+    }
+
+    /// Port number that a group has for the service port at `index`; 0 where it serves none.
+    pub(super) fn target(&self, group: u32, index: u8) -> u16 {
+        let (mut id, index) = (group, usize::from(index));
+        for _ in 0..index / slots::TARGETS {
+            id = self.targets.get(id).map_or(0, |slot| slot.next);
+        }
+        let place = index % slots::TARGETS;
+        self.targets.get(id).and_then(|slot| slot.ports.get(place)).copied().unwrap_or_default()
+    }
+
+    fn select_by_vip(&self, request: &Request) -> Selection {
+        let Some(endpoint) = self.endpoint_of_vip(request.vip) else { return Selection::NotAVip };
+        if endpoint.service().is_none_or(|service| service.flags() & FLAG_NO_PROXY != 0) {
+            return Selection::NotAVip;
+        }
+        if endpoint.address().is_ipv6() != request.vip.is_ipv6() {
+            return Selection::NoEndpoints;
+        }
+        Selection::Endpoint { node: endpoint.node(), address: endpoint.address(), port: request.port }
+    }
+
+    fn port_index(&self, service: &ServiceSlot, protocol: u8, port: u16) -> Option<u8> {
+        self.service_ports(service).find(|p| p.protocol == protocol && p.port == port).map(|p| p.index)
+    }
+
+    fn outcome(&self, want: &Want, picked: Option<u32>) -> Selection {
+        match picked.and_then(|id| self.endpoints.get(id)) {
+            Some(endpoint) => Selection::Endpoint {
+                node: endpoint.node,
+                address: endpoint.address.ip_or_unspecified(),
+                port: self.target(endpoint.targets, want.port),
+            },
+            None if want.node.is_some() && self.any(&Want { node: None, ..*want }) => Selection::NotLocal,
+            None => Selection::NoEndpoints,
+        }
+    }
+
+    fn any(&self, want: &Want) -> bool {
+        self.list(want).any(|e| self.usable(want, e, READY) || self.usable(want, e, DRAINING))
+    }
+
+    /// A usable endpoint, each as likely as any other.
+    fn pick(&self, want: &Want, rng: &mut Rng) -> Option<u32> {
+        if want.node.is_none() && want.ready > 0 {
+            for _ in 0..DRAWS {
+                let ordinal = rng.below(want.ready).saturating_add(1);
+                let is_it = |id| {
+                    self.endpoints.get(id).is_some_and(|e| e.service == want.service && e.ordinal == ordinal)
+                };
+                let id = self.by_ordinal.find(self.keys.ordinal(want.service, ordinal), is_it);
+                if let Some(id) = id
+                    && self.endpoints.get(id).is_some_and(|e| self.usable(want, e, READY))
+                {
+                    return Some(id);
+                }
+            }
+        }
+        self.sample(want, READY, rng).or_else(|| self.sample(want, DRAINING, rng))
+    }
+
+    /// Reservoir sampling over the service's endpoints.
+    fn sample(&self, want: &Want, conditions: Conditions, rng: &mut Rng) -> Option<u32> {
+        let (mut id, mut seen, mut picked) = (want.list, 0u32, None);
+        while let Some(endpoint) = self.endpoints.get(id) {
+            if self.usable(want, endpoint, conditions) {
+                seen = seen.saturating_add(1);
+                if rng.below(seen) == 0 {
+                    picked = Some(id);
+                }
+            }
+            id = endpoint.next;
+        }
+        picked
+    }
+
+    fn list(&self, want: &Want) -> impl Iterator<Item = &EndpointSlot> {
+        let mut id = want.list;
+        core::iter::from_fn(move || {
+            let slot = self.endpoints.get(id)?;
+            id = slot.next;
+            Some(slot)
+        })
+    }
+
+    fn usable(&self, want: &Want, endpoint: &EndpointSlot, (set, clear): Conditions) -> bool {
+        endpoint.has(set)
+            && endpoint.conditions & clear == 0
+            && want.node.is_none_or(|node| node == endpoint.node)
+            && endpoint.address.ip_or_unspecified().is_ipv6() == want.v6
+            && self.target(endpoint.targets, want.port) != 0
+    }
+
+    /// The endpoint that a client had last, while a new choice could fall on it too (row A4).
+    fn still_usable(&self, want: &Want, (node, address): (u32, Address)) -> Option<u32> {
+        let with = |conditions| {
+            self.find_endpoint(node, address, |e| {
+                e.service == want.service && self.usable(want, e, conditions)
+            })
+        };
+        with(READY).or_else(|| {
+            let ready = self.list(want).any(|e| self.usable(want, e, READY));
+            if ready { None } else { with(DRAINING) }
+        })
+    }
+
+    fn affinity_hash(&self, key: &Key) -> u64 {
+        let mut hasher = self.keys.hasher();
+        hasher.write(key.client.bytes());
+        hasher.write_u32(key.service);
+        hasher.write_u16(key.port);
+        hasher.write_u8(key.protocol);
+        hasher.finish()
+    }
+}
+
+/// Condition bits that must be set, and those that must not.
+type Conditions = (u8, u8);
+const READY: Conditions = (ENDPOINT_READY, 0);
+const DRAINING: Conditions = (ENDPOINT_SERVING | ENDPOINT_TERMINATING, ENDPOINT_READY);
+
+/// What a choice is made over.
+#[derive(Clone, Copy)]
+struct Want {
+    service: u32,
+    port: u8,
+    v6: bool,
+    /// Only endpoints of this node.
+    node: Option<u32>,
+    list: u32,
+    ready: u32,
+}

@@ -1,0 +1,182 @@
+//! The table's plain-data slots. All-zero is empty; links are ids, 0 is none.
+
+use super::names::Name;
+use crate::storage::Slot;
+use crate::wire::feed::FLAG_NO_PROXY;
+use crate::wire::ip::Address;
+
+macro_rules! linked {
+    ($slot:ty) => {
+        impl Slot for $slot {
+            const EMPTY: Self = Self::ZERO;
+            fn link(&self) -> u32 {
+                self.next
+            }
+            fn set_link(&mut self, id: u32) {
+                self.next = id;
+            }
+        }
+    };
+}
+
+/// What kind of service a slot holds; 0 is a free slot.
+pub(super) const CLUSTER_IP: u8 = 1;
+pub(super) const HEADLESS: u8 = 2;
+pub(super) const EXTERNAL_NAME: u8 = 3;
+
+/// A service.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ServiceSlot {
+    pub(super) next: u32,
+    pub(super) namespace: u32,
+    pub(super) name: Name,
+    pub(super) external: Name,
+    pub(super) vips: [Address; 2],
+    /// Changes when the service is deleted and made anew, or gets another VIP.
+    pub(super) uid: u32,
+    /// The full list that named it last.
+    pub(super) list: u32,
+    pub(super) affinity_secs: u32,
+    pub(super) ports: u32,
+    pub(super) targets: u32,
+    pub(super) endpoints: u32,
+    /// Ready endpoints; they have the numbers 0 to this in the ordinal index.
+    pub(super) ready: u32,
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+}
+
+impl ServiceSlot {
+    /// A free slot.
+    pub const ZERO: Self = Self {
+        next: 0,
+        namespace: 0,
+        name: Name::NONE,
+        external: Name::NONE,
+        vips: [Address::NONE; 2],
+        uid: 0,
+        list: 0,
+        affinity_secs: 0,
+        ports: 0,
+        targets: 0,
+        endpoints: 0,
+        ready: 0,
+        kind: 0,
+        flags: 0,
+    };
+
+    pub(super) fn live(&self) -> bool {
+        self.kind != 0
+    }
+
+    pub(super) fn proxied(&self) -> bool {
+        self.kind == CLUSTER_IP && self.flags & FLAG_NO_PROXY == 0
+    }
+}
+
+/// A service port.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PortSlot {
+    pub(super) next: u32,
+    pub(super) name: Name,
+    pub(super) port: u16,
+    /// IP protocol number.
+    pub(super) protocol: u8,
+    /// Its place among the service's ports.
+    pub(super) index: u8,
+}
+
+impl PortSlot {
+    /// A free slot.
+    pub const ZERO: Self = Self { next: 0, name: Name::NONE, port: 0, protocol: 0, index: 0 };
+}
+
+/// Ports that one [`TargetSlot`] holds.
+pub(super) const TARGETS: usize = 4;
+
+/// Port numbers of a group of endpoints, four to a slot.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct TargetSlot {
+    /// The next four ports of the group.
+    pub(super) next: u32,
+    /// The service's next group; only in a group's first slot.
+    pub(super) next_group: u32,
+    pub(super) ports: [u16; TARGETS],
+}
+
+impl TargetSlot {
+    /// A free slot.
+    pub const ZERO: Self = Self { next: 0, next_group: 0, ports: [0; TARGETS] };
+}
+
+/// An endpoint.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct EndpointSlot {
+    pub(super) next: u32,
+    pub(super) service: u32,
+    /// First slot of its group's ports.
+    pub(super) targets: u32,
+    pub(super) node: u32,
+    pub(super) address: Address,
+    pub(super) vip: Address,
+    pub(super) hostname: Name,
+    /// Its number among the service's ready endpoints, plus one; 0 when it is not ready.
+    pub(super) ordinal: u32,
+    pub(super) conditions: u8,
+}
+
+impl EndpointSlot {
+    /// A free slot.
+    pub const ZERO: Self = Self {
+        next: 0,
+        service: 0,
+        targets: 0,
+        node: 0,
+        address: Address::NONE,
+        vip: Address::NONE,
+        hostname: Name::NONE,
+        ordinal: 0,
+        conditions: 0,
+    };
+
+    pub(super) fn has(&self, conditions: u8) -> bool {
+        self.conditions & conditions == conditions
+    }
+}
+
+/// A namespace.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct NamespaceSlot {
+    pub(super) next: u32,
+    pub(super) name: Name,
+    /// Services in it.
+    pub(super) services: u32,
+    /// The full list that named the namespace itself, plus one; 0 when none did.
+    pub(super) list: u32,
+}
+
+impl NamespaceSlot {
+    /// A free slot.
+    pub const ZERO: Self = Self { next: 0, name: Name::NONE, services: 0, list: 0 };
+
+    pub(super) fn live(&self) -> bool {
+        self.services != 0 || self.list != 0
+    }
+}
+
+linked!(ServiceSlot);
+linked!(PortSlot);
+linked!(TargetSlot);
+linked!(EndpointSlot);
+linked!(NamespaceSlot);
+
+const _: () = assert!(size_of::<ServiceSlot>() <= 96);
+const _: () = assert!(size_of::<PortSlot>() <= 16);
+const _: () = assert!(size_of::<TargetSlot>() <= 16);
+const _: () = assert!(size_of::<EndpointSlot>() <= 64);
+const _: () = assert!(size_of::<NamespaceSlot>() <= 20);

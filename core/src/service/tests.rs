@@ -1,0 +1,608 @@
+use super::view::Kind;
+use super::*;
+use crate::rng::Rng;
+use crate::time::{Duration, Instant};
+use crate::wire::feed::{
+    ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, EndpointDef, FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY,
+    PortDef, ServiceDef, ServiceKind, Update,
+};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::string::{String, ToString};
+use std::vec;
+use std::vec::Vec;
+
+const UP: u8 = ENDPOINT_READY | ENDPOINT_SERVING;
+const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
+
+/// Owned memory of one table.
+struct Memory {
+    services: Vec<ServiceSlot>,
+    ports: Vec<PortSlot>,
+    targets: Vec<TargetSlot>,
+    endpoints: Vec<EndpointSlot>,
+    names: Vec<NameBlock>,
+    namespaces: Vec<NamespaceSlot>,
+    affinity: Vec<AffinitySlot>,
+    indices: [Vec<u32>; 6],
+}
+
+impl Memory {
+    fn new(n: usize) -> Self {
+        Self {
+            services: vec![ServiceSlot::ZERO; n],
+            ports: vec![PortSlot::ZERO; 2 * n],
+            targets: vec![TargetSlot::ZERO; 2 * n],
+            endpoints: vec![EndpointSlot::ZERO; 4 * n],
+            names: vec![NameBlock::ZERO; 8 * n],
+            namespaces: vec![NamespaceSlot::ZERO; n],
+            affinity: vec![AffinitySlot::ZERO; 64],
+            indices: std::array::from_fn(|_| vec![0; 8 * n]),
+        }
+    }
+
+    fn table(&mut self) -> Table<'_> {
+        let [by_name, by_vip, by_namespace, by_address, by_endpoint_vip, by_ordinal] = &mut self.indices;
+        let resources = Resources {
+            services: &mut self.services,
+            ports: &mut self.ports,
+            targets: &mut self.targets,
+            endpoints: &mut self.endpoints,
+            names: &mut self.names,
+            namespaces: &mut self.namespaces,
+            affinity: &mut self.affinity,
+            by_name,
+            by_vip,
+            by_namespace,
+            by_address,
+            by_endpoint_vip,
+            by_ordinal,
+        };
+        Table::new(resources, &mut Rng::new([3; 32]))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Backend {
+    node: u32,
+    address: IpAddr,
+    vip: Option<IpAddr>,
+    conditions: u8,
+    ports: Vec<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Def {
+    namespace: String,
+    name: String,
+    vips: Vec<IpAddr>,
+    ports: Vec<(Protocol, u16)>,
+    flags: u8,
+    affinity: u32,
+    backends: Vec<Backend>,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn backend(node: u32, address: &str, conditions: u8, ports: &[u16]) -> Backend {
+    Backend { node, address: ip(address), vip: None, conditions, ports: ports.to_vec() }
+}
+
+fn web(backends: &[Backend]) -> Def {
+    Def {
+        namespace: "default".into(),
+        name: "web".into(),
+        vips: vec![ip("10.96.0.1")],
+        ports: vec![(Protocol::Tcp, 80), (Protocol::Udp, 80)],
+        flags: 0,
+        affinity: 0,
+        backends: backends.to_vec(),
+    }
+}
+
+fn apply(table: &mut Table<'_>, def: &Def) -> Result<(), TableError> {
+    let kind = if def.vips.is_empty() {
+        ServiceKind::Headless
+    } else {
+        ServiceKind::ClusterIp(def.vips.iter().copied().collect())
+    };
+    let head = ServiceDef {
+        namespace: &def.namespace,
+        name: &def.name,
+        kind,
+        affinity_secs: def.affinity,
+        flags: def.flags,
+    };
+    let mut result = table.apply(&Update::Service(head));
+    for (n, (protocol, port)) in def.ports.iter().enumerate() {
+        let name = std::format!("port-{n}");
+        result =
+            result.and(table.apply(&Update::Port(PortDef { name: &name, protocol: *protocol, port: *port })));
+    }
+    let mut group = None;
+    for b in &def.backends {
+        if group != Some(&b.ports) {
+            let bytes: Vec<u8> = b.ports.iter().flat_map(|p| p.to_le_bytes()).collect();
+            result = result.and(table.apply(&Update::Targets(&bytes)));
+            group = Some(&b.ports);
+        }
+        let def = EndpointDef {
+            node: b.node,
+            address: b.address,
+            vip: b.vip,
+            hostname: "web-0",
+            conditions: b.conditions,
+        };
+        result = result.and(table.apply(&Update::Endpoint(def)));
+    }
+    result.and(table.apply(&Update::Commit))
+}
+
+fn request(protocol: u8, vip: &str, port: u16) -> Request {
+    Request { protocol, vip: ip(vip), port, client: ip("172.17.0.9") }
+}
+
+/// What 200 draws select.
+fn drawn(table: &mut Table<'_>, request: &Request, own: u32) -> BTreeSet<String> {
+    let mut rng = Rng::new([9; 32]);
+    (0..200)
+        .map(|_| match table.select(Instant::ZERO, request, own, &mut rng) {
+            Selection::Endpoint { node, address, port } => std::format!("{node} {address} {port}"),
+            other => std::format!("{other:?}"),
+        })
+        .collect()
+}
+
+fn set(items: &[&str]) -> BTreeSet<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn endpoints_of_two_nodes_with_one_address_are_two_rows_g1_s10() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    let backends = [backend(1, "172.17.0.2", UP, &[8080, 81]), backend(2, "172.17.0.2", UP, &[9090, 81])];
+    apply(&mut table, &web(&backends)).unwrap();
+    let both = set(&["1 172.17.0.2 8080", "2 172.17.0.2 9090"]);
+    assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1), both);
+    assert_eq!(drawn(&mut table, &request(SCTP, "10.96.0.1", 80), 1), set(&["UnknownPort"]));
+    assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.2", 80), 1), set(&["NotAVip"]));
+    assert_eq!(table.serves(1, TCP, ip("172.17.0.2"), 8080), Serves::Port);
+    assert_eq!(table.serves(2, TCP, ip("172.17.0.2"), 8080), Serves::Nothing);
+    assert_eq!(table.serves(2, UDP, ip("172.17.0.2"), 9090), Serves::Nothing);
+    assert!(table.is_vip(ip("10.96.0.1")) && !table.is_vip(ip("172.17.0.2")));
+}
+
+#[test]
+fn choice_follows_rows_t1_t2_t3() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    let tcp80 = request(TCP, "10.96.0.1", 80);
+    let ready = backend(1, "10.0.0.1", UP, &[1, 1]);
+    let draining = backend(2, "10.0.0.2", DRAINING, &[2, 2]);
+    let dead = backend(2, "10.0.0.3", ENDPOINT_TERMINATING, &[3, 3]);
+    let elsewhere_port = backend(1, "10.0.0.4", UP, &[0, 4]);
+    let cases: [(&[&Backend], u8, &str); 8] = [
+        (&[&ready, &draining, &dead, &elsewhere_port], 0, "1 10.0.0.1 1"),
+        (&[&draining, &dead, &elsewhere_port], 0, "2 10.0.0.2 2"),
+        (&[&dead], 0, "NoEndpoints"),
+        (&[], 0, "NoEndpoints"),
+        (&[&ready, &draining], FLAG_INTERNAL_LOCAL, "2 10.0.0.2 2"),
+        (&[&ready, &dead], FLAG_INTERNAL_LOCAL, "NotLocal"),
+        (&[&dead], FLAG_INTERNAL_LOCAL, "NoEndpoints"),
+        (&[&ready], FLAG_NO_PROXY, "NotAVip"),
+    ];
+    for (backends, flags, expected) in cases {
+        let backends: Vec<Backend> = backends.iter().map(|b| (*b).clone()).collect();
+        apply(&mut table, &Def { flags, ..web(&backends) }).unwrap();
+        assert_eq!(drawn(&mut table, &tcp80, 2), set(&[expected]), "{backends:?} {flags}");
+    }
+}
+
+#[test]
+fn choice_is_uniform_row_c4() {
+    let mut memory = Memory::new(16);
+    let mut table = memory.table();
+    let backends: Vec<_> = (1..=10)
+        .map(|n| backend(n, &std::format!("10.0.0.{n}"), if n % 2 == 0 { UP } else { 0 }, &[80, 0]))
+        .collect();
+    apply(&mut table, &web(&backends)).unwrap();
+    let mut rng = Rng::new([1; 32]);
+    let mut seen = BTreeMap::new();
+    for _ in 0..10_000 {
+        let choice = table.select(Instant::ZERO, &request(TCP, "10.96.0.1", 80), 1, &mut rng);
+        *seen.entry(std::format!("{choice:?}")).or_insert(0i64) += 1;
+    }
+    // Chi-square, 4 degrees of freedom, p = 0.001: 18.5.
+    let chi: i64 = seen.values().map(|n| (n - 2000) * (n - 2000)).sum();
+    assert!(seen.len() == 5 && chi < 18 * 2000, "{seen:?}");
+}
+
+#[test]
+fn families_do_not_mix_row_s5() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    let mut def = web(&[backend(1, "10.0.0.1", UP, &[80, 80]), backend(1, "fd01::1", UP, &[80, 80])]);
+    def.vips.push(ip("fd96::1"));
+    apply(&mut table, &def).unwrap();
+    assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1), set(&["1 10.0.0.1 80"]));
+    assert_eq!(drawn(&mut table, &request(TCP, "fd96::1", 80), 1), set(&["1 fd01::1 80"]));
+}
+
+#[test]
+fn clients_keep_their_endpoint_rows_a1_to_a4() {
+    let mut memory = Memory::new(16);
+    let mut table = memory.table();
+    let backends: Vec<_> = (1..=8).map(|n| backend(n, &std::format!("10.0.0.{n}"), UP, &[80, 80])).collect();
+    let def = Def { affinity: 100, ..web(&backends) };
+    apply(&mut table, &def).unwrap();
+    let mut rng = Rng::new([1; 32]);
+    let mut at = |table: &mut Table<'_>, secs, client: &str, protocol| {
+        let request = Request { client: ip(client), ..request(protocol, "10.96.0.1", 80) };
+        let now = Instant::ZERO.after(Duration::from_secs(secs));
+        match table.select(now, &request, 1, &mut rng) {
+            Selection::Endpoint { node, .. } => node,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = at(&mut table, 0, "172.17.0.2", TCP);
+    // Every use pushes the end out (A2); other clients and other ports choose for themselves (A1).
+    for n in 1..20 {
+        assert_eq!(at(&mut table, n * 99, "172.17.0.2", TCP), first);
+    }
+    let others: BTreeSet<u32> =
+        (3..60).map(|n| at(&mut table, 1881, &std::format!("172.17.0.{n}"), TCP)).collect();
+    assert!(others.len() > 4);
+    // It leaves: the client is moved, and stays moved when it comes back (A4).
+    let without: Vec<_> = backends.iter().filter(|b| b.node != first).cloned().collect();
+    apply(&mut table, &Def { backends: without, ..def.clone() }).unwrap();
+    let second = at(&mut table, 1882, "172.17.0.2", TCP);
+    assert_ne!(second, first);
+    apply(&mut table, &def).unwrap();
+    assert_eq!(at(&mut table, 1883, "172.17.0.2", TCP), second);
+    // After the timeout it spreads again (A3), and a service made anew remembers nobody (S14).
+    let spread: BTreeSet<u32> = (0..60).map(|n| at(&mut table, 4000 + n * 102, "172.17.0.2", TCP)).collect();
+    assert!(spread.len() > 4);
+    let renewed: BTreeSet<u32> = (0..60)
+        .map(|_| {
+            table.apply(&Update::Remove { namespace: "default", name: "web" }).unwrap();
+            apply(&mut table, &def).unwrap();
+            at(&mut table, 20_000, "172.17.0.2", TCP)
+        })
+        .collect();
+    assert!(renewed.len() > 4);
+}
+
+#[test]
+fn endpoint_vips_lead_to_their_endpoint_on_every_port() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    let mut def = web(&[backend(5, "172.17.0.2", UP, &[6379])]);
+    (def.vips, def.ports) = (vec![], vec![(Protocol::Tcp, 6379)]);
+    def.backends[0].vip = Some(ip("242.128.0.7"));
+    apply(&mut table, &def).unwrap();
+    assert_eq!(drawn(&mut table, &request(TCP, "242.128.0.7", 16379), 1), set(&["5 172.17.0.2 16379"]));
+    assert_eq!(table.serves(5, TCP, ip("172.17.0.2"), 16379), Serves::Headless);
+    assert_eq!(table.serves(5, TCP, ip("172.17.0.2"), 6379), Serves::Port);
+    assert!(table.still_serves(TCP, ip("242.128.0.7"), 9, (5, ip("172.17.0.2"), 9)));
+    assert!(!table.still_serves(TCP, ip("242.128.0.7"), 9, (6, ip("172.17.0.2"), 9)));
+    let endpoint = table.endpoint_of_vip(ip("242.128.0.7")).unwrap();
+    assert_eq!(endpoint.hostname().to_string(), "web-0");
+    assert_eq!(endpoint.service().unwrap().kind(), Kind::Headless);
+    assert_eq!(endpoint.target(0), Some(6379));
+    def.flags = FLAG_NO_PROXY;
+    apply(&mut table, &def).unwrap();
+    assert_eq!(drawn(&mut table, &request(TCP, "242.128.0.7", 16379), 1), set(&["NotAVip"]));
+}
+
+#[test]
+fn flows_are_still_served_while_their_endpoint_serves_rows_q1_to_q5() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    let endpoint = (1, ip("10.0.0.1"), 80);
+    let still = |table: &Table<'_>| table.still_serves(UDP, ip("10.96.0.1"), 80, endpoint);
+    for (conditions, port, expected) in [
+        (UP, 80, true),
+        (DRAINING, 80, true),
+        (UP, 81, false),
+        (UP, 0, false),
+        (ENDPOINT_TERMINATING, 80, false),
+    ] {
+        let before = table.generation();
+        apply(&mut table, &web(&[backend(1, "10.0.0.1", conditions, &[80, port])])).unwrap();
+        assert_ne!(table.generation(), before);
+        assert_eq!(still(&table), expected, "{conditions} {port}");
+    }
+    apply(&mut table, &web(&[])).unwrap();
+    assert!(!still(&table));
+}
+
+#[test]
+fn addresses_that_must_not_be_reached_are_refused() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    for address in ["127.0.0.1", "169.254.1.1", "0.0.0.0", "224.0.0.1", "fe80::1"] {
+        let def = web(&[backend(1, address, UP, &[80, 80]), backend(1, "10.0.0.1", UP, &[80, 80])]);
+        assert_eq!(apply(&mut table, &def), Err(TableError::Address), "{address}");
+        assert_eq!(table.serves(1, TCP, ip(address), 80), Serves::Nothing);
+    }
+    // Only the bad endpoint was left out.
+    assert_eq!(table.service("default", "web").unwrap().endpoints().count(), 1);
+    let hostile = Def { vips: vec![ip("127.0.0.1")], name: "hostile".into(), ..web(&[]) };
+    assert_eq!(apply(&mut table, &hostile), Err(TableError::Address));
+    assert!(table.service("default", "hostile").is_none());
+    assert!(!table.is_vip(ip("127.0.0.1")));
+}
+
+#[test]
+fn names_are_found_whatever_their_case_and_namespaces_exist_by_themselves_row_n3() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    apply(&mut table, &web(&[backend(1, "10.0.0.1", UP, &[80, 80])])).unwrap();
+    table.apply(&Update::Namespace("Empty")).unwrap();
+    let service = table.service("DEFAULT", "WeB").unwrap();
+    assert_eq!(
+        (service.namespace().to_string(), service.name().to_string()),
+        ("default".into(), "web".into())
+    );
+    assert_eq!(service.vips().collect::<Vec<_>>(), [ip("10.96.0.1")]);
+    let ports: Vec<_> = service.ports().map(|p| (p.name().to_string(), p.port(), p.protocol())).collect();
+    assert_eq!(ports, [("port-0".into(), 80, Protocol::Tcp), ("port-1".into(), 80, Protocol::Udp)]);
+    assert!(table.has_namespace("empty") && table.has_namespace("default") && !table.has_namespace("none"));
+    assert!(table.service("empty", "web").is_none() && table.service("default", "we").is_none());
+    assert_eq!(table.service_of_vip(ip("10.96.0.1")).unwrap().name().to_string(), "web");
+    assert!(table.endpoint_at(1, ip("10.0.0.1")).is_some() && table.endpoint_at(2, ip("10.0.0.1")).is_none());
+    table.apply(&Update::Remove { namespace: "default", name: "web" }).unwrap();
+    assert!(!table.has_namespace("default") && table.is_empty());
+    table.apply(&Update::Begin).unwrap();
+    table.apply(&Update::End).unwrap();
+    assert_eq!(table.namespaces().count(), 0);
+}
+
+#[test]
+fn external_names_are_kept() {
+    let mut memory = Memory::new(4);
+    let mut table = memory.table();
+    let kind = ServiceKind::ExternalName("db.example.com");
+    let def = ServiceDef { namespace: "default", name: "db", kind, affinity_secs: 0, flags: 0 };
+    table.apply(&Update::Service(def)).unwrap();
+    assert!(table.service("default", "db").is_none(), "not before its commit");
+    table.apply(&Update::Commit).unwrap();
+    let service = table.service("default", "db").unwrap();
+    assert_eq!(
+        (service.kind(), service.external_name().to_string()),
+        (Kind::ExternalName, "db.example.com".into())
+    );
+}
+
+#[test]
+fn what_does_not_fit_leaves_the_old_definition_in_force() {
+    let mut memory = Memory::new(4);
+    memory.names.truncate(24);
+    let mut table = memory.table();
+    let old = web(&[backend(1, "10.0.0.1", UP, &[80, 80])]);
+    apply(&mut table, &old).unwrap();
+    let big = web(&vec![backend(2, "10.0.0.2", UP, &[81, 81]); 20]);
+    let many_groups: Vec<_> = (0..20).map(|n| backend(2, "10.0.0.2", UP, &[n, n])).collect();
+    let many_ports = Def { ports: vec![(Protocol::Tcp, 1); 20], ..web(&[]) };
+    let too_many_ports = Def { ports: vec![(Protocol::Tcp, 1); 200], ..web(&[]) };
+    let long_name = Def { name: "x".repeat(300), ..web(&[]) };
+    let names = Def { name: "x".repeat(250), namespace: "y".repeat(250), ..web(&[]) };
+    let wrong_group = web(&[backend(2, "10.0.0.2", UP, &[81])]);
+    table.apply(&Update::Begin).unwrap();
+    let mut roomy = Memory::new(200);
+    let mut roomy = roomy.table();
+    for (def, error) in [
+        (&big, TableError::Full(Part::Endpoints)),
+        (&web(&many_groups), TableError::Full(Part::Targets)),
+        (&many_ports, TableError::Full(Part::Ports)),
+        (&long_name, TableError::Name),
+        (&names, TableError::Full(Part::Names)),
+        (&wrong_group, TableError::Ports),
+    ] {
+        assert_eq!(apply(&mut table, def), Err(error));
+        assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1), set(&["1 10.0.0.1 80"]));
+        // What follows a refused head is skipped in silence; what follows nothing is an error.
+        assert_eq!(table.apply(&Update::Commit), Ok(()));
+    }
+    assert_eq!(apply(&mut roomy, &too_many_ports), Err(TableError::Ports));
+    // A refused definition still names its service: the sweep leaves the old one.
+    table.apply(&Update::End).unwrap();
+    assert_eq!(table.len(), 1);
+    assert_eq!(table.apply(&Update::Commit), Err(TableError::OutOfOrder));
+    for n in 0..3 {
+        let name = std::format!("s{n}");
+        apply(
+            &mut table,
+            &Def { name, namespace: "default".into(), vips: vec![], ports: vec![], ..web(&[]) },
+        )
+        .unwrap();
+    }
+    let fifth = Def { name: "s9".into(), vips: vec![], ports: vec![], ..web(&[]) };
+    assert_eq!(apply(&mut table, &fifth), Err(TableError::Full(Part::Services)));
+    for n in 0..3 {
+        let name = std::format!("ns{n}");
+        table.apply(&Update::Namespace(&name)).unwrap();
+    }
+    assert_eq!(table.apply(&Update::Namespace("one-more")), Err(TableError::Full(Part::Namespaces)));
+}
+
+/// Against a plain map: any history of updates leaves the table that its last definitions describe (row S16),
+/// and nothing leaks.
+mod model {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn def() -> impl Strategy<Value = Def> {
+        let backend = (0u32..3, 0u8..4, 0u8..8, 0u16..3, proptest::option::of(0u8..3)).prop_map(
+            |(node, host, conditions, port, vip)| Backend {
+                node,
+                address: IpAddr::from([10, 0, 0, host + 1]),
+                vip: vip.map(|v| IpAddr::from([242, 128, 0, v])),
+                conditions,
+                ports: vec![port, 80],
+            },
+        );
+        let vips = proptest::collection::vec((0u8..6).prop_map(|v| IpAddr::from([10, 96, 0, v])), 0..2);
+        (0u8..2, 0u8..4, vips, 0u8..3, proptest::collection::vec(backend, 0..5)).prop_map(
+            |(namespace, name, vips, flags, backends)| Def {
+                namespace: std::format!("ns{namespace}"),
+                name: std::format!("a-name-that-is-longer-than-one-block-{name}"),
+                vips,
+                ports: vec![(Protocol::Tcp, 80), (Protocol::Udp, 53)],
+                flags,
+                affinity: 0,
+                backends,
+            },
+        )
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Define(Def),
+        Abandon(Def),
+        Remove(u8, u8),
+        List(Vec<Def>),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            6 => def().prop_map(Op::Define),
+            1 => def().prop_map(Op::Abandon),
+            2 => (0u8..2, 0u8..4).prop_map(|(a, b)| Op::Remove(a, b)),
+            1 => proptest::collection::vec(def(), 0..4).prop_map(Op::List),
+        ]
+    }
+
+    fn check(table: &Table<'_>, model: &BTreeMap<(String, String), Def>) {
+        assert_eq!(table.len(), model.len());
+        assert_eq!(table.endpoint_count(), model.values().map(|d| d.backends.len()).sum::<usize>());
+        assert_eq!(table.services().count(), model.len());
+        for ((namespace, name), def) in model {
+            let service = table.service(namespace, &name.to_uppercase()).unwrap();
+            assert_eq!(service.vips().collect::<Vec<_>>(), def.vips);
+            assert_eq!(service.endpoints().count(), def.backends.len());
+            for (view, b) in service.endpoints().zip(&def.backends) {
+                assert_eq!((view.node(), view.address(), view.vip()), (b.node, b.address, b.vip));
+                assert_eq!((view.conditions(), view.target(0).unwrap_or(0)), (b.conditions, b.ports[0]));
+            }
+            let ports: Vec<_> = service.ports().map(|p| (p.protocol(), p.port())).collect();
+            assert_eq!(ports, def.ports);
+        }
+        for v in 0..6 {
+            let vip = IpAddr::from([10, 96, 0, v]);
+            let owned = |d: &&Def| d.vips.contains(&vip) && d.flags & FLAG_NO_PROXY == 0;
+            assert_eq!(table.is_vip(vip), model.values().any(|d| owned(&d)));
+        }
+        for (node, host, port) in
+            (0..3).flat_map(|n| (1..5).flat_map(move |h| (0..3).map(move |p| (n, h, p))))
+        {
+            let address = IpAddr::from([10, 0, 0, host]);
+            let mut here =
+                model.values().flat_map(|d| &d.backends).filter(|b| b.node == node && b.address == address);
+            let expected = if port != 0 && here.clone().any(|b| b.ports[0] == port) {
+                Serves::Port
+            } else if here.any(|b| b.vip.is_some()) {
+                Serves::Headless
+            } else {
+                Serves::Nothing
+            };
+            assert_eq!(table.serves(node, TCP, address, port), expected);
+        }
+        for v in 0..3 {
+            let vip = IpAddr::from([242, 128, 0, v]);
+            let expected = model.values().flat_map(|d| &d.backends).any(|b| b.vip == Some(vip));
+            assert_eq!(table.endpoint_of_vip(vip).is_some(), expected);
+        }
+    }
+
+    /// Whether every selection is one that the row T1 and T3 rules allow.
+    fn check_selection(table: &mut Table<'_>, model: &BTreeMap<(String, String), Def>) {
+        let mut rng = Rng::new([5; 32]);
+        for v in 0..6 {
+            let vip = IpAddr::from([10, 96, 0, v]);
+            let owners: Vec<_> =
+                model.values().filter(|d| d.vips.contains(&vip) && d.flags & FLAG_NO_PROXY == 0).collect();
+            for _ in 0..8 {
+                let request = Request { protocol: TCP, vip, port: 80, client: vip };
+                let got = table.select(Instant::ZERO, &request, 1, &mut rng);
+                let allowed = owners.iter().any(|d| allowed(d, got));
+                assert!(allowed || (owners.is_empty() && got == Selection::NotAVip), "{got:?} {owners:?}");
+            }
+        }
+    }
+
+    fn allowed(def: &Def, got: Selection) -> bool {
+        let serving = |b: &&Backend| b.ports[0] != 0;
+        let ready = |b: &&Backend| b.conditions & ENDPOINT_READY != 0;
+        let draining = |b: &&Backend| b.conditions & 7 == DRAINING;
+        let local = |b: &&Backend| def.flags & FLAG_INTERNAL_LOCAL == 0 || b.node == 1;
+        let all: Vec<_> = def.backends.iter().filter(serving).collect();
+        let near: Vec<_> = all.iter().copied().filter(local).collect();
+        let mut usable: Vec<_> = near.iter().copied().filter(ready).collect();
+        if usable.is_empty() {
+            usable = near.iter().copied().filter(draining).collect();
+        }
+        match got {
+            Selection::Endpoint { node, address, port } => {
+                usable.iter().any(|b| (b.node, b.address, b.ports[0]) == (node, address, port))
+            }
+            Selection::NotLocal => usable.is_empty() && all.iter().any(|b| ready(b) || draining(b)),
+            Selection::NoEndpoints => usable.is_empty() && !all.iter().any(|b| ready(b) || draining(b)),
+            Selection::UnknownPort | Selection::NotAVip => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn any_history_leaves_its_last_definitions(ops in proptest::collection::vec(op(), 1..40)) {
+            let mut memory = Memory::new(12);
+            let mut table = memory.table();
+            let mut model = BTreeMap::new();
+            let key = |d: &Def| (d.namespace.clone(), d.name.clone());
+            for op in ops {
+                match op {
+                    Op::Define(def) => {
+                        apply(&mut table, &def).unwrap();
+                        model.insert(key(&def), def);
+                    }
+                    Op::Abandon(def) => {
+                        let head = ServiceDef {
+                            namespace: &def.namespace,
+                            name: &def.name,
+                            kind: ServiceKind::Headless,
+                            affinity_secs: 0,
+                            flags: 0,
+                        };
+                        table.apply(&Update::Service(head)).unwrap();
+                    }
+                    Op::Remove(namespace, name) => {
+                        let name = std::format!("a-name-that-is-longer-than-one-block-{name}");
+                        let namespace = std::format!("ns{namespace}");
+                        table.apply(&Update::Remove { namespace: &namespace, name: &name }).unwrap();
+                        model.remove(&(namespace, name));
+                    }
+                    Op::List(defs) => {
+                        table.apply(&Update::Begin).unwrap();
+                        model.clear();
+                        for def in defs {
+                            apply(&mut table, &def).unwrap();
+                            model.insert(key(&def), def);
+                        }
+                        table.apply(&Update::End).unwrap();
+                    }
+                }
+                check(&table, &model);
+                check_selection(&mut table, &model);
+            }
+            table.apply(&Update::Begin).unwrap();
+            table.apply(&Update::End).unwrap();
+            for left in [table.ports.len(), table.targets.len(), table.endpoints.len(), table.services.len(), table.namespaces.len(), table.names.len()] {
+                prop_assert_eq!(left, 0);
+            }
+        }
+    }
+}

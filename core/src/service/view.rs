@@ -1,0 +1,171 @@
+//! Read-only views of services, ports and endpoints, for DNS, listings and `explain`.
+
+use super::names::Text;
+use super::slots::{CLUSTER_IP, EndpointSlot, HEADLESS, PortSlot, ServiceSlot};
+use super::{Table, protocol_number};
+use crate::wire::feed::{ENDPOINT_READY, Protocol};
+use core::net::IpAddr;
+
+/// The kinds of service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// With ClusterIPs.
+    ClusterIp,
+    /// `clusterIP: None`.
+    Headless,
+    /// A CNAME.
+    ExternalName,
+}
+
+/// A service.
+#[derive(Clone, Copy)]
+pub struct ServiceView<'t> {
+    table: &'t Table<'t>,
+    slot: &'t ServiceSlot,
+}
+
+impl<'t> ServiceView<'t> {
+    pub(super) fn new(table: &'t Table<'_>, slot: &'t ServiceSlot) -> Self {
+        Self { table, slot }
+    }
+
+    /// `metadata.namespace`.
+    pub fn namespace(&self) -> Text<'t> {
+        let name =
+            self.table.namespaces.get(self.slot.namespace).map_or(super::names::Name::NONE, |n| n.name);
+        self.table.names.text(name)
+    }
+
+    /// `metadata.name`.
+    pub fn name(&self) -> Text<'t> {
+        self.table.names.text(self.slot.name)
+    }
+
+    /// What kind of service it is.
+    pub fn kind(&self) -> Kind {
+        match self.slot.kind {
+            CLUSTER_IP => Kind::ClusterIp,
+            HEADLESS => Kind::Headless,
+            _ => Kind::ExternalName,
+        }
+    }
+
+    /// The CNAME's target; empty for other kinds.
+    pub fn external_name(&self) -> Text<'t> {
+        self.table.names.text(self.slot.external)
+    }
+
+    /// Its ClusterIPs.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + 't {
+        self.slot.vips.iter().filter_map(|vip| vip.ip())
+    }
+
+    /// `FLAG_*` bits of the feed.
+    pub fn flags(&self) -> u8 {
+        self.slot.flags
+    }
+
+    /// Client affinity timeout in seconds; 0 without affinity.
+    pub fn affinity_secs(&self) -> u32 {
+        self.slot.affinity_secs
+    }
+
+    /// Its ports.
+    pub fn ports(&self) -> impl Iterator<Item = PortView<'t>> + 't {
+        let table = self.table;
+        self.table.service_ports(self.slot).map(move |slot| PortView { table, slot })
+    }
+
+    /// Its endpoints, usable or not.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointView<'t>> + 't {
+        let (table, mut id) = (self.table, self.slot.endpoints);
+        core::iter::from_fn(move || {
+            let slot = table.endpoints.get(id)?;
+            id = slot.next;
+            Some(EndpointView { table, slot })
+        })
+    }
+}
+
+/// A service port.
+#[derive(Clone, Copy)]
+pub struct PortView<'t> {
+    table: &'t Table<'t>,
+    slot: &'t PortSlot,
+}
+
+impl<'t> PortView<'t> {
+    /// Its name; empty without one.
+    pub fn name(&self) -> Text<'t> {
+        self.table.names.text(self.slot.name)
+    }
+
+    /// Its number.
+    pub fn port(&self) -> u16 {
+        self.slot.port
+    }
+
+    /// Its protocol.
+    pub fn protocol(&self) -> Protocol {
+        let is = |p: &Protocol| protocol_number(*p) == self.slot.protocol;
+        [Protocol::Udp, Protocol::Sctp].into_iter().find(is).unwrap_or(Protocol::Tcp)
+    }
+
+    /// Its place among the service's ports.
+    pub fn index(&self) -> u8 {
+        self.slot.index
+    }
+}
+
+/// An endpoint.
+#[derive(Clone, Copy)]
+pub struct EndpointView<'t> {
+    table: &'t Table<'t>,
+    slot: &'t EndpointSlot,
+}
+
+impl<'t> EndpointView<'t> {
+    pub(super) fn new(table: &'t Table<'_>, slot: &'t EndpointSlot) -> Self {
+        Self { table, slot }
+    }
+
+    /// The service that it belongs to.
+    pub fn service(&self) -> Option<ServiceView<'t>> {
+        Some(ServiceView { table: self.table, slot: self.table.services.get(self.slot.service)? })
+    }
+
+    /// Index of its node, 0 when no node of ours has it.
+    pub fn node(&self) -> u32 {
+        self.slot.node
+    }
+
+    /// Its address on that node.
+    pub fn address(&self) -> IpAddr {
+        self.slot.address.ip_or_unspecified()
+    }
+
+    /// Its cluster-wide stand-in.
+    pub fn vip(&self) -> Option<IpAddr> {
+        self.slot.vip.ip()
+    }
+
+    /// Its hostname; empty without one.
+    pub fn hostname(&self) -> Text<'t> {
+        self.table.names.text(self.slot.hostname)
+    }
+
+    /// `ENDPOINT_*` bits of the feed.
+    pub fn conditions(&self) -> u8 {
+        self.slot.conditions
+    }
+
+    /// Whether it is ready.
+    pub fn ready(&self) -> bool {
+        self.slot.has(ENDPOINT_READY)
+    }
+
+    /// The port number that it serves the service's port `index` at.
+    pub fn target(&self, index: u8) -> Option<u16> {
+        Some(self.table.target(self.slot.targets, index)).filter(|port| *port != 0)
+    }
+}
