@@ -1,1 +1,18 @@
-//! Empty until its first commit.
+//! Where Services come from: Kubernetes objects in, service table updates out.
+//!
+//! * [`object`]: the few fields of Service, EndpointSlice, Endpoints and Namespace that matter, validated
+//! * [`manifests`]: a directory of unmodified YAML or JSON files, watched for changes
+//! * [`table`]: the objects joined by port name and protocol into what a node needs to know
+//! * [`encoded`]: a table in its wire form, its digest, the difference of two, and the snapshot file
+//!
+//! Life of a change: a file is replaced, [`manifests::Manifests::scan`] reads it, [`table::Table::join`] builds
+//! the whole table anew (a pure function of the objects, so neither order nor history matters),
+//! [`encoded::Encoded::new`] resolves node names to indices and asks for endpoint VIPs, and
+//! [`encoded::Encoded::changes_since`] yields what feed frames, the engine and the snapshot take.
+//! It opens no socket, and no server or agent state lives here.
+
+pub mod encoded;
+pub mod manifests;
+pub mod object;
+pub mod table;
+mod watch;

@@ -1,0 +1,130 @@
+//! Kubernetes objects, reduced to what service discovery needs and validated on the way in.
+//!
+//! Everything here is a value of our own; [`parse`](parse()) turns one JSON value (a YAML document is one, too)
+//! into [`Object`]s. Unknown kinds and unknown fields are ignored, absent ones get the API server's defaults:
+//! manifests are what people apply, not what an API server would return. An error names the field.
+
+mod parse;
+mod raw;
+
+pub use parse::{FieldError, parse, parse_ip};
+
+use edgemesh_core::wire::feed::Protocol;
+use std::net::IpAddr;
+
+/// What tells objects apart.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Identity {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace, empty for a Namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The kinds that matter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Kind {
+    /// `v1/Service`
+    Service,
+    /// `discovery.k8s.io/v1/EndpointSlice`
+    EndpointSlice,
+    /// `v1/Endpoints`
+    Endpoints,
+    /// `v1/Namespace`
+    Namespace,
+}
+
+/// One object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// An Endpoints object.
+    Endpoints(Endpoints),
+    /// A Namespace.
+    Namespace,
+}
+
+/// A Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// What kind of answers it gives.
+    pub kind: ServiceKind,
+    /// Its ports, in order.
+    pub ports: Vec<ServicePort>,
+    /// `ClientIP` timeout in seconds, 0 without affinity.
+    pub affinity_secs: u32,
+    /// Bit set of `edgemesh_core::wire::feed::FLAG_*`.
+    pub flags: u8,
+}
+
+/// See [`edgemesh_core::wire::feed::ServiceKind`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ServiceKind {
+    /// One or two ClusterIPs.
+    ClusterIp(Vec<IpAddr>),
+    /// `clusterIP: None`
+    Headless,
+    /// A name elsewhere.
+    ExternalName(String),
+}
+
+/// One `spec.ports` entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Empty for an unnamed port.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// What clients connect to.
+    pub port: u16,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointSlice {
+    /// Label `kubernetes.io/service-name`; without it no Service has the slice (row S4).
+    pub service: Option<String>,
+    /// Label `service.kubernetes.io/headless`: not for forwarding (row S3).
+    pub headless: bool,
+    /// Its ports and endpoints.
+    pub group: EndpointGroup,
+}
+
+/// An Endpoints object; named like its Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoints {
+    /// Label `endpointslice.kubernetes.io/skip-mirror`: not to be used.
+    pub skip: bool,
+    /// Its subsets.
+    pub groups: Vec<EndpointGroup>,
+}
+
+/// Endpoints that share their ports.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EndpointGroup {
+    /// Name, protocol and number of each port.
+    pub ports: Vec<ServicePort>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Endpoint {
+    /// Its first address (row S9).
+    pub address: IpAddr,
+    /// `nodeName`, empty without one.
+    pub node: String,
+    /// `hostname`, empty without one.
+    pub hostname: String,
+    /// Bit set of `edgemesh_core::wire::feed::ENDPOINT_*`.
+    pub conditions: u8,
+}
+
+#[cfg(test)]
+mod tests;

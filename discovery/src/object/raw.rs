@@ -1,0 +1,156 @@
+//! The objects as people write them. Every field may be absent or null; unknown ones are ignored.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+#[derive(Deserialize)]
+pub(super) struct TypeMeta {
+    pub(super) kind: Option<String>,
+    pub(super) items: Option<Vec<serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ObjectMeta {
+    pub(super) metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Metadata {
+    pub(super) name: String,
+    pub(super) namespace: Option<String>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Service {
+    pub(super) metadata: Metadata,
+    pub(super) spec: Option<ServiceSpec>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServiceSpec {
+    pub(super) r#type: Option<ServiceType>,
+    #[serde(rename = "clusterIP")]
+    pub(super) cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    pub(super) cluster_ips: Option<Vec<String>>,
+    pub(super) external_name: Option<String>,
+    pub(super) ports: Option<Vec<ServicePort>>,
+    pub(super) session_affinity: Option<Affinity>,
+    pub(super) session_affinity_config: Option<AffinityConfig>,
+    pub(super) internal_traffic_policy: Option<TrafficPolicy>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+pub(super) enum ServiceType {
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Deserialize, PartialEq)]
+pub(super) enum Affinity {
+    None,
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+}
+
+#[derive(Deserialize, PartialEq)]
+pub(super) enum TrafficPolicy {
+    Cluster,
+    Local,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub(super) client_ip: Option<ClientIpConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ClientIpConfig {
+    pub(super) timeout_seconds: Option<u32>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+pub(super) enum Protocol {
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "UDP")]
+    Udp,
+    #[serde(rename = "SCTP")]
+    Sctp,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ServicePort {
+    pub(super) name: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) port: u16,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndpointSlice {
+    pub(super) metadata: Metadata,
+    pub(super) address_type: AddressType,
+    pub(super) endpoints: Option<Vec<SliceEndpoint>>,
+    pub(super) ports: Option<Vec<EndpointPort>>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+pub(super) enum AddressType {
+    IPv4,
+    IPv6,
+    #[serde(rename = "FQDN")]
+    Fqdn,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SliceEndpoint {
+    pub(super) addresses: Option<Vec<String>>,
+    pub(super) conditions: Option<Conditions>,
+    pub(super) hostname: Option<String>,
+    pub(super) node_name: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Conditions {
+    pub(super) ready: Option<bool>,
+    pub(super) serving: Option<bool>,
+    pub(super) terminating: Option<bool>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct EndpointPort {
+    pub(super) name: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) port: Option<u16>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Endpoints {
+    pub(super) metadata: Metadata,
+    pub(super) subsets: Option<Vec<Subset>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Subset {
+    pub(super) addresses: Option<Vec<EndpointAddress>>,
+    pub(super) not_ready_addresses: Option<Vec<EndpointAddress>>,
+    pub(super) ports: Option<Vec<EndpointPort>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndpointAddress {
+    pub(super) ip: String,
+    pub(super) hostname: Option<String>,
+    pub(super) node_name: Option<String>,
+}

@@ -1,0 +1,168 @@
+use super::*;
+use edgemesh_core::wire::feed;
+
+fn objects(yaml: &str) -> Result<Vec<(Identity, Object)>, Vec<String>> {
+    let mut out = Vec::new();
+    let value = crate::manifests::value(yaml).unwrap();
+    match parse(value, &mut out) {
+        Ok(()) => Ok(out),
+        Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn service(spec: &str) -> Result<Service, String> {
+    let yaml = format!("{{kind: Service, apiVersion: v1, metadata: {{name: a}}, spec: {spec}}}");
+    match objects(&yaml) {
+        Ok(found) => match found.into_iter().next() {
+            Some((_, Object::Service(service))) => Ok(service),
+            other => panic!("{other:?}"),
+        },
+        Err(errors) => Err(errors.concat()),
+    }
+}
+
+#[test]
+fn absent_fields_get_the_api_servers_defaults() {
+    let got = objects(
+        "{kind: Service, metadata: {name: a, labels: null}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80, targetPort: web}]}}",
+    )
+    .unwrap();
+    let (identity, Object::Service(service)) = &got[0] else { panic!() };
+    assert_eq!((identity.namespace.as_str(), identity.name.as_str()), ("default", "a"));
+    assert_eq!(service.ports, [ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80 }]);
+    assert_eq!((service.affinity_secs, service.flags), (0, 0));
+    let affine = super::tests::service("{clusterIP: 10.0.0.1, sessionAffinity: ClientIP}").unwrap();
+    assert_eq!(affine.affinity_secs, 10_800);
+}
+
+#[test]
+fn kinds_of_services_are_told_apart_and_proxy_labels_seen() {
+    let kind = |spec: &str| super::tests::service(spec).unwrap().kind;
+    let ip = |text: &str| text.parse().unwrap();
+    assert_eq!(kind("{clusterIP: None}"), ServiceKind::Headless);
+    assert_eq!(kind("{clusterIP: None, clusterIPs: [None]}"), ServiceKind::Headless);
+    assert_eq!(
+        kind("{clusterIP: 'fd00::1', clusterIPs: ['fd00::1', 10.0.0.1], type: LoadBalancer}"),
+        ServiceKind::ClusterIp(vec![ip("fd00::1"), ip("10.0.0.1")])
+    );
+    assert_eq!(kind("{clusterIP: '10.180.00.010'}"), ServiceKind::ClusterIp(vec![ip("10.180.0.10")]));
+    assert_eq!(
+        kind("{type: ExternalName, externalName: db.example.}"),
+        ServiceKind::ExternalName("db.example".into())
+    );
+    let yaml = "{kind: Service, metadata: {name: a, labels: {service.kubernetes.io/service-proxy-name: ''}}, \
+                spec: {clusterIP: 10.0.0.1, internalTrafficPolicy: Local}}";
+    let Object::Service(s) = &objects(yaml).unwrap()[0].1 else { panic!() };
+    assert_eq!(s.flags, feed::FLAG_NO_PROXY | feed::FLAG_INTERNAL_LOCAL);
+}
+
+#[test]
+fn every_error_names_its_field() {
+    let cases = [
+        ("{clusterIP: 10.0.0.300}", "spec.clusterIP: value \"10.0.0.300\""),
+        ("{clusterIPs: [10.0.0.1, 10.0.0.2]}", "spec.clusterIPs[1]"),
+        ("{ports: []}", "spec.clusterIP: missing"),
+        ("{clusterIP: None, ports: [{port: 80}, {port: abc}]}", "spec.ports[1].port: invalid type"),
+        ("{clusterIP: None, ports: [{port: 65536}]}", "spec.ports[0].port"),
+        ("{clusterIP: None, ports: [{port: 0}]}", "spec.ports[0].port"),
+        (
+            "{clusterIP: None, ports: [{port: 1, protocol: ICMP}]}",
+            "spec.ports[0].protocol: unknown variant `ICMP`",
+        ),
+        ("{clusterIP: None, type: Weird}", "spec.type"),
+        ("{type: ExternalName}", "spec.externalName"),
+        (
+            "{clusterIP: None, sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 90000}}}",
+            "timeoutSeconds: value 90000",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let error = super::tests::service(spec).unwrap_err();
+        assert!(error.starts_with(expected) || error.contains(expected), "{spec}: {error}");
+    }
+    let bad = |yaml: &str| objects(yaml).unwrap_err().concat();
+    assert_eq!(bad("{metadata: {name: a}}"), "kind: missing");
+    assert_eq!(bad("just words"), "not a Kubernetes object");
+    assert!(bad("{kind: Service, metadata: {}}").starts_with("metadata: missing field `name`"));
+    assert!(bad("{kind: Service, metadata: {name: A_b}}").starts_with("metadata.name: value \"A_b\""));
+    let slice = "{kind: EndpointSlice, metadata: {name: s}, addressType: IPv4, endpoints: [{addresses: ['fd00::1']}]}";
+    assert!(bad(slice).starts_with("endpoints[0].addresses[0]: value \"fd00::1\""));
+    let list =
+        "{kind: List, items: [{kind: Namespace, metadata: {name: n}}, {kind: Service, metadata: {name: a}}]}";
+    assert!(bad(list).starts_with("items[1].spec.clusterIP"));
+}
+
+#[test]
+fn good_items_of_a_list_stand_beside_bad_ones() {
+    let mut out = Vec::new();
+    let yaml = "{kind: ServiceList, items: [{metadata: {name: a}, spec: {clusterIP: None}}, {metadata: {name: b}}, 7]}";
+    let errors = parse(crate::manifests::value(yaml).unwrap(), &mut out).unwrap_err();
+    assert_eq!((out.len(), errors.len()), (1, 2));
+}
+
+#[test]
+fn slices_follow_rows_s4_to_s9() {
+    let yaml = r"
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web, service.kubernetes.io/headless: ''}}
+addressType: IPv4
+ports: [{name: http, port: 8080, protocol: TCP}, {name: nothing}, {port: 9, protocol: UDP}, {name: zero, port: 0}]
+endpoints:
+- {addresses: [10.1.0.1, 10.1.0.9], nodeName: edge-1}
+- {addresses: [10.1.0.2], conditions: {ready: false, serving: null, terminating: true}, hostname: h}
+- {addresses: []}
+";
+    let got = objects(yaml).unwrap();
+    let (identity, Object::EndpointSlice(slice)) = &got[0] else { panic!() };
+    assert_eq!((identity.kind, identity.namespace.as_str()), (Kind::EndpointSlice, "shop"));
+    assert_eq!((slice.service.as_deref(), slice.headless), (Some("web"), true));
+    let ports: Vec<_> = slice.group.ports.iter().map(|p| (p.name.as_str(), p.protocol, p.port)).collect();
+    assert_eq!(ports, [("http", Protocol::Tcp, 8080), ("", Protocol::Udp, 9)]);
+    let conditions: Vec<_> = slice.group.endpoints.iter().map(|e| e.conditions).collect();
+    assert_eq!(
+        conditions,
+        [feed::ENDPOINT_READY | feed::ENDPOINT_SERVING, feed::ENDPOINT_SERVING | feed::ENDPOINT_TERMINATING]
+    );
+    assert_eq!(slice.group.endpoints[0].address, "10.1.0.1".parse::<std::net::IpAddr>().unwrap());
+    let fqdn = "{kind: EndpointSlice, metadata: {name: s}, addressType: FQDN, endpoints: [{addresses: [x.example]}]}";
+    let Object::EndpointSlice(slice) = &objects(fqdn).unwrap()[0].1 else { panic!() };
+    assert!(slice.group.endpoints.is_empty() && slice.service.is_none());
+}
+
+#[test]
+fn endpoints_objects_are_read_like_slices() {
+    let yaml = r"
+kind: Endpoints
+metadata: {name: web, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}
+subsets:
+- addresses: [{ip: 10.0.0.1, nodeName: n1, hostname: h}]
+  notReadyAddresses: [{ip: 10.0.0.2}]
+  ports: [{port: 80}]
+";
+    let Object::Endpoints(endpoints) = &objects(yaml).unwrap()[0].1 else { panic!() };
+    assert!(endpoints.skip);
+    let group = &endpoints.groups[0];
+    assert_eq!(
+        group.endpoints.iter().map(|e| e.conditions & feed::ENDPOINT_READY).collect::<Vec<_>>(),
+        [1, 0]
+    );
+    assert_eq!(group.ports[0].port, 80);
+}
+
+#[test]
+fn other_kinds_are_nobodys_business() {
+    assert_eq!(objects("{kind: Deployment, spec: {replicas: {weird: true}}}").unwrap(), []);
+    assert_eq!(objects("~").unwrap(), []);
+}
+
+#[test]
+fn sloppy_addresses_are_decimal() {
+    let ip = |text: &str| parse_ip(text).map(|ip| ip.to_string());
+    assert_eq!(ip("10.180.00.001").as_deref(), Some("10.180.0.1"));
+    assert_eq!(ip("010.010.010.010").as_deref(), Some("10.10.10.10"));
+    assert_eq!(ip("::ffff:10.0.0.1").as_deref(), Some("10.0.0.1"));
+    assert_eq!(ip("2001:DB8::1").as_deref(), Some("2001:db8::1"));
+    for bad in ["", "10.0.0", "10.0.0.0.1", "10.0.0.256", "0x10.0.0.1", "10.0..1", " 10.0.0.1", "a", "::g"] {
+        assert_eq!(parse_ip(bad), None, "{bad}");
+    }
+}

@@ -1,0 +1,162 @@
+use super::*;
+use crate::object::parse;
+use proptest::prelude::*;
+
+fn objects(yaml: &str) -> Vec<(Identity, Object)> {
+    let mut out = Vec::new();
+    for document in yaml.split("\n---\n") {
+        parse(crate::manifests::value(document).unwrap(), &mut out).unwrap();
+    }
+    out
+}
+
+fn table(yaml: &str) -> Table {
+    Table::join(objects(yaml).iter().map(|(i, o)| (i, o)))
+}
+
+/// `targets -> node/address` of the only Service.
+fn backends(yaml: &str) -> Vec<(Vec<u16>, Vec<String>)> {
+    let table = table(yaml);
+    let entry = table.services.values().next().unwrap();
+    let text = |e: &Endpoint| format!("{}/{}", e.node, e.address);
+    entry.groups.iter().map(|g| (g.targets.clone(), g.endpoints.iter().map(text).collect())).collect()
+}
+
+fn slice(name: &str, ports: &str, endpoints: &str) -> String {
+    format!(
+        "\n---\n{{kind: EndpointSlice, metadata: {{name: {name}, labels: {{kubernetes.io/service-name: web}}}}, \
+         addressType: IPv4, ports: {ports}, endpoints: {endpoints}}}"
+    )
+}
+
+const WEB: &str = "{kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.7, ports: [{name: http, port: 80}, {name: admin, port: 81}]}}";
+const ONE: &str = "[{addresses: [10.1.0.1], nodeName: a}]";
+
+#[test]
+fn the_join_is_by_name_and_protocol_never_by_number() {
+    let swapped = slice("s", "[{name: admin, port: 80}, {name: http, port: 81}]", ONE);
+    assert_eq!(backends(&format!("{WEB}{swapped}")), [(vec![81, 80], vec!["a/10.1.0.1".to_owned()])]);
+    let other_protocol = slice("s", "[{name: http, port: 80, protocol: UDP}]", ONE);
+    assert_eq!(backends(&format!("{WEB}{other_protocol}")), []);
+    let same_number = "{kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.7, \
+        ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}]}}";
+    let both = slice("s", "[{name: dns-tcp, port: 53}, {name: dns, port: 5353, protocol: UDP}]", ONE);
+    assert_eq!(backends(&format!("{same_number}{both}")), [(vec![5353, 53], vec!["a/10.1.0.1".to_owned()])]);
+}
+
+#[test]
+fn named_target_ports_may_differ_from_pod_to_pod() {
+    let yaml = format!(
+        "{WEB}{}{}",
+        slice("one", "[{name: http, port: 8080}]", ONE),
+        slice("two", "[{name: http, port: 9090}]", "[{addresses: [10.1.0.2], nodeName: a}]")
+    );
+    let expected =
+        [(vec![8080, 0], vec!["a/10.1.0.1".to_owned()]), (vec![9090, 0], vec!["a/10.1.0.2".to_owned()])];
+    assert_eq!(backends(&yaml), expected);
+}
+
+#[test]
+fn equal_addresses_on_two_nodes_are_two_endpoints() {
+    let yaml = format!(
+        "{WEB}{}",
+        slice(
+            "s",
+            "[{name: http, port: 80}]",
+            "[{addresses: [172.17.0.2], nodeName: a}, {addresses: [172.17.0.2], nodeName: b}]"
+        )
+    );
+    let both = vec!["a/172.17.0.2".to_owned(), "b/172.17.0.2".to_owned()];
+    assert_eq!(backends(&yaml), [(vec![80, 0], both)]);
+}
+
+#[test]
+fn slices_are_united_and_a_duplicate_that_lives_wins() {
+    let dying = "[{addresses: [10.1.0.1], nodeName: a, conditions: {ready: false, terminating: true}}]";
+    for (first, second) in [(ONE, dying), (dying, ONE)] {
+        let yaml = format!(
+            "{WEB}{}{}",
+            slice("one", "[{name: http, port: 80}]", first),
+            slice("two", "[{name: http, port: 80}, {name: admin, port: 81}]", second)
+        );
+        let table = table(&yaml);
+        let groups = &table.services.values().next().unwrap().groups;
+        let http: Vec<_> = groups.iter().filter(|g| g.targets[0] == 80).flat_map(|g| &g.endpoints).collect();
+        assert_eq!(http.len(), 1);
+        assert_eq!(http[0].conditions & feed::ENDPOINT_TERMINATING, 0);
+        let admin = groups.iter().filter(|g| g.targets[1] == 81).flat_map(|g| &g.endpoints).count();
+        assert_eq!(admin, 1, "the other port of the duplicate is a backend of its own");
+    }
+}
+
+#[test]
+fn labelled_slices_are_for_dns_of_headless_services_only() {
+    let labelled = "\n---\n{kind: EndpointSlice, metadata: {name: s, labels: {kubernetes.io/service-name: web, \
+        service.kubernetes.io/headless: ''}}, addressType: IPv4, ports: [{name: http, port: 80}], \
+        endpoints: [{addresses: [10.1.0.1]}]}";
+    assert_eq!(backends(&format!("{WEB}{labelled}")), []);
+    let headless = WEB.replace("10.96.0.7", "None");
+    assert_eq!(backends(&format!("{headless}{labelled}")).len(), 1);
+}
+
+#[test]
+fn slices_of_no_service_and_of_other_namespaces_are_left_out() {
+    let stray = slice("s", "[{name: http, port: 80}]", ONE).replace("kubernetes.io/service-name", "other");
+    assert_eq!(backends(&format!("{WEB}{stray}")), []);
+    let elsewhere = slice("s", "[{name: http, port: 80}]", ONE).replace("name: s,", "name: s, namespace: x,");
+    assert_eq!(backends(&format!("{WEB}{elsewhere}")), []);
+}
+
+#[test]
+fn endpoints_objects_count_where_no_slice_does() {
+    let endpoints = "\n---\n{kind: Endpoints, metadata: {name: web}, subsets: [\
+        {addresses: [{ip: 10.2.0.1}], ports: [{name: http, port: 8000}]}, \
+        {addresses: [{ip: 10.2.0.1}], ports: [{name: admin, port: 8001}]}]}";
+    assert_eq!(backends(&format!("{WEB}{endpoints}")).len(), 2);
+    let with_slice = format!("{WEB}{endpoints}{}", slice("s", "[{name: http, port: 80}]", ONE));
+    assert_eq!(backends(&with_slice), [(vec![80, 0], vec!["a/10.1.0.1".to_owned()])]);
+    let skipped = endpoints
+        .replace("name: web}", "name: web, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}");
+    assert_eq!(backends(&format!("{WEB}{skipped}")), []);
+}
+
+#[test]
+fn a_headless_service_without_ports_has_addresses() {
+    let yaml = format!(
+        "{{kind: Service, metadata: {{name: web}}, spec: {{clusterIP: None}}}}{}",
+        slice("s", "[]", "[{addresses: [10.1.0.1], nodeName: a}, {addresses: [10.1.0.1], nodeName: a}]")
+    );
+    assert_eq!(backends(&yaml), [(vec![], vec!["a/10.1.0.1".to_owned()])]);
+}
+
+#[test]
+fn many_slices_of_many_endpoints_are_all_there() {
+    let mut yaml = WEB.to_owned();
+    for n in 0..10 {
+        let endpoints: Vec<String> = (0..1000)
+            .map(|m| format!("{{addresses: [10.{n}.{}.{}], nodeName: a}}", m / 250, m % 250))
+            .collect();
+        yaml += &slice(&format!("s{n}"), "[{name: http, port: 80}]", &format!("[{}]", endpoints.join(",")));
+    }
+    let table = table(&yaml);
+    assert_eq!(table.services.values().next().unwrap().groups[0].endpoints.len(), 10_000);
+}
+
+proptest! {
+    #[test]
+    fn order_does_not_matter(seed in proptest::collection::vec(any::<u16>(), 8)) {
+        let yaml = format!(
+            "{WEB}{}{}{}\n---\n{{kind: Namespace, metadata: {{name: empty}}}}\n---\n{}",
+            slice("one", "[{name: http, port: 80}]", "[{addresses: [10.1.0.1], nodeName: a}, {addresses: [10.1.0.2]}]"),
+            slice("two", "[{name: http, port: 80}]", "[{addresses: [10.1.0.1], nodeName: a, conditions: {terminating: true}}]"),
+            slice("three", "[{name: http, port: 80}, {name: admin, port: 1}]", "[{addresses: [10.1.0.1], nodeName: a, hostname: h}]"),
+            WEB.replace("web", "other"),
+        );
+        let in_order = objects(&yaml);
+        let mut shuffled: Vec<_> = in_order.iter().zip(seed.iter().cycle()).collect();
+        shuffled.sort_by_key(|(_, s)| **s);
+        let a = Table::join(in_order.iter().map(|(i, o)| (i, o)));
+        let b = Table::join(shuffled.iter().map(|((i, o), _)| (i, o)));
+        prop_assert_eq!(a, b);
+    }
+}
