@@ -64,6 +64,8 @@ pub struct Mesh {
     pub server: Server,
     /// The servers in the pods.
     pub workloads: Vec<Process>,
+    /// A client that waits in silence while other scenarios run.
+    pub idle: Option<Process>,
     /// The 256 MiB file.
     pub big: Served,
     /// The 16 MiB file.
@@ -121,7 +123,7 @@ impl Mesh {
         }
         let mut server = Server::start(&lab.server)?;
         server.wait_ready(&lab.server)?;
-        Ok(Self { agents: Vec::new(), server, workloads, big, small, lab })
+        Ok(Self { agents: Vec::new(), server, workloads, idle: None, big, small, lab })
     }
 
     /// [`Mesh::prepare`], and an agent on every node, ready.
@@ -130,13 +132,19 @@ impl Mesh {
     /// When a part does not start or does not get ready.
     pub fn start(directory: &Path) -> Result<Self> {
         let mut mesh = Self::prepare(directory)?;
-        for name in ["a1", "a2", "b1", "cloud"] {
-            mesh.join(name)?;
-        }
-        for agent in &mut mesh.agents {
-            agent.wait_ready()?;
-        }
+        mesh.join_all()?;
         Ok(mesh)
+    }
+
+    /// Starts an agent on every node and waits until all are ready.
+    ///
+    /// # Errors
+    /// When one does not start or does not get ready.
+    pub fn join_all(&mut self) -> Result {
+        for name in ["a1", "a2", "b1", "cloud"] {
+            self.join(name)?;
+        }
+        self.agents.iter_mut().try_for_each(Agent::wait_ready)
     }
 
     /// Starts the agent of a node with a fresh token and the server as source of Services.
@@ -204,8 +212,11 @@ fn start_pod_servers(pod: &Machine, files: &Path, started: &mut Vec<Process>) ->
     Ok(())
 }
 
-/// Makes the file once per run of the lab.
-fn served(directory: &Path, name: &'static str, mebibytes: u64) -> Result<Served> {
+/// Makes the file unless it is there: once per run of the lab.
+///
+/// # Errors
+/// When the disk is full.
+pub fn served(directory: &Path, name: &'static str, mebibytes: u64) -> Result<Served> {
     let path = directory.join(name);
     let sum = if path.exists() { workloads::sha256(&path)? } else { workloads::big_file(&path, mebibytes)? };
     Ok(Served { name, path, sum })

@@ -13,9 +13,10 @@ use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::path::Path;
 
-use crate::Result;
 use crate::machine::Machine;
 use crate::topology::{SERVER, address, connect};
+use crate::wait::{secs, wait_until};
+use crate::{Result, ensure};
 
 /// How a NAT box maps and filters (RFC 4787 section 4 and 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub struct NatBox {
     machine: Machine,
     kind: Cell<NatKind>,
     icmp_lost: Cell<bool>,
+    answers_lost: Cell<bool>,
 }
 
 impl Deref for NatBox {
@@ -50,7 +52,12 @@ impl NatBox {
         let machine = Machine::create(prefix, name, wan, directory)?;
         machine.ns.ip(&["link add lan type bridge", "addr add 192.168.1.1/24 dev lan", "link set lan up"])?;
         machine.ns.sysctl("net/ipv4/ip_forward", "1")?;
-        let made = Self { machine, kind: Cell::new(NatKind::PortPreserving), icmp_lost: Cell::new(false) };
+        let made = Self {
+            machine,
+            kind: Cell::new(NatKind::PortPreserving),
+            icmp_lost: Cell::new(false),
+            answers_lost: Cell::new(false),
+        };
         made.apply()?;
         Ok(made)
     }
@@ -83,7 +90,34 @@ impl NatBox {
         self.ns.exec(&["conntrack", "-F"]).map(|_| ())
     }
 
+    /// Whether data that comes in over TCP is lost from now on: connections are made and requests arrive, but no
+    /// answer does.
+    ///
+    /// # Errors
+    /// When nft refuses.
+    pub fn lose_answers(&self, lost: bool) -> Result {
+        self.answers_lost.set(lost);
+        self.apply()
+    }
+
+    /// Waits until an answer was lost.
+    ///
+    /// # Errors
+    /// When none is within 15 s.
+    pub fn wait_lost_answer(&self) -> Result {
+        wait_until("an answer is lost", secs(15), || {
+            let counted = self.ns.exec(&["nft", "list", "counter", "ip", "lab", "lost"])?;
+            ensure!(!counted.contains("packets 0 "), "{counted}");
+            Ok(())
+        })
+    }
+
     fn apply(&self) -> Result {
+        let answers = if self.answers_lost.get() {
+            "iifname wan tcp flags & (syn | psh) == psh counter name lost drop"
+        } else {
+            ""
+        };
         let random = match self.kind.get() {
             NatKind::PortPreserving => "",
             NatKind::Symmetric => "fully-random",
@@ -93,12 +127,14 @@ impl NatBox {
             "table ip lab {{}}
              delete table ip lab
              table ip lab {{
+               counter lost {{ }}
                chain post {{ type nat hook postrouting priority srcnat; oifname wan masquerade {random}; }}
                chain in {{ type filter hook input priority filter;
                  {icmp}
                  iifname wan ct state != {{ established, related }} drop; }}
                chain pass {{ type filter hook forward priority filter;
                  {icmp}
+                 {answers}
                  iifname wan ct state != {{ established, related }} drop; }}
                chain out {{ type filter hook output priority filter;
                  {icmp}

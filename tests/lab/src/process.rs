@@ -141,6 +141,7 @@ pub struct Process {
     line: String,
     child: Child,
     log: PathBuf,
+    log_start: usize,
     ended: Option<ExitStatus>,
 }
 
@@ -151,6 +152,7 @@ impl Process {
     /// When the log cannot be opened or the program cannot be started.
     pub fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
         let line = describe(command);
+        let log_start = fs::metadata(log).map(|file| file.len()).unwrap_or(0);
         let open = || File::options().create(true).append(true).open(log).context(log.display());
         let child = command
             .stdin(Stdio::null())
@@ -159,7 +161,8 @@ impl Process {
             .process_group(0)
             .spawn()
             .context(format!("start `{line}`"))?;
-        Ok(Self { line, child, log: log.to_owned(), ended: None })
+        let log_start = usize::try_from(log_start).unwrap_or(0);
+        Ok(Self { line, child, log: log.to_owned(), log_start, ended: None })
     }
 
     /// The process id inside the sandbox.
@@ -167,9 +170,10 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything the program has printed so far, over all its starts with the same log.
+    /// Everything the program has printed since this start; the file keeps earlier ones too.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        let all = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(all.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
     /// Whether it has not ended yet.

@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::Result;
 use crate::mesh::Mesh;
 use crate::scenarios::{ALL, Run, Scenario};
 use crate::topology::Lab;
+use crate::{Error, Result};
 
 /// Runs every row whose name contains one of `filters` (all rows when there is none); whether all passed.
 pub fn test(directory: &Path, filters: &[String]) -> bool {
@@ -48,14 +48,20 @@ fn run(scenario: &Scenario, directory: &Path, shared: &mut Option<Mesh>) -> Resu
     match scenario.run {
         Run::Alone(function) => function(directory),
         Run::Bare(function) => function(&Lab::build(directory)?),
-        Run::Own(function) => function(&mut Mesh::start(directory)?),
+        Run::Own(function) => told(&mut Mesh::start(directory)?, function),
+        Run::Prepared(function) => told(&mut Mesh::prepare(directory)?, function),
         Run::Shared(function) => {
             if shared.is_none() {
                 *shared = Some(Mesh::start(directory)?);
             }
-            shared.as_mut().map_or(Ok(()), function)
+            shared.as_mut().map_or(Ok(()), |mesh| told(mesh, function))
         }
     }
+}
+
+/// Runs a scenario; a failure comes with the last lines of every log.
+fn told(mesh: &mut Mesh, function: fn(&mut Mesh) -> Result) -> Result {
+    function(mesh).map_err(|error| Error::new(format!("{error}\n{}", mesh.logs())))
 }
 
 fn seconds(time: Duration) -> String {

@@ -72,6 +72,17 @@ pub fn uploaded(machine: &Machine, port: u16, name: &str) -> PathBuf {
     machine.directory().join(format!("nginx-{port}")).join("upload").join(name)
 }
 
+/// Where nginx on that port keeps uploads that have not ended.
+pub fn uploading(machine: &Machine, port: u16) -> PathBuf {
+    machine.directory().join(format!("nginx-{port}")).join("body")
+}
+
+/// Bytes in all files of a directory.
+pub fn size_of_files(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
+}
+
 /// A server that runs a shell command per connection, by socat.
 ///
 /// # Errors
@@ -164,6 +175,16 @@ impl Transfer {
         let path = file.to_string_lossy().into_owned();
         let words = ["curl", "-sS", "--fail", "--limit-rate", rate, "-o", &path, url];
         Ok(Self { process: client.spawn(label, &words)?, file })
+    }
+
+    /// Whether curl still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// What curl complained about.
+    pub fn log(&self) -> String {
+        self.process.log()
     }
 
     /// Bytes that have arrived so far.

@@ -6,11 +6,16 @@ use std::path::Path;
 
 use crate::capture::Capture;
 use crate::machine::Machine;
+use crate::mesh;
 use crate::nat::{NatKind, Policy};
+use crate::snapshot::Snapshot;
 use crate::topology::{CLOUD_NODE, Lab, SERVER};
 use crate::wait::secs;
 use crate::workloads::{self, MARKER};
 use crate::{Context, Result, ensure};
+
+use super::restart::Load;
+use super::transfer;
 
 /// Pods of all nodes have the same addresses, a1 and b1 too; a pod reaches its neighbour, not a pod elsewhere.
 pub(super) fn addresses_overlap(lab: &Lab) -> Result {
@@ -169,12 +174,9 @@ pub(super) fn programs_work(lab: &Lab) -> Result {
     let (client, server) = (lab.a1.pod(1)?, lab.a1.pod(2)?);
     let host = server.address.to_string();
     let _sum = workloads::per_connection(server, 9001, "sha256sum")?;
-    let sum =
-        client.run_within(&["socat", "-t", "10", "-", &format!("TCP4:{host}:9001")], b"abc", secs(10))?;
-    ensure!(sum.text().starts_with("ba7816bf"), "half-closed upload answered {:?}", sum.text());
     let _greeter = workloads::per_connection(server, 9002, "echo 220 ready; cat")?;
-    let greeting = client.run_within(&["ncat", "-i", "3", &host, "9002"], b"", secs(10))?;
-    ensure!(greeting.text().starts_with("220 ready"), "greeting was {:?}", greeting.text());
+    transfer::half_closed(client, &host)?;
+    transfer::greeted(client, &host)?;
     let _udp = server.tool("udp", &["udp-server", "7000"])?;
     let target = format!("{host}:7000");
     client.run_tool(&["udp-sizes", &target, "1", "9000", "333"], secs(30))?;
@@ -185,6 +187,62 @@ pub(super) fn programs_work(lab: &Lab) -> Result {
     lab.a1.pod_offloads_off(2)?;
     client.run_tool(&["udp-sizes", &target, "1", "9000", "999"], secs(30))?;
     Ok(())
+}
+
+/// Transfers between neighbours are whole, 200 at once too; a load that runs is seen to run, and to stall.
+pub(super) fn transfers_work(lab: &Lab) -> Result {
+    let (client, server) = (lab.a1.pod(1)?, lab.a1.pod(2)?);
+    let web = format!("{}:8080", server.address);
+    let file = |name, size| mesh::served(lab.directory(), name, size);
+    let (small, medium) = (file("small.bin", mesh::SMALL)?, file("medium.bin", 64)?);
+    let nginx = workloads::nginx(server, 8080, lab.directory())?;
+    transfer::download_from(client, &web, &small, 30)?;
+    transfer::upload_to(client, &web, server, &small, 30)?;
+    transfer::many(client, &web)?;
+    let host = server.address.to_string();
+    let mut load = Load::start([client, lab.a1.pod(1)?, server], &web, &host, &medium)?;
+    load.goes_on(secs(3))?;
+    load.is_whole()?;
+    server.ns.ip(&["link set eth0 down"])?;
+    ensure!(load.goes_on(secs(2)).is_err(), "a load goes on over a dead link");
+    drop(nginx);
+    Ok(())
+}
+
+/// A lost answer is an answer that was given: the connection stands, the reply never comes, later ones do.
+pub(super) fn answers_can_be_lost(lab: &Lab) -> Result {
+    let _web = workloads::nginx(&lab.server, 80, lab.directory())?;
+    let url = format!("http://{SERVER}/");
+    lab.nat_a.lose_answers(true)?;
+    let lost = lab.a1.run(&["curl", "-sS", "--max-time", "2", "-w", "%{num_connects}", &url])?;
+    ensure!(lost.status.code() == Some(28) && lost.text() == "1", "curl: {} {}", lost.status, lost.text());
+    lab.nat_a.wait_lost_answer()?;
+    lab.nat_a.lose_answers(false)?;
+    workloads::curl(&lab.a1, &url).map(|_| ())
+}
+
+/// A snapshot of an untouched machine stays equal; a route, a rule, a sysctl are each seen.
+pub(super) fn snapshots_see_changes(lab: &Lab) -> Result {
+    let (node, ns) = (&lab.a1, &lab.a1.ns);
+    let before = Snapshot::of(node)?;
+    let _web = workloads::nginx(node, 8080, lab.directory())?;
+    workloads::curl(node.pod(1)?, "http://172.17.0.1:8080/")?;
+    before.must_equal(&Snapshot::of(node)?).context("an untouched machine")?;
+    let changes: [(&[&str], &[&str]); 4] = [
+        (&["ip", "route", "add", "10.96.0.0/16", "dev", "docker0"], &["ip", "route", "del", "10.96.0.0/16"]),
+        (&["nft", "add table ip left"], &["nft", "delete table ip left"]),
+        (&["iptables", "-N", "LEFT"], &["iptables", "-X", "LEFT"]),
+        (&["ip", "link", "add", "left0", "type", "bridge"], &["ip", "link", "del", "left0"]),
+    ];
+    for (make, undo) in changes {
+        ns.exec(make)?;
+        ensure!(before.must_equal(&Snapshot::of(node)?).is_err(), "not seen: {}", make.join(" "));
+        ns.exec(undo)?;
+    }
+    ns.sysctl("net/ipv4/conf/docker0/route_localnet", "1")?;
+    ensure!(before.must_equal(&Snapshot::of(node)?).is_err(), "a sysctl is not seen");
+    ns.sysctl("net/ipv4/conf/docker0/route_localnet", "0")?;
+    before.must_equal(&Snapshot::of(node)?).context("everything undone")
 }
 
 /// A lab that was used leaves no namespace and no process.

@@ -4,6 +4,13 @@
 //! it proves and returns an error that says what was expected and what was seen.
 
 mod bare;
+mod input;
+mod path;
+mod reach;
+mod restart;
+mod transfer;
+mod trust;
+mod udp;
 
 use std::path::Path;
 
@@ -18,6 +25,8 @@ pub enum Run {
     Bare(fn(&Lab) -> Result),
     /// A directory; it builds what it needs.
     Alone(fn(&Path) -> Result),
+    /// Network, server and pods, but no agent yet.
+    Prepared(fn(&mut Mesh) -> Result),
     /// A running mesh that other scenarios use too: it must be left as it was found.
     Shared(fn(&mut Mesh) -> Result),
     /// A freshly started mesh of its own.
@@ -51,4 +60,63 @@ pub const ALL: &[Scenario] = &[
     row("bare/narrow", "narrow links lose big packets silently", Run::Bare(bare::narrow_links_are_silent)),
     row("bare/capture", "a capture sees payload sent in clear", Run::Bare(bare::captures_see_payload)),
     row("bare/programs", "the programs used do what is expected of them", Run::Bare(bare::programs_work)),
+    row("bare/transfers", "transfers are whole, and a stall is seen", Run::Bare(bare::transfers_work)),
+    row("bare/lost-answers", "an answer can be lost on the way", Run::Bare(bare::answers_can_be_lost)),
+    row("bare/snapshots", "snapshots see what is left behind", Run::Bare(bare::snapshots_see_changes)),
+    row("udp/silence-begins", "a client waits in silence while others run", Run::Shared(udp::silence_begins)),
+    row("reach/same-subnet", "scenario 1: two nodes of one subnet", Run::Shared(reach::same_subnet)),
+    row("reach/across-nats", "scenario 2: two sites behind NATs", Run::Shared(reach::across_nats)),
+    row("reach/edge-cloud", "scenario 3: edge to cloud and back", Run::Shared(reach::edge_and_cloud)),
+    row("reach/own-node", "a node's own Service, and a pod itself", Run::Shared(reach::own_node)),
+    row("reach/host-client", "a process of the node is a client", Run::Shared(reach::host_client)),
+    row("reach/host-network", "a hostNetwork server is an endpoint", Run::Shared(reach::host_network)),
+    row("reach/twins", "equal pods on two nodes are both reached", Run::Shared(reach::twins)),
+    row("reach/sources", "two client pods are two sources", Run::Shared(reach::pods_keep_their_source)),
+    row(
+        "reach/empty",
+        "a Service without endpoints refuses at once",
+        Run::Shared(reach::empty_service_refuses),
+    ),
+    row("reach/dns", "dig gets what Kubernetes DNS promises", Run::Shared(reach::dns)),
+    row("reach/commands", "status, peers, services, ping, explain, dns", Run::Shared(reach::commands)),
+    row("reach/manifests", "Services follow their manifests", Run::Shared(reach::services_follow_manifests)),
+    row("tcp/speaks-first", "a server speaks first", Run::Shared(transfer::server_speaks_first)),
+    row("tcp/half-close", "a half-closed client is answered", Run::Shared(transfer::half_close)),
+    row("tcp/parallel", "200 connections at once", Run::Shared(transfer::parallel)),
+    row("tcp/download", "256 MiB come down", Run::Shared(transfer::big_download)),
+    row("tcp/upload", "256 MiB go up", Run::Shared(transfer::big_upload)),
+    row("tcp/no-offloads", "checksums are right without offloads", Run::Own(transfer::without_offloads)),
+    row(
+        "tcp/endpoint-leaves",
+        "an endpoint leaves during a download",
+        Run::Shared(transfer::endpoint_leaves),
+    ),
+    row("udp/sizes", "datagrams of 1 to 9000 bytes", Run::Shared(udp::sizes)),
+    row("udp/socat", "socat gets its datagram back", Run::Shared(udp::socat)),
+    row("udp/late-reply", "a reply after 5 s is delivered", Run::Shared(udp::late_reply)),
+    row("path/direct", "NATed sites find a direct path", Run::Shared(path::becomes_direct)),
+    row("udp/silence-ends", "a push after two idle minutes is delivered", Run::Shared(udp::push_arrives)),
+    row("path/moves", "a download while the path moves four times", Run::Own(path::moves_under_a_download)),
+    row("path/udp-goes", "UDP goes and returns under a download", Run::Own(path::udp_goes_and_returns)),
+    row("path/relay", "no UDP between sites: the relay carries all", Run::Prepared(path::relay_only)),
+    row("path/tcp", "no UDP at all: TCP carries all", Run::Prepared(path::tcp_only)),
+    row("path/symmetric", "symmetric NATs on both sides", Run::Prepared(path::symmetric_nat)),
+    row("path/mtu-1492", "a silent link of MTU 1492", Run::Prepared(path::narrow_1492)),
+    row("path/mtu-1400", "a silent link of MTU 1400", Run::Prepared(path::narrow_1400)),
+    row("path/mtu-1280", "a silent link of MTU 1280", Run::Prepared(path::narrow_1280)),
+    row("path/mtu-shrinks", "a link narrows under a download", Run::Own(path::narrows_under_a_download)),
+    row("trust/capture", "the server cannot read what it relays", Run::Prepared(path::server_cannot_read)),
+    row("trust/tokens", "wrong, expired and used tokens are refused", Run::Prepared(trust::bad_tokens)),
+    row("trust/lost-answer", "a join whose answer was lost", Run::Prepared(trust::lost_answer)),
+    row("trust/not-an-endpoint", "a peer reaches endpoints only", Run::Prepared(trust::not_an_endpoint)),
+    row("restart/agents", "agents are killed under load", Run::Own(restart::agents_killed)),
+    row("restart/server", "the server is killed while it relays", Run::Own(restart::server_killed)),
+    row("restart/cloud-away", "the server is away", Run::Own(restart::cloud_away)),
+    row("restart/cleanup", "cleanup leaves nothing", Run::Prepared(restart::cleanup_leaves_nothing)),
+    row("restart/cleanup-killed", "cleanup after a kill", Run::Prepared(restart::cleanup_after_kill)),
+    row("input/manifests", "bad manifests", Run::Own(input::manifests)),
+    row("input/flags", "bad flags and values", Run::Prepared(input::flags)),
+    row("input/surroundings", "port, privilege, route, device", Run::Prepared(input::surroundings)),
+    row("input/full-disk", "a full disk at the state directory", Run::Prepared(input::full_disk)),
+    row("input/garbage", "garbage on every port", Run::Own(input::garbage)),
 ];

@@ -7,6 +7,7 @@
 //! Not here: anything that nginx, curl, socat, ncat, dig or iperf3 can show.
 
 mod capture;
+mod garbage;
 mod udp;
 
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub fn main(words: &[String]) -> Result {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["capture", file] => capture::record(file),
+        ["garbage-udp", target, count] => garbage::udp(target, number(count)?),
+        ["garbage-tcp", target, count] => garbage::tcp(target, number(count)?),
         ["udp-server", port] => udp::server(number(port)?),
         ["udp-sink", port] => udp::sink(number(port)?),
         ["udp-stream", target, every_ms] => udp::stream(target, Duration::from_millis(number(every_ms)?)),

@@ -42,7 +42,7 @@ pub(super) fn server(port: u16) -> Result {
     }
 }
 
-/// Receives, never answers; reports gaps and every hundredth datagram.
+/// Receives, never answers; reports gaps and every twentieth datagram.
 pub(super) fn sink(port: u16) -> Result {
     let socket = UdpSocket::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
     println!("ready");
@@ -56,7 +56,7 @@ pub(super) fn sink(port: u16) -> Result {
             println!("gap {}", gap.as_millis());
         }
         count = count.saturating_add(1);
-        if count == 1 || count.is_multiple_of(100) {
+        if count == 1 || count.is_multiple_of(20) {
             println!("count {count}");
         }
     }
@@ -120,6 +120,7 @@ pub(super) fn after(target: &str, pause: Duration) -> Result {
     let socket = connect(target, 0)?;
     // Whether the way works at all is not the question here, and its first datagram may be lost.
     echo(&socket, b"hello")?;
+    println!("ready");
     let question = format!("after-ms {} please", pause.as_millis());
     let asked = Instant::now();
     socket.send(question.as_bytes()).context("send")?;

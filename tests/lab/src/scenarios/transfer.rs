@@ -1,0 +1,126 @@
+//! TCP as programs use it: big transfers with checksums, server-speaks-first, half-close, many at once, endpoints
+//! that leave.
+
+use std::fs;
+
+use crate::machine::Machine;
+use crate::mesh::{Mesh, Served};
+use crate::wait::{secs, wait_until};
+use crate::workloads::{Transfer, sha256, uploaded};
+use crate::{Context, Result, ensure};
+
+/// Downloads a served file from a Service; the checksum must be right.
+pub(super) fn download_from(client: &Machine, service: &str, file: &Served, limit: u64) -> Result {
+    let url = format!("http://{service}/files/{}", file.name);
+    let transfer = Transfer::start(client, "download", &url, "10G")?;
+    transfer.finish(&file.sum, secs(limit)).context(format!("{} <- {service}", client.name))
+}
+
+/// Uploads a file to a Service whose server is `server`; what is stored there must have the same checksum.
+pub(super) fn upload_to(
+    client: &Machine,
+    service: &str,
+    server: &Machine,
+    file: &Served,
+    limit: u64,
+) -> Result {
+    let name = format!("from-{}", client.name);
+    let (url, path) = (format!("http://{service}/upload/{name}"), file.path.to_string_lossy());
+    let words = ["curl", "-sS", "--fail", "-T", &path, &url];
+    client
+        .run_within(&words, b"", secs(limit))?
+        .success()
+        .context(format!("{} -> {service}", client.name))?;
+    let stored = uploaded(server, 8080, &name);
+    let sum = sha256(&stored)?;
+    ensure!(sum == file.sum, "{} stored {sum}, sent was {}", server.name, file.sum);
+    fs::remove_file(&stored).context(stored.display())
+}
+
+/// 256 MiB come down, to the other site and from the neighbour.
+pub(super) fn big_download(mesh: &mut Mesh) -> Result {
+    download_from(mesh.pod("a1")?, "park", &mesh.big, 180)?;
+    download_from(mesh.pod("a1")?, "near", &mesh.big, 180)
+}
+
+/// 256 MiB go up.
+pub(super) fn big_upload(mesh: &mut Mesh) -> Result {
+    upload_to(mesh.pod("a1")?, "park", mesh.pod("b1")?, &mesh.big, 180)
+}
+
+/// Checksums are right where no kernel offload can repair or hide a wrong one.
+pub(super) fn without_offloads(mesh: &mut Mesh) -> Result {
+    mesh.lab.a1.pod_offloads_off(1)?;
+    mesh.lab.b1.pod_offloads_off(1)?;
+    let client = mesh.pod("a1")?;
+    download_from(client, "park", &mesh.small, 60)?;
+    upload_to(client, "park", mesh.pod("b1")?, &mesh.small, 60)?;
+    // The pod itself and a neighbour on the same node go another way through the agent.
+    download_from(client, "own", &mesh.small, 60)?;
+    download_from(mesh.lab.a1.pod(2)?, "own", &mesh.small, 60)
+}
+
+/// A server that speaks first is heard before the client says anything.
+pub(super) fn server_speaks_first(mesh: &mut Mesh) -> Result {
+    ["park", "near", "sky", "own"].iter().try_for_each(|service| greeted(mesh.pod("a1")?, service))
+}
+
+/// The client, which says nothing, is greeted by the host.
+pub(super) fn greeted(client: &Machine, host: &str) -> Result {
+    let heard = client.run_within(&["ncat", "-i", "3", host, "9002"], b"", secs(20))?;
+    ensure!(heard.text().starts_with("220 ready"), "{host} greeted with {:?}", heard.text());
+    Ok(())
+}
+
+/// A client that has sent everything closes its half, and is still answered: the server answers only then.
+pub(super) fn half_close(mesh: &mut Mesh) -> Result {
+    ["park", "near", "sky", "own"].iter().try_for_each(|service| half_closed(mesh.pod("a1")?, service))
+}
+
+/// The host answers the checksum of `abc` once the client has closed its half.
+pub(super) fn half_closed(client: &Machine, host: &str) -> Result {
+    let target = format!("TCP4:{host}:9001");
+    let answer = client.run_within(&["socat", "-t", "20", "-", &target], b"abc", secs(30))?;
+    ensure!(answer.text().starts_with("ba7816bf8f01cfea"), "{host} answered {:?}", answer.text());
+    Ok(())
+}
+
+/// 200 connections at the same time, all answered.
+pub(super) fn parallel(mesh: &mut Mesh) -> Result {
+    many(mesh.pod("a1")?, "park")
+}
+
+/// 200 connections at the same time to one web server, each for the first 64 KiB of the small file.
+pub(super) fn many(client: &Machine, web: &str) -> Result {
+    let words =
+        "curl -sS --parallel --parallel-immediate --parallel-max 200 --max-time 60 -r 0-65535 -o /dev/null";
+    let mut words: Vec<&str> = words.split(' ').collect();
+    let url = format!("http://{web}/slow/small.bin?[1-200]");
+    words.extend(["-w", "%{http_code} %{size_download}\\n", &url]);
+    let printed = client.run_within(&words, b"", secs(90))?.success()?;
+    let whole = printed.lines().filter(|line| *line == "206 65536").count();
+    ensure!(whole == 200, "{whole} of 200 came whole:\n{printed}");
+    Ok(())
+}
+
+/// An endpoint leaves its Service while it serves a download: that one finishes, new connections go elsewhere.
+pub(super) fn endpoint_leaves(mesh: &mut Mesh) -> Result {
+    let manifests = mesh.server.manifests().to_owned();
+    let park = crate::mesh::service("park")?;
+    let client = mesh.pod("a1")?;
+    let transfer = Transfer::start(client, "leaving", "http://park/files/small.bin", "2M")?;
+    transfer.wait_progress(secs(10))?;
+    let pod = mesh.pod("cloud")?.address;
+    park.clone().without("b1").endpoint("cloud", pod).write_to(&manifests)?;
+    wait_until("new connections go to the new endpoint", secs(10), || {
+        super::reach::answers(client, "park", "cloud-p1")
+    })?;
+    let before = transfer.received();
+    ensure!(before < crate::mesh::SMALL << 20, "the download was over too early to show anything");
+    for _ in 0..20 {
+        super::reach::answers(client, "park", "cloud-p1")?;
+    }
+    transfer.finish(&mesh.small.sum, secs(60)).context("the download that began before")?;
+    park.write_to(&manifests)?;
+    wait_until("the endpoint is back", secs(10), || super::reach::answers(client, "park", "b1-p1"))
+}

@@ -1,0 +1,134 @@
+//! Who gets in, and what those who are in may reach.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::manifests::Service;
+use crate::mesh::Mesh;
+use crate::product::{Agent, AgentOptions, sum_metric};
+use crate::wait::{secs, wait_until};
+use crate::workloads::per_connection;
+use crate::{Context, Result, ensure};
+
+use super::reach::answers;
+
+/// Refused joins as the server counts them.
+fn refused(mesh: &Mesh) -> Result<f64> {
+    let (_, metrics) = mesh.server.admin(&mesh.lab.server, "/metrics")?;
+    Ok(sum_metric(&metrics, &["edgemesh_", "join", "refused"]))
+}
+
+/// Starts a1's agent with a token that must be refused: counted by the server, and both logs name the reason.
+fn must_be_refused(mesh: &mut Mesh, token: &str, reason: &str) -> Result {
+    let (before, told) = (refused(mesh)?, mesh.server.process.log().len());
+    let options = AgentOptions { token: token.to_owned(), source: None, more: Vec::new() };
+    let mut agent = Agent::start(&mesh.lab.a1, options)?;
+    wait_until("the server counts a refused join", secs(15), || {
+        ensure!(refused(mesh)? > before, "edgemesh_*join*refused* is still {before}");
+        Ok(())
+    })?;
+    wait_until("both logs name the reason", secs(10), || {
+        let (theirs, ours) = (mesh.server.process.log(), agent.process.log());
+        let theirs = theirs.get(told..).unwrap_or_default();
+        ensure!(theirs.contains(reason), "server's log lacks {reason:?}: {theirs}");
+        ensure!(ours.contains(reason), "agent's log lacks {reason:?}: {}", crate::product::tail(&ours));
+        Ok(())
+    })?;
+    ensure!(
+        agent.admin("/readyz").map_or(true, |answer| answer.0 != 200),
+        "an agent without a join is ready"
+    );
+    agent.process.kill();
+    let state = Agent::state(&mesh.lab.a1);
+    fs::remove_dir_all(&state).context(state.display())
+}
+
+/// A token with another secret, one that has expired, one that another key has used: each refused.
+pub(super) fn bad_tokens(mesh: &mut Mesh) -> Result {
+    let good = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
+    must_be_refused(mesh, &spoil(&good), "token")?;
+    let short = mesh.server.token(&mesh.lab.server, "a1", "1s")?;
+    // The end of a token's life is an event of the clock; there is nothing else to wait for.
+    std::thread::sleep(Duration::from_millis(2100));
+    must_be_refused(mesh, &short, "expired")?;
+    let options = AgentOptions { token: good.clone(), source: None, more: Vec::new() };
+    mesh.join_with("a1", options)?;
+    mesh.agent_mut("a1")?.0.wait_ready()?;
+    // The same key again is fine.
+    let (agent, node) = mesh.agent_mut("a1")?;
+    agent.restart(node)?;
+    agent.wait_ready().context("the same key with the same token")?;
+    mesh.agents.clear();
+    let state = Agent::state(&mesh.lab.a1);
+    fs::remove_dir_all(&state).context(state.display())?;
+    must_be_refused(mesh, &good, "used")
+}
+
+/// Changes one character in the last quarter of a token, where its secret is; the token stays well-formed.
+fn spoil(token: &str) -> String {
+    let at = token.len().saturating_sub(token.len() / 8);
+    token
+        .char_indices()
+        .map(|(index, letter)| match letter {
+            'A' if index == at => 'B',
+            _ if index == at => 'A',
+            other => other,
+        })
+        .collect()
+}
+
+/// The server's answer to a join is lost on the way; the retry with the same token succeeds.
+pub(super) fn lost_answer(mesh: &mut Mesh) -> Result {
+    mesh.lab.nat_a.lose_answers(true)?;
+    mesh.join("a1")?;
+    mesh.lab.nat_a.wait_lost_answer()?;
+    mesh.lab.nat_a.lose_answers(false)?;
+    mesh.agent_mut("a1")?.0.wait_ready()?;
+    mesh.join("cloud")?;
+    mesh.agent_mut("cloud")?.0.wait_ready()?;
+    wait_until("a1 reaches the cloud", secs(10), || answers(mesh.pod("a1")?, "sky", "cloud-p1"))
+}
+
+/// a1 believes in Services whose endpoints b1 does not serve: b1 refuses every one, and counts it.
+pub(super) fn not_an_endpoint(mesh: &mut Mesh) -> Result {
+    let _sshd = per_connection(&mesh.lab.b1, 22, "echo SSH-2.0-secret; cat")?;
+    let _router = per_connection(&mesh.lab.nat_b, 23, "echo router-login; cat")?;
+    let manifests = mesh.lab.a1.directory().join("forged");
+    fs::create_dir_all(&manifests).context(manifests.display())?;
+    crate::mesh::service("park")?.write_to(&manifests)?;
+    for (name, last, endpoint, port) in [
+        ("loop", 30, Ipv4Addr::LOCALHOST, 22),
+        ("sshd", 31, mesh.lab.b1.address, 22),
+        ("router", 32, Ipv4Addr::new(192, 168, 1, 1), 23),
+        ("gateway", 33, crate::topology::POD_GATEWAY, 22),
+        ("otherpod", 34, Ipv4Addr::new(172, 17, 0, 2), 22),
+    ] {
+        Service::new(name, Ipv4Addr::new(10, 96, 0, last))
+            .port("TCP", "any", 22, port)
+            .endpoint("b1", endpoint)
+            .write_to(&manifests)?;
+    }
+    mesh.join("b1")?;
+    let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
+    let source = Some(format!("manifests:{}", manifests.display()));
+    mesh.join_with("a1", AgentOptions { token, source, more: Vec::new() })?;
+    for agent in &mut mesh.agents {
+        agent.wait_ready()?;
+    }
+    let client = mesh.pod("a1")?;
+    wait_until("b1 is reached at all", secs(15), || answers(client, "park", "b1-p1"))?;
+    for name in ["loop", "sshd", "router", "gateway", "otherpod"] {
+        let (b1, _) = mesh.agent("b1")?;
+        let (a1, _) = mesh.agent("a1")?;
+        let before = (b1.metric(&["not_an_endpoint"])?, a1.process.log().len());
+        let got = client.run_within(&["ncat", "-w", "2", "-i", "2", name, "22"], b"hello\n", secs(20))?;
+        ensure!(got.stdout.is_empty(), "{name} answered {:?}", got.text());
+        let refused_by_b1 = b1.metric(&["not_an_endpoint"])? > before.0;
+        // An agent may know better than to send at all; then it is its own log that tells.
+        let refused_by_a1 = a1.process.log().get(before.1..).is_some_and(|fresh| fresh.contains(name))
+            || a1.process.log().contains(&format!("default/{name}"));
+        ensure!(refused_by_b1 || refused_by_a1, "{name}: nobody counted or told the refusal");
+    }
+    answers(client, "park", "b1-p1").context("after the refusals")
+}

@@ -1,0 +1,67 @@
+//! UDP: boundaries, sizes, late replies, pushes into a silence.
+
+use std::time::Duration;
+
+use crate::mesh::Mesh;
+use crate::wait::secs;
+use crate::{Result, ensure};
+
+/// How long nothing is sent before the server pushes: longer than NATs and conntrack keep a UDP mapping.
+const SILENCE: Duration = Duration::from_secs(125);
+/// Label of the client that waits for the push.
+const PUSH: &str = "idle-push";
+
+/// Datagrams of 1 to 9000 bytes come back as they were, to the other site, the neighbour, the cloud, the own node.
+pub(super) fn sizes(mesh: &mut Mesh) -> Result {
+    let client = mesh.pod("a1")?;
+    // Every size around the edges of packets and fragments, a sample of the rest.
+    for (from, to, step) in
+        [("1", "9000", "53"), ("1330", "1480", "1"), ("2700", "2820", "3"), ("9000", "9000", "1")]
+    {
+        client.run_tool(&["udp-sizes", "park:7000", from, to, step], secs(120))?;
+    }
+    for service in ["near:7000", "sky:7000", "own:7000"] {
+        client.run_tool(&["udp-sizes", service, "1", "9000", "311"], secs(60))?;
+    }
+    mesh.lab
+        .a1
+        .run_tool(&["udp-sizes", "park.default.svc.cluster.local:7000", "1", "9000", "311"], secs(60))?;
+    Ok(())
+}
+
+/// socat, which knows nothing of the lab, gets its datagram back.
+pub(super) fn socat(mesh: &mut Mesh) -> Result {
+    for size in [1, 1000, 1472, 4000] {
+        let sent = vec![b'x'; size];
+        let words = ["socat", "-b", "65000", "-t", "3", "-", "UDP4:park:7000"];
+        let got = mesh.pod("a1")?.run_within(&words, &sent, secs(20))?;
+        ensure!(got.stdout == sent, "{size} bytes sent, {} came back: {}", got.stdout.len(), got.stderr);
+    }
+    Ok(())
+}
+
+/// A reply that takes 5 s is delivered.
+pub(super) fn late_reply(mesh: &mut Mesh) -> Result {
+    mesh.pod("a1")?.run_tool(&["udp-after", "park:7000", "5000"], secs(30)).map(|_| ())
+}
+
+/// Two minutes of silence begin; [`push_arrives`] looks at how they ended.
+pub(super) fn silence_begins(mesh: &mut Mesh) -> Result {
+    let pod = mesh.lab.a1.pod(2)?;
+    let words = ["udp-after", "park:7000", &SILENCE.as_millis().to_string()];
+    let mut client = pod.tool(PUSH, &words)?;
+    ensure!(client.is_running(), "{}", client.log());
+    mesh.idle = Some(client);
+    Ok(())
+}
+
+/// What the server pushes after two idle minutes reaches the client.
+pub(super) fn push_arrives(mesh: &mut Mesh) -> Result {
+    if mesh.idle.is_none() {
+        silence_begins(mesh)?;
+    }
+    let Some(mut client) = mesh.idle.take() else { return crate::fail("no client waits") };
+    let status = client.wait(SILENCE.saturating_add(secs(15)))?;
+    ensure!(status.success(), "{}", client.log());
+    Ok(())
+}
