@@ -231,7 +231,7 @@ pub(super) fn snapshots_see_changes(lab: &Lab) -> Result {
     let changes: [(&[&str], &[&str]); 4] = [
         (&["ip", "route", "add", "10.96.0.0/16", "dev", "docker0"], &["ip", "route", "del", "10.96.0.0/16"]),
         (&["nft", "add table ip left"], &["nft", "delete table ip left"]),
-        (&["iptables", "-N", "LEFT"], &["iptables", "-X", "LEFT"]),
+        (&["iptables", "-t", "nat", "-N", "LEFT"], &["iptables", "-t", "nat", "-X", "LEFT"]),
         (&["ip", "link", "add", "left0", "type", "bridge"], &["ip", "link", "del", "left0"]),
     ];
     for (make, undo) in changes {
