@@ -6,11 +6,13 @@
 //!
 //! * [`Responder::query`] gives a [`Verdict`]: answered, answered up to an outside name, not ours, or dropped
 //! * [`Zone`] is what it asks; `node/` implements it on the service table
+//! * [`chase`] joins the reply of an upstream to the alias that leads there
 //!
 //! It deliberately holds no cache, forwards nothing itself, transfers no zone, and signs nothing.
 
 mod address;
 mod answer;
+pub mod chase;
 mod subject;
 
 use core::net::IpAddr;
@@ -181,7 +183,7 @@ pub enum Verdict {
         /// The service whose addresses were given: its tunnels should start now.
         service: Option<u32>,
     },
-    /// `out` holds a CNAME to a name that is not ours. Complete it with the target's addresses, or send it as it is.
+    /// `out` holds a CNAME to a name that is not ours. [`chase`] completes it.
     Chase {
         /// Octets of the answer so far.
         len: usize,
@@ -228,10 +230,7 @@ impl Responder {
         let Ok(query) = Query::parse(query) else {
             return sent(Response::error(out, header, Rcode::FORMERR));
         };
-        let limit = match transport {
-            Transport::Udp => query.edns.map_or(MIN_UDP, |edns| edns.udp_size.into()),
-            Transport::Tcp => MAX_TCP,
-        };
+        let limit = limit(&query, transport);
         if let Some(rcode) = self.refuses(&query) {
             return sent(
                 Response::new(out, limit, &query).and_then(|r| r.refusal(rcode, self.settings.recursion)),
@@ -269,6 +268,14 @@ impl Responder {
     fn labels_in_domain(&self, name: Name<'_>) -> Option<usize> {
         let domain = Name::parse(self.settings.domain.as_bytes(), 0).ok()?;
         name.labels_before(domain)
+    }
+}
+
+/// How many octets an answer to `query` may have (row W3).
+pub fn limit(query: &Query<'_>, transport: Transport) -> usize {
+    match transport {
+        Transport::Udp => query.edns.map_or(MIN_UDP, |edns| edns.udp_size.into()),
+        Transport::Tcp => MAX_TCP,
     }
 }
 

@@ -10,6 +10,7 @@
     clippy::std_instead_of_core
 )]
 
+mod chase;
 mod properties;
 mod records;
 mod wire;

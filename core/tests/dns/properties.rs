@@ -1,6 +1,6 @@
 //! Whatever comes in: no panic, no answer above the limit, and what goes out can be read.
 
-use edgemesh_core::dns::{Responder, Verdict};
+use edgemesh_core::dns::{Responder, Verdict, chase};
 use hickory_proto::op::Message;
 use proptest::prelude::*;
 
@@ -79,5 +79,23 @@ proptest! {
         prop_assert_eq!(&first[..12], &second[..12]);
         prop_assert!(first.eq_ignore_ascii_case(&second));
         prop_assert_eq!(&second[12..end], &mixed[12..end]);
+    }
+
+    #[test]
+    fn arbitrary_upstream_replies(
+        reply in prop::collection::vec(any::<u8>(), 0..400), answers in 0u8..4, room in 0usize..700,
+    ) {
+        let asked = query("external.testns.svc.cluster.local.", 1.into()).to_vec().unwrap();
+        let (_, answer) = super::verdict(&cluster(), &asked, Transport::Udp, 0);
+        // A plausible start, so that the records are reached.
+        let mut bytes = answer.clone();
+        bytes[7] = answers;
+        bytes.extend(reply);
+        let mut out = vec![0; room];
+        if let Ok(len) = chase::complete(&asked, Transport::Udp, &answer, &bytes, &mut out) {
+            prop_assert!(len <= room.min(512));
+            prop_assert!(Message::from_vec(&out[..len]).is_ok());
+        }
+        let _ = chase::question(&bytes, 1, &mut out);
     }
 }

@@ -102,15 +102,26 @@ impl<'a> Query<'a> {
     /// # Errors
     /// `Truncated` or `Malformed`; the asker deserves FORMERR for either.
     pub fn parse(message: &'a [u8]) -> Result<Self, DropReason> {
+        if !Header::parse(message)?.counts_fit_a_query() {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Self { edns: edns(message)?, ..Self::parse_question(message)? })
+    }
+
+    /// Reads the first question of any message and nothing behind it: `edns` stays empty.
+    ///
+    /// # Errors
+    /// `Truncated` or `Malformed`; the latter also when there is no question.
+    pub fn parse_question(message: &'a [u8]) -> Result<Self, DropReason> {
         let header = Header::parse(message)?;
-        if !header.counts_fit_a_query() {
+        if header.counts.first() == Some(&0) {
             return Err(DropReason::Malformed);
         }
         let name = Name::parse(message, HEADER_LEN)?;
         let at = HEADER_LEN.saturating_add(name.as_bytes().len());
         let rtype = u16_at(message, at).map(RecordType).ok_or(DropReason::Truncated)?;
         let class = u16_at(message, at.saturating_add(2)).ok_or(DropReason::Truncated)?;
-        Ok(Self { header, name, rtype, class, edns: edns(message)? })
+        Ok(Self { header, name, rtype, class, edns: None })
     }
 
     /// The octets of the question: name, type and class.

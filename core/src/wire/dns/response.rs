@@ -77,7 +77,7 @@ pub struct Soa<'a> {
 pub enum Rdata<'a> {
     /// A or AAAA.
     Address(IpAddr),
-    /// NS or PTR.
+    /// NS, PTR, or a CNAME that no later record points into.
     Name(RecordType, NameRef<'a>),
     /// CNAME to a name given as text.
     Alias(&'a [u8]),
@@ -94,6 +94,8 @@ pub enum Rdata<'a> {
     Soa(Soa<'a>),
     /// TXT of one string of at most 255 octets.
     Text(&'a [u8]),
+    /// Data of a type whose data hold no compressed name.
+    Raw(RecordType, &'a [u8]),
 }
 
 impl Rdata<'_> {
@@ -101,7 +103,7 @@ impl Rdata<'_> {
         match self {
             Self::Address(IpAddr::V4(_)) => RecordType::A,
             Self::Address(IpAddr::V6(_)) => RecordType::AAAA,
-            Self::Name(rtype, _) => *rtype,
+            Self::Name(rtype, _) | Self::Raw(rtype, _) => *rtype,
             Self::Alias(_) => RecordType::CNAME,
             Self::Srv { .. } => RecordType::SRV,
             Self::Soa(_) => RecordType::SOA,
@@ -287,6 +289,7 @@ impl<'o> Response<'o> {
                 self.put(&soa.serial.to_be_bytes())?;
                 soa.timers.iter().try_for_each(|timer| self.put(&timer.to_be_bytes()))
             }
+            Rdata::Raw(_, data) => self.put(data),
             Rdata::Text(text) => self.label(text, u8::MAX.into()),
         }
     }
