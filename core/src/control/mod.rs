@@ -1,1 +1,285 @@
-//! Grows with its first machine.
+//! The node's end of the control connection: whom it believes, and what it says first.
+//!
+//! **Life cycle.** The shell connects and calls [`Link::connected`]; every frame it reads goes through
+//! [`Link::frame`], every frame that [`Link::poll_frame`] writes goes out. The server's greeting is believed when
+//! the pinned root key certifies it; then Noise IK, then `Hello`, then messages both ways. A server that stays
+//! silent or breaks a rule makes [`Link::must_close`] true; the shell closes, pauses and connects again.
+//!
+//! **Bounds.** One connection at a time, no queue: what has to be said is kept as an intent and written on demand.
+//!
+//! It does not choose servers, does not act on messages (the caller does), and keeps nothing across restarts: the
+//! caller stores [`Link::authority`] and gives it back.
+
+mod authority;
+
+pub use authority::Authority;
+
+use crate::counters::DropReason;
+use crate::noise::ik::{Initiator, Pending, Transport};
+use crate::noise::{PublicKey, StaticSecret};
+use crate::rng::Rng;
+use crate::time::{Duration, Instant};
+use crate::wire::control::{FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode, ToServer};
+use heapless::String;
+
+/// How long the server may take for greeting and handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a connection without other traffic is tested.
+pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// How long the answer may take.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest node name (RFC 1123 subdomain).
+pub const NAME_MAX: usize = 253;
+
+/// How this node presents itself.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Kubernetes node name.
+    pub name: String<NAME_MAX>,
+    /// The join token's secret; `None` once enrolled.
+    pub secret: Option<[u8; 16]>,
+    /// Software and version, for the operator.
+    pub agent: &'static str,
+    /// Whether Services come from this server.
+    pub feed: bool,
+}
+
+enum State {
+    Down,
+    /// Waiting for the greeting.
+    Connected,
+    /// Message 1 is to be written, to this server key.
+    Greeted(PublicKey),
+    /// Waiting for message 2.
+    Pending(Pending),
+    /// Established; `Hello` is to be written when false.
+    Up(Transport, bool),
+    /// To be closed.
+    Broken,
+}
+
+/// The control connection of a node.
+pub struct Link {
+    identity: StaticSecret,
+    credentials: Credentials,
+    authority: Authority,
+    state: State,
+    welcome: bool,
+    sequence: u64,
+    /// When the wait for the server ends, or the next ping is due.
+    deadline: Option<Instant>,
+    ping: Ping,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ping {
+    Quiet,
+    Due,
+    Sent,
+}
+
+impl Link {
+    /// A link that is down.
+    pub fn new(identity: StaticSecret, credentials: Credentials, authority: Authority) -> Self {
+        Self {
+            identity,
+            credentials,
+            authority,
+            state: State::Down,
+            welcome: false,
+            sequence: 0,
+            deadline: None,
+            ping: Ping::Quiet,
+        }
+    }
+
+    /// The transport connection to a server stands. The shell has sent [`Preamble::Control`].
+    pub fn connected(&mut self, now: Instant) {
+        self.reset(State::Connected);
+        self.deadline = Some(now.after(HANDSHAKE_TIMEOUT));
+    }
+
+    /// It is gone.
+    pub fn disconnected(&mut self) {
+        self.reset(State::Down);
+    }
+
+    /// What the shell writes first.
+    pub const fn preamble() -> [u8; 4] {
+        Preamble::Control.bytes()
+    }
+
+    /// Whether the server has accepted this node and the connection stands.
+    pub fn is_up(&self) -> bool {
+        self.welcome
+    }
+
+    /// Whether the connection is of no use any more.
+    pub fn must_close(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+
+    /// The keys that this node believes.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The feed commit that the table holds, told to the server with the next connection.
+    pub fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
+    /// Takes a frame, decrypts it in place and returns its message, if it is one for the caller.
+    ///
+    /// # Errors
+    /// A reason that breaks the connection: [`Link::must_close`] is true then.
+    pub fn frame<'f>(&mut self, now: Instant, frame: &'f mut [u8]) -> Result<Option<ToNode<'f>>, DropReason> {
+        match core::mem::replace(&mut self.state, State::Broken) {
+            State::Connected => {
+                let greeting: Greeting<'_> =
+                    postcard::from_bytes(frame).map_err(|_| DropReason::Malformed)?;
+                self.authority.certify(&greeting)?;
+                self.state = State::Greeted(PublicKey(greeting.noise_key));
+                Ok(None)
+            }
+            State::Pending(pending) => {
+                let (transport, _) = pending.read_message2(frame)?;
+                self.state = State::Up(transport, false);
+                Ok(None)
+            }
+            State::Up(mut transport, greeted) => {
+                let message = ToNode::decode(transport.open(frame)?)?;
+                self.state = State::Up(transport, greeted);
+                self.alive(now);
+                Ok(self.take(message))
+            }
+            State::Down | State::Greeted(_) | State::Broken => Err(DropReason::Malformed),
+        }
+    }
+
+    /// Writes the next frame, if there is one; `lookup` gives the indices of nodes to ask for, one a call.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoom`] when `out` is shorter than a frame may be, [`DropReason::WeakKey`].
+    pub fn poll_frame(
+        &mut self,
+        now: Instant,
+        rng: &mut Rng,
+        out: &mut [u8],
+        mut lookup: impl FnMut() -> Option<u32>,
+    ) -> Result<Option<usize>, DropReason> {
+        match core::mem::replace(&mut self.state, State::Broken) {
+            State::Greeted(server) => {
+                let identity = StaticSecret::from_bytes(*self.identity.as_bytes());
+                let (pending, len) =
+                    Initiator::new(identity, server, PROLOGUE, rng).write_message1(&[], out)?;
+                self.state = State::Pending(pending);
+                Ok(Some(len))
+            }
+            State::Up(mut transport, greeted) => {
+                let room = out.len().saturating_sub(FRAME_OVERHEAD);
+                let written = self.say(greeted, &mut lookup, out.get_mut(..room).unwrap_or_default())?;
+                let sealed = match written {
+                    Some(len) => Some(transport.seal(out, len)?),
+                    None => None,
+                };
+                self.state = State::Up(transport, true);
+                if self.ping == Ping::Due {
+                    self.ping = Ping::Sent;
+                    self.deadline = Some(now.after(PONG_TIMEOUT));
+                }
+                Ok(sealed)
+            }
+            other => {
+                self.state = other;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether [`Link::poll_frame`] has a frame of its own, lookups aside.
+    pub fn has_frame(&self) -> bool {
+        match &self.state {
+            State::Greeted(_) | State::Up(_, false) => true,
+            State::Up(_, true) => self.ping == Ping::Due,
+            State::Down | State::Connected | State::Pending(_) | State::Broken => false,
+        }
+    }
+
+    /// When to call [`Link::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.deadline.is_none_or(|at| at > now) {
+            return;
+        }
+        self.deadline = None;
+        if self.welcome && self.ping == Ping::Quiet {
+            self.ping = Ping::Due;
+        } else if !matches!(self.state, State::Down) {
+            self.reset(State::Broken);
+        }
+    }
+
+    fn say(
+        &mut self,
+        greeted: bool,
+        lookup: &mut impl FnMut() -> Option<u32>,
+        out: &mut [u8],
+    ) -> Result<Option<usize>, DropReason> {
+        let message = if !greeted {
+            ToServer::Hello(Hello {
+                name: &self.credentials.name,
+                secret: self.credentials.secret.as_ref().map_or(&[], |s| s.as_slice()),
+                features: 0,
+                agent: self.credentials.agent,
+                feed: self.credentials.feed,
+                sequence: self.sequence,
+            })
+        } else if self.ping == Ping::Due {
+            ToServer::Ping(self.sequence)
+        } else if !self.welcome {
+            return Ok(None);
+        } else if let Some(index) = lookup() {
+            ToServer::LookupIndex(index)
+        } else {
+            return Ok(None);
+        };
+        message.encode(out).map(Some)
+    }
+
+    /// Any authentic frame proves that the server is there.
+    fn alive(&mut self, now: Instant) {
+        if self.welcome {
+            self.ping = Ping::Quiet;
+            self.deadline = Some(now.after(PING_EVERY));
+        }
+    }
+
+    fn take<'f>(&mut self, message: Option<ToNode<'f>>) -> Option<ToNode<'f>> {
+        match &message {
+            Some(ToNode::Welcome(_)) => {
+                self.welcome = true;
+                self.credentials.secret = None;
+                self.ping = Ping::Due;
+            }
+            Some(ToNode::Refused { .. }) => self.reset(State::Broken),
+            Some(ToNode::Pong(_)) => return None,
+            _ => {}
+        }
+        message
+    }
+
+    fn reset(&mut self, state: State) {
+        self.state = state;
+        self.welcome = false;
+        self.deadline = None;
+        self.ping = Ping::Quiet;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Whom a node believes: the root key that it pinned, and the directory key that the root certifies.
+//!
+//! An epoch only grows: every restore of a directory raises it, and what an older directory says is refused,
+//! also after a restart, because the caller stores this value.
+
+use crate::counters::DropReason;
+use crate::signature::verify;
+use crate::wire::control::{
+    CERTIFICATE_CONTEXT, FEED_CONTEXT, FeedCommit, Greeting, NodeRecord, RECORD_CONTEXT, SignedRecord,
+    VERSION,
+};
+
+/// The keys of a cluster's directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Authority {
+    /// The root's Ed25519 key, from the join token.
+    pub root: [u8; 32],
+    /// The directory's Ed25519 key; all zero before the first connection.
+    pub directory: [u8; 32],
+    /// The highest epoch seen.
+    pub epoch: u32,
+}
+
+impl Authority {
+    /// Believes a greeting that the root certifies.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] for another version, [`DropReason::Authentication`] without the root's signature,
+    /// [`DropReason::OldRecord`] for an epoch that is over.
+    pub fn certify(&mut self, greeting: &Greeting<'_>) -> Result<(), DropReason> {
+        if greeting.version != VERSION {
+            return Err(DropReason::Malformed);
+        }
+        let epoch = greeting.epoch.to_le_bytes();
+        let said = [CERTIFICATE_CONTEXT, &greeting.noise_key, &greeting.directory_key, &epoch];
+        signed(&self.root, &said, greeting.certificate)?;
+        if greeting.epoch < self.epoch {
+            return Err(DropReason::OldRecord);
+        }
+        self.epoch = greeting.epoch;
+        if greeting.directory_key != [0; 32] {
+            self.directory = greeting.directory_key;
+        }
+        Ok(())
+    }
+
+    /// The record, if the directory signed it in this epoch or an earlier one.
+    ///
+    /// # Errors
+    /// [`DropReason::Authentication`], [`DropReason::Malformed`].
+    pub fn record<'r>(&self, record: &SignedRecord<'r>) -> Result<NodeRecord<'r>, DropReason> {
+        signed(&self.directory, &[RECORD_CONTEXT, record.record], record.signature)?;
+        let inner: NodeRecord<'r> = postcard::from_bytes(record.record).map_err(|_| DropReason::Malformed)?;
+        if inner.index == 0 || inner.epoch > self.epoch {
+            return Err(DropReason::Malformed);
+        }
+        Ok(inner)
+    }
+
+    /// Whether the directory signed this feed commit.
+    ///
+    /// # Errors
+    /// [`DropReason::Authentication`].
+    pub fn commit(&self, commit: &FeedCommit<'_>) -> Result<(), DropReason> {
+        let sequence = commit.sequence.to_le_bytes();
+        signed(&self.directory, &[FEED_CONTEXT, &sequence, &commit.digest], commit.signature)
+    }
+}
+
+fn signed(key: &[u8; 32], message: &[&[u8]], signature: &[u8]) -> Result<(), DropReason> {
+    let signature = signature.try_into().map_err(|_| DropReason::Malformed)?;
+    verify(key, message, signature).map_err(|_| DropReason::Authentication)
+}
