@@ -8,4 +8,5 @@ pub mod control;
 pub mod dns;
 pub mod feed;
 pub mod ip;
+pub mod path;
 pub mod relay;
