@@ -95,6 +95,8 @@ reasons! {
     PathMessage = "path_message",
     /// Larger than the path's MTU and not to be fragmented.
     TooBig = "too_big",
+    /// An acknowledgement of no probe that this node sent lately.
+    ProbeAck = "probe_ack",
     /// A DNS message that is no query we answer.
     DnsMessage = "dns_message",
 }

@@ -1,1 +1,483 @@
-//! Grows with its first machine.
+//! The path layer: by which way a datagram for a peer goes. The tunnel owns sessions, this owns addresses.
+//!
+//! Life cycle of a peer: relay sessions come from the directory ([`Paths::set_sessions`]) and datagrams go over
+//! the relay from the first handshake. When the tunnel's session is up ([`Paths::session_up`]) both sides send
+//! their candidates over it and probe the other's, timed so that both first probes cross and open the NATs from
+//! inside. A direct path is one direction: it is promoted when the peer acknowledges a probe of ours that went
+//! by it, by whatever way the acknowledgement comes; never by a datagram that merely arrives. While packets go
+//! out and nothing comes back the path is probed; when that stays unanswered, or the path was idle so long that
+//! NATs may have forgotten it, datagrams go by both ways for a moment, then over the relay, until a new proof.
+//!
+//! Probes carry a MAC of the place they went to, the time and their size, and acknowledgements bring it back:
+//! no table of outstanding probes, and no acknowledgement that its sender could have invented.
+//!
+//! Bounds: [`PathSlot`] is all a peer takes: 8 candidates, the oldest merely observed one making room. Probes
+//! to unproven places are rationed per peer, so a hostile peer cannot make this node a flooder. When the queue
+//! of acknowledgements is full, further ones are not sent: the prober tries again.
+//!
+//! It does not seal, send or resolve anything, does not predict ports of symmetric NATs, and does not choose
+//! among servers.
+//!
+//! Deadlines: slot 0 is the relay and whatever is queued, slot `n` is peer `n`. After a call that names a peer or
+//! returns one, read [`Paths::deadline`] of that peer, and after any call that of slot 0. Early is harmless.
+
+mod candidates;
+mod mtu;
+mod proof;
+mod relay;
+mod schedule;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use relay::{FALLBACK, REFRESH, REFRESH_SPREAD, RelayLeg, RelayVia, Terms};
+pub use slot::{AckSlot, PathSlot};
+pub use types::{
+    Config, Event, Local, PathInfo, PeerId, Relayed, Resources, Route, Routes, Source, Transmit,
+};
+
+use crate::counters::DropReason;
+use crate::rng::Rng;
+use crate::storage::{Index, Ring};
+use crate::time::{Duration, Instant};
+use crate::wire::control::Network;
+use crate::wire::path::{MESSAGE_MAX, Message};
+use core::net::SocketAddr;
+use relay::{Input, Relay};
+use schedule::List;
+use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, UP};
+
+/// Largest memory of a peer, in bytes.
+const SLOT_BUDGET: usize = 700;
+const _: () = assert!(size_of::<PathSlot>() <= SLOT_BUDGET);
+
+/// Addresses of ours that we tell peers, without the reflexive one.
+pub const LOCALS: usize = 7;
+
+/// The ways to all peers.
+pub struct Paths<'a> {
+    peers: &'a mut [PathSlot],
+    acks: Ring<'a, AckSlot>,
+    sessions: Index<'a>,
+    ready: List,
+    events: List,
+    relay: Relay,
+    locals: [Remote; LOCALS],
+    generation: u32,
+    network: Option<Network>,
+    config: Config,
+    key: [u8; 16],
+    draws: u64,
+    now: Instant,
+}
+
+impl<'a> Paths<'a> {
+    /// No peers, no relay.
+    pub fn new(resources: Resources<'a>, config: Config, rng: &mut Rng) -> Self {
+        Self {
+            peers: resources.peers,
+            acks: Ring::new(resources.acks),
+            sessions: Index::new(resources.sessions),
+            ready: List::EMPTY,
+            events: List::EMPTY,
+            relay: Relay::new(),
+            locals: [Remote::EMPTY; LOCALS],
+            // Random, so that a peer that saw an earlier life of this node does not take a list for an old one.
+            generation: rng.u32(),
+            network: None,
+            config,
+            key: rng.bytes(),
+            draws: 0,
+            now: Instant::ZERO,
+        }
+    }
+
+    /// The addresses that the shell found, best first; those beyond [`LOCALS`] and those that no peer could use
+    /// are left out. The shell has filtered bridges and TUN devices. A change is told to all peers.
+    pub fn set_local(&mut self, now: Instant, found: &[Local]) {
+        self.now = now;
+        let mut locals = [Remote::EMPTY; LOCALS];
+        let usable =
+            found.iter().filter(|l| self.usable(&l.address)).map(|l| Remote::new(l.socket, l.address));
+        for (place, local) in locals.iter_mut().zip(usable) {
+            *place = local;
+        }
+        if locals != self.locals {
+            self.locals = locals;
+            self.relay.rebind(now);
+            self.locals_changed(now);
+        }
+    }
+
+    /// The cluster's mesh prefix, in which no candidate may lie.
+    pub fn set_network(&mut self, network: &Network) {
+        self.network = Some(*network);
+    }
+
+    /// The server accepted the node: binds under these terms.
+    pub fn welcome(&mut self, now: Instant, terms: &Terms) {
+        self.now = now;
+        self.relay.terms(now, terms);
+    }
+
+    /// The control connection is gone: the binding stays in use, but is checked at once.
+    pub fn control_lost(&mut self, now: Instant) {
+        self.now = now;
+        self.relay.rebind(now);
+    }
+
+    /// The relay sessions with `peer`, from the directory.
+    ///
+    /// # Errors
+    /// [`DropReason::PeersFull`] when `peer` has no slot or the session index is full.
+    pub fn set_sessions(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        send: u32,
+        receive: u32,
+    ) -> Result<(), DropReason> {
+        self.now = now;
+        self.forget_session(peer);
+        let slot = self.slot_mut(peer).ok_or(DropReason::PeersFull)?;
+        (slot.send_session, slot.receive_session) = (send, receive);
+        slot.set(KNOWN);
+        if !self.sessions.insert(session_hash(receive), peer.0) {
+            if let Some(slot) = self.slot_mut(peer) {
+                slot.receive_session = 0;
+            }
+            return Err(DropReason::PeersFull);
+        }
+        Ok(())
+    }
+
+    /// Where the peer was reached directly in an earlier life: used only while no relay is usable.
+    pub fn hint(&mut self, peer: PeerId, local: u8, remote: SocketAddr) {
+        let usable = self.usable(&remote);
+        if let Some(slot) = self.slot_mut(peer)
+            && usable
+        {
+            slot.hint = Remote::new(local, remote);
+            slot.set(KNOWN);
+        }
+    }
+
+    /// Forgets everything about `peer`.
+    pub fn remove(&mut self, peer: PeerId) {
+        self.forget_session(peer);
+        if let Some(slot) = self.slot_mut(peer) {
+            // The lists thread through the slots: what they hold leaves when its turn comes.
+            let kept = PathSlot {
+                flags: slot.flags & (READY | EVENT),
+                next_ready: slot.next_ready,
+                next_event: slot.next_event,
+                ..PathSlot::EMPTY
+            };
+            *slot = kept;
+        }
+    }
+
+    /// The peer whose datagrams arrive in `receive_session`.
+    pub fn peer_of_session(&self, receive_session: u32) -> Option<PeerId> {
+        let is_it = |id| self.slot(PeerId(id)).is_some_and(|s| s.receive_session == receive_session);
+        self.sessions.find(session_hash(receive_session), is_it).map(PeerId)
+    }
+
+    /// Takes a datagram whose first byte says that it is the relay's.
+    ///
+    /// # Errors
+    /// [`DropReason::Relay`] for a sender other than the server, a malformed or unasked-for message or an unknown
+    /// session; [`DropReason::Authentication`] and [`DropReason::Replay`] for a forged or repeated `Bound`.
+    pub fn relay_datagram<'d>(
+        &mut self,
+        now: Instant,
+        via: RelayVia,
+        datagram: &'d [u8],
+    ) -> Result<Relayed<'d>, DropReason> {
+        self.now = now;
+        let spread = self.draw() as u8;
+        match self.relay.datagram(now, via, datagram, spread)? {
+            Input::Data { session, payload } => {
+                let peer = self.peer_of_session(session).ok_or(DropReason::Relay)?;
+                let source = if via == RelayVia::Tcp { Source::RelayTcp } else { Source::Relay };
+                Ok(Relayed::Data { peer, source, payload })
+            }
+            Input::Binding { address_changed } => {
+                if address_changed {
+                    self.locals_changed(now);
+                }
+                Ok(Relayed::Handled)
+            }
+            Input::SessionUnknown { session } => {
+                let at = self.peers.iter().position(|s| s.send_session == session && s.is(KNOWN));
+                if let Some(peer) = at.and_then(|at| u32::try_from(at.checked_add(1)?).ok()) {
+                    self.raise(PeerId(peer), LOOKUP);
+                }
+                Ok(Relayed::Handled)
+            }
+        }
+    }
+
+    /// The relay's TCP connection stands.
+    pub fn relay_tcp_up(&mut self, now: Instant) {
+        self.now = now;
+        self.relay.tcp_up(now);
+    }
+
+    /// The relay's TCP connection failed or broke.
+    pub fn relay_tcp_down(&mut self, now: Instant) {
+        self.now = now;
+        self.relay.tcp_down(now);
+    }
+
+    /// Our socket and the server's address for [`Route::Relay`].
+    pub fn relay_via(&self) -> Option<(u8, SocketAddr)> {
+        self.relay.server()
+    }
+
+    /// Our own address as the relay saw it last.
+    pub fn reflexive(&self) -> Option<SocketAddr> {
+        self.relay.observed()
+    }
+
+    /// Round trip to the relay.
+    pub fn relay_rtt(&self) -> Option<Duration> {
+        self.relay.rtt()
+    }
+
+    /// Where a datagram for `peer` goes now. O(1), changes nothing.
+    pub fn route(&self, now: Instant, peer: PeerId) -> Routes {
+        let Some(slot) = self.slot(peer) else { return Routes { first: None, copy: None } };
+        let relay = self.relay_route(slot);
+        match slot.direct().and_then(|c| c.remote.route()) {
+            Some(direct) => {
+                let doubt = slot.suspect.is_set() || slot.is_stale(now);
+                Routes { first: Some(direct), copy: relay.filter(|_| doubt) }
+            }
+            None => Routes { first: relay.or_else(|| slot.hint.route()), copy: None },
+        }
+    }
+
+    /// The tunnel has a session with `peer` and the peer can read what we seal. `rtt`: what the handshake took, if
+    /// known: from initiation to response, or from response to first datagram.
+    pub fn session_up(&mut self, now: Instant, peer: PeerId, rtt: Option<Duration>) {
+        self.now = now;
+        let fallback = self.relay.rtt().unwrap_or(Duration::from_millis(100));
+        let relayed = self.relay.leg() == RelayLeg::Udp;
+        let Some(slot) = self.slot_mut(peer) else { return };
+        slot.set(UP | KNOWN);
+        slot.relay_rtt = u32::try_from(rtt.unwrap_or(fallback).as_micros()).unwrap_or(u32::MAX);
+        slot.start(now, relayed);
+        self.touch(now, peer);
+    }
+
+    /// The session with `peer` is over. What is known of the peer is kept; nothing is sent.
+    pub fn session_down(&mut self, now: Instant, peer: PeerId) {
+        self.now = now;
+        let Some(slot) = self.slot_mut(peer) else { return };
+        let changed = slot.current != 0;
+        slot.stop();
+        if changed {
+            self.raise(peer, CHANGED);
+        }
+    }
+
+    /// An authenticated datagram of `peer` arrived. Never promotes. True when the peer's deadline moved forward.
+    pub fn received(&mut self, now: Instant, peer: PeerId, source: &Source) -> bool {
+        self.now = now;
+        let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) else { return false };
+        if !slot.received(now, Remote::of(source)) {
+            return false;
+        }
+        self.touch(now, peer);
+        true
+    }
+
+    /// A datagram of `bytes` for `peer` that is no path message was sent by [`Paths::route`]. True when the peer's
+    /// deadline moved forward.
+    pub fn sent(&mut self, now: Instant, peer: PeerId, bytes: u32) -> bool {
+        self.now = now;
+        let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) else { return false };
+        let moved = slot.sent(now, bytes);
+        if slot.doubled_enough() {
+            self.demote(now, peer);
+        }
+        if moved {
+            self.touch(now, peer);
+        }
+        moved
+    }
+
+    /// The datagram that was sent by the peer's direct path was larger than the system allows there.
+    pub fn too_big(&mut self, now: Instant, peer: PeerId) {
+        self.now = now;
+        if let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) {
+            let way = usize::from(slot.current != 0);
+            slot.restart_mtu(way, now);
+            self.touch(now, peer);
+        }
+    }
+
+    /// Takes an inner message of `peer`'s session for which [`crate::wire::path::is_path`] holds, after
+    /// [`Paths::received`].
+    ///
+    /// # Errors
+    /// [`DropReason::PathMessage`] for a malformed one, [`DropReason::NoSession`] for one without session,
+    /// [`DropReason::ProbeAck`] for an acknowledgement of no probe of ours, [`DropReason::QueueFull`] when an
+    /// acknowledgement has no place.
+    pub fn message(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        source: &Source,
+        inner: &[u8],
+    ) -> Result<(), DropReason> {
+        self.now = now;
+        self.slot(peer).filter(|s| s.is(UP)).ok_or(DropReason::NoSession)?;
+        let result = match Message::parse(inner)? {
+            Message::Candidates(list) => {
+                self.take_list(now, peer, &list);
+                Ok(())
+            }
+            Message::CandidatesAck { generation } => {
+                self.list_heard(peer, generation);
+                Ok(())
+            }
+            Message::Probe(probe) => self.probed(now, peer, source, &probe.proof),
+            Message::ProbeAck(ack) => self.acknowledged(now, peer, source, &ack.proof),
+        };
+        self.touch(now, peer);
+        result
+    }
+
+    /// Writes the next path message that is due. `out` should hold the largest inner packet: when it is shorter
+    /// than [`MESSAGE_MAX`] nothing is written, and sizes that it cannot hold are not probed.
+    #[must_use]
+    pub fn poll_message(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
+        self.now = now;
+        if out.len() < MESSAGE_MAX {
+            return None;
+        }
+        while let Some(ack) = self.acks.pop() {
+            if let Some(transmit) = self.emit_ack(&ack, out) {
+                return Some(transmit);
+            }
+        }
+        while let Some(peer) = self.ready.pop(self.peers, READY) {
+            while let Some(action) = self.slot(peer).and_then(|s| s.next_action(now)) {
+                if let Some(transmit) = self.perform(now, peer, action, out) {
+                    // Back to the end of the queue: one message per peer and turn.
+                    self.touch(now, peer);
+                    return Some(transmit);
+                }
+            }
+        }
+        None
+    }
+
+    /// Writes the next bind that is due. `None` also when `out` is shorter than a bind.
+    #[must_use]
+    pub fn poll_relay(&mut self, now: Instant, out: &mut [u8]) -> Option<(RelayVia, usize)> {
+        self.now = now;
+        self.relay.poll(now, out)
+    }
+
+    /// The next event.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.relay.poll_event() {
+            return Some(event);
+        }
+        while let Some(peer) = self.events.pop(self.peers, EVENT) {
+            let route = self.route(self.now, peer).first;
+            let slot = self.slot_mut(peer)?;
+            let (changed, lookup) = (slot.is(CHANGED), slot.is(LOOKUP));
+            slot.clear(CHANGED);
+            if changed {
+                if lookup {
+                    self.events.push(self.peers, peer, EVENT);
+                }
+                return Some(Event::PathChanged { peer, route });
+            }
+            slot.clear(LOOKUP);
+            if lookup {
+                return Some(Event::Lookup { peer });
+            }
+        }
+        None
+    }
+
+    /// Does what is due in `slot`: 0 for the relay, else a peer's number. Returns the slot's next deadline.
+    pub fn handle_timeout(&mut self, now: Instant, slot: u32) -> Option<Instant> {
+        self.now = now;
+        if slot == 0 {
+            self.relay.handle_timeout(now);
+        } else {
+            self.peer_timeout(now, PeerId(slot));
+        }
+        self.deadline(slot)
+    }
+
+    /// When [`Paths::handle_timeout`] wants to be called for `slot` at the latest. While output or an event is
+    /// queued it is the time of the last call.
+    pub fn deadline(&self, slot: u32) -> Option<Instant> {
+        if slot == 0 {
+            let queued = !self.acks.is_empty()
+                || !self.ready.is_empty()
+                || !self.events.is_empty()
+                || self.relay.has_event()
+                || self.relay.is_due(self.now);
+            return if queued { Some(self.now) } else { self.relay.deadline() };
+        }
+        let slot = self.slot(PeerId(slot))?;
+        if slot.is(READY) { Some(self.now) } else { slot.deadline() }
+    }
+
+    fn relay_route(&self, slot: &PathSlot) -> Option<Route> {
+        let session = slot.send_session;
+        match self.relay.leg() {
+            _ if session == 0 => None,
+            RelayLeg::None => None,
+            RelayLeg::Udp => Some(Route::Relay { session }),
+            RelayLeg::Tcp => Some(Route::RelayTcp { session }),
+        }
+    }
+
+    fn forget_session(&mut self, peer: PeerId) {
+        let Some(session) = self.slot(peer).map(|s| s.receive_session).filter(|s| *s != 0) else { return };
+        let peers = &*self.peers;
+        let hash_of = |id: u32| {
+            let slot = (id as usize).checked_sub(1).and_then(|at| peers.get(at));
+            session_hash(slot.map_or(0, |s| s.receive_session))
+        };
+        self.sessions.remove(session_hash(session), peer.0, hash_of);
+    }
+
+    fn raise(&mut self, peer: PeerId, flag: u8) {
+        if let Some(slot) = self.slot_mut(peer) {
+            slot.set(flag);
+            self.events.push(self.peers, peer, EVENT);
+        }
+    }
+
+    /// Queues the peer when it has something to send.
+    fn touch(&mut self, now: Instant, peer: PeerId) {
+        if self.slot(peer).is_some_and(|s| s.next_action(now).is_some()) {
+            self.ready.push(self.peers, peer, READY);
+        }
+    }
+
+    fn slot(&self, peer: PeerId) -> Option<&PathSlot> {
+        self.peers.get((peer.0 as usize).checked_sub(1)?)
+    }
+
+    fn slot_mut(&mut self, peer: PeerId) -> Option<&mut PathSlot> {
+        self.peers.get_mut((peer.0 as usize).checked_sub(1)?)
+    }
+}
+
+/// Sessions are random already; the multiplication spreads those of a poor server.
+fn session_hash(session: u32) -> u64 {
+    u64::from(session).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16
+}

@@ -1,0 +1,5 @@
+//! Scenarios: two nodes, their NATs and a relay in virtual time.
+
+mod nat;
+mod scenarios;
+mod world;

@@ -1,0 +1,327 @@
+use super::nat::{Depends, KINDS};
+use super::world::{D, PEER, R, Site, World, server};
+use crate::path::{Event, RelayLeg, Route};
+use crate::time::Duration;
+use std::vec::Vec;
+
+/// Pairs of [`KINDS`], as (row, column), that become direct for certain in both directions.
+#[rustfmt::skip]
+const CERTAIN: [(usize, usize); 25] = [
+    (0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6), (0, 7), (0, 8),
+    (1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8),
+    (2, 2),
+    (3, 3), (3, 4), (3, 6), (3, 7),
+    (4, 6),
+    (6, 6), (6, 7),
+];
+const HOME: Site = Site::Nat(Depends::Nothing, Depends::Port);
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn nat(n: usize) -> Site {
+    Site::Nat(KINDS[n].0, KINDS[n].1)
+}
+
+fn chatty(a: Site, b: Site) -> World {
+    let mut world = World::new(a, b);
+    world.traffic = [Some((MS.times(20), 100)); 2];
+    world
+}
+
+/// Both nodes bound, connected and direct.
+fn direct(a: Site, b: Site) -> World {
+    let mut world = chatty(a, b);
+    world.bind();
+    let start = world.connect();
+    world.until_direct(start, SECOND).expect("direct");
+    world.run(SECOND);
+    world
+}
+
+fn events_of(world: &World, n: usize, f: impl Fn(&Event) -> bool) -> usize {
+    world.nodes[n].events.iter().filter(|e| f(e)).count()
+}
+
+#[test]
+fn certain_pairs_become_direct_within_a_relay_and_two_direct_round_trips() {
+    for (a, b) in CERTAIN.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]) {
+        let mut world = chatty(nat(a), nat(b));
+        world.bind();
+        let start = world.connect();
+        let took = world.until_direct(start, SECOND.times(5));
+        assert!(took.is_some_and(|t| t <= R.plus(D.times(2))), "{:?} {:?}: {took:?}", KINDS[a], KINDS[b]);
+        world.run(SECOND.times(20));
+        assert!(world.is_direct(0) && world.is_direct(1), "{:?} {:?} fell back", KINDS[a], KINDS[b]);
+    }
+}
+
+#[test]
+fn other_pairs_stay_on_the_relay_without_flapping_or_flooding() {
+    let certain = |a, b| CERTAIN.contains(&(a, b)) || CERTAIN.contains(&(b, a));
+    for (a, b) in (0..9).flat_map(|a| (0..9).map(move |b| (a, b))).filter(|(a, b)| !certain(*a, *b)) {
+        let mut world = chatty(nat(a), nat(b));
+        world.bind();
+        world.connect();
+        world.run(SECOND.times(120));
+        for n in 0..2 {
+            assert!(!(world.is_direct(0) && world.is_direct(1)), "by luck only: {a} {b}");
+            assert!(events_of(&world, n, |e| matches!(e, Event::PathChanged { .. })) <= 1, "{a} {b} flaps");
+            // All but the last few on their way have arrived.
+            assert!(world.nodes[n].got.len() > 5_980, "{a} {b}: {}", world.nodes[n].got.len());
+            let elsewhere = world.nodes[n].sent_to.iter().filter(|(to, _)| **to != server());
+            let small = !world.is_direct(n);
+            for (to, count) in elsewhere.filter(|_| small) {
+                assert!(*count <= 60, "{count} datagrams to {to}, which never answered");
+            }
+        }
+    }
+}
+
+#[test]
+fn public_and_neighbouring_nodes_are_direct_at_once() {
+    for (a, b) in [(Site::Public, HOME), (HOME, Site::Public), (Site::Public, Site::Public)] {
+        let world = direct(a, b);
+        assert!(world.is_direct(0) && world.is_direct(1));
+    }
+    let world = direct(HOME, Site::Neighbour);
+    let inside = world.nodes[1].inside;
+    assert_eq!(
+        world.nodes[0].paths.route(world.now, PEER).first,
+        Some(Route::Direct { local: 0, remote: inside })
+    );
+    assert!(world.nodes[0].paths.info(world.now, PEER).rtt.unwrap() < MS.times(2));
+}
+
+#[test]
+fn first_probes_leave_both_sides_together() {
+    // Simultaneous to a tenth of the direct way: neither NAT sees the other side before its own.
+    let mut world = chatty(HOME, HOME);
+    world.bind();
+    world.connect();
+    let mut first = [None; 2];
+    let begun = world.now;
+    while first.contains(&None) {
+        world.run(MS);
+        for (n, first) in first.iter_mut().enumerate() {
+            let toward = std::net::IpAddr::from([198, 51, 100, 3 - n as u8]);
+            if world.nodes[n].sent_to.keys().any(|to| to.ip() == toward) {
+                first.get_or_insert(world.now);
+            }
+        }
+        assert!(world.now.since(begun) < SECOND);
+    }
+    let [Some(a), Some(b)] = first else { panic!("no probes") };
+    let apart = a.since(b).max(b.since(a));
+    assert!(apart <= D.over(10), "{apart:?} apart");
+}
+
+#[test]
+fn loss_delays_the_direct_path_but_does_not_prevent_it() {
+    for loss in [5, 3] {
+        let mut world = chatty(HOME, HOME);
+        world.bind();
+        world.loss = loss;
+        world.run(SECOND.times(2));
+        let start = world.connect();
+        assert!(world.until_direct(start, SECOND.times(10)).is_some(), "one in {loss} lost");
+    }
+}
+
+#[test]
+fn a_cut_path_costs_less_than_a_second_and_comes_back() {
+    for cut in [[true, true], [true, false], [false, true]] {
+        let mut world = direct(HOME, HOME);
+        for node in &mut world.nodes {
+            node.longest_gap = Duration::ZERO;
+        }
+        world.cut = cut;
+        world.run(SECOND.times(12));
+        for n in 0..2 {
+            let gap = world.nodes[n].longest_gap;
+            // When only one direction dies, datagrams of the other keep coming until a probe tells.
+            let most = if cut == [true, true] { SECOND } else { SECOND.times(8) };
+            assert!(gap < most, "{gap:?} without data after {cut:?}");
+            assert!(!cut[n] || !world.is_direct(n));
+            world.nodes[n].longest_gap = Duration::ZERO;
+        }
+        world.cut = [false; 2];
+        let healed = world.now;
+        assert!(world.until_direct(healed, SECOND.times(35)).is_some());
+        assert!(world.nodes.iter().all(|n| n.longest_gap < MS.times(200)), "the way back loses nothing");
+    }
+}
+
+#[test]
+fn copies_end_after_a_second_or_a_megabyte() {
+    let mut world = direct(HOME, HOME);
+    world.traffic = [Some((MS.times(10), 1_000)), None];
+    world.run(SECOND);
+    world.cut = [true; 2];
+    while world.nodes[0].paths.route(world.now, PEER).copy.is_none() {
+        world.run(MS.times(10));
+    }
+    let begun = world.now;
+    while world.is_direct(0) {
+        world.run(MS.times(10));
+    }
+    let took = world.now.since(begun);
+    assert!(took <= SECOND.plus(MS.times(10)), "{took:?}");
+
+    let mut world = direct(HOME, HOME);
+    world.traffic = [Some((MS.over(10), 1_000)), None];
+    world.run(SECOND);
+    world.cut = [true; 2];
+    while world.nodes[0].paths.route(world.now, PEER).copy.is_none() {
+        world.run(MS);
+    }
+    let begun = world.now;
+    while world.is_direct(0) {
+        world.run(MS);
+    }
+    assert!(world.now.since(begun) <= MS.times(103), "10 kB/ms: a megabyte is 100 ms");
+}
+
+#[test]
+fn a_rebooted_nat_is_survived_by_both_sides() {
+    let mut world = direct(HOME, HOME);
+    for node in &mut world.nodes {
+        node.longest_gap = Duration::ZERO;
+    }
+    world.nats[1].as_mut().unwrap().reboot();
+    let start = world.now;
+    world.run(SECOND.times(30));
+    assert!(world.is_direct(0) && world.is_direct(1));
+    // B's binding at the relay is broken as well until its next refresh, at most 25 s later.
+    assert!(world.nodes[1].longest_gap < SECOND.times(27), "{:?}", world.nodes[1].longest_gap);
+    assert!(world.nodes[0].longest_gap < SECOND.times(2), "{:?}", world.nodes[0].longest_gap);
+    assert!(world.now.since(start) >= SECOND.times(30));
+}
+
+#[test]
+fn an_idle_path_falls_silent_and_its_first_packet_later_arrives() {
+    let mut world = direct(HOME, HOME);
+    world.traffic = [None, None];
+    world.run(SECOND.times(100));
+    let before = world.nodes.each_ref().map(|n| n.path_messages);
+    world.run(SECOND.times(300));
+    assert_eq!(world.nodes.each_ref().map(|n| n.path_messages), before, "idle peers are not probed");
+    assert!((1..2).all(|slot| world.nodes.iter().all(|n| n.paths.deadline(slot).is_none())));
+    // The NATs have forgotten the path; the relay's mapping lives by its refreshes.
+    let count = world.nodes[0].got.len();
+    world.send_data(1, 100);
+    world.run(MS.times(100));
+    assert_eq!(world.nodes[0].got.len(), count + 1);
+}
+
+#[test]
+fn an_active_path_without_traffic_is_kept_alive() {
+    let mut world = direct(HOME, HOME);
+    // One packet in 50 s keeps a peer active; the NATs forget after 60 s without any.
+    world.traffic = [Some((SECOND.times(50), 100)), None];
+    world.run(SECOND.times(600));
+    assert!(world.is_direct(0));
+    assert_eq!(events_of(&world, 0, |e| matches!(e, Event::PathChanged { .. })), 1);
+}
+
+#[test]
+fn udp_blocked_means_tcp_and_back_when_it_opens() {
+    let mut world = chatty(HOME, HOME);
+    world.udp_blocked = [true, false];
+    let start = world.now;
+    world.bind();
+    while world.nodes[0].paths.route(world.now, PEER).first.is_none() {
+        world.run(MS.times(10));
+    }
+    // A second of patience, the connection, the bind.
+    assert!(world.now.since(start) <= SECOND.plus(R.times(2)));
+    world.connect();
+    world.run(SECOND.times(10));
+    let route = world.nodes[0].paths.route(world.now, PEER).first;
+    assert_eq!(route, Some(Route::RelayTcp { session: 0x100 }));
+    assert!(world.nodes.iter().all(|n| n.got.len() > 480));
+    world.udp_blocked = [false; 2];
+    world.run(SECOND.times(70));
+    assert!(world.is_direct(0) && world.is_direct(1) && !world.nodes[0].tcp_open);
+    let legs = |leg| events_of(&world, 0, |e| *e == Event::RelayChanged { leg });
+    assert_eq!([legs(RelayLeg::Tcp), legs(RelayLeg::Udp)], [1, 1]);
+}
+
+#[test]
+fn udp_that_dies_later_falls_back_to_tcp() {
+    let mut world = direct(HOME, HOME);
+    world.udp_blocked = [true, true];
+    world.run(SECOND.times(40));
+    for n in 0..2 {
+        assert!(matches!(world.nodes[n].paths.route(world.now, PEER).first, Some(Route::RelayTcp { .. })));
+        let before = world.nodes[n].got.len();
+        world.run(SECOND);
+        assert!(world.nodes[n].got.len() >= before + 45);
+    }
+}
+
+#[test]
+fn direct_paths_outlive_the_server() {
+    let mut world = direct(HOME, HOME);
+    world.server_down = true;
+    for n in 0..2 {
+        world.nodes[n].paths.control_lost(world.now);
+        world.nodes[n].longest_gap = Duration::ZERO;
+    }
+    world.run(SECOND.times(120));
+    assert!(world.is_direct(0) && world.is_direct(1));
+    assert!(world.nodes.iter().all(|n| n.longest_gap < MS.times(100)));
+}
+
+#[test]
+fn every_mtu_is_found_and_a_smaller_one_later_too() {
+    // IPv4 and UDP 28, seal 32, a multiple of 16.
+    for (outer, inner) in [(1_500, 1_440), (1_492, 1_424), (1_400, 1_328), (1_280, 1_216)] {
+        let mut world = chatty(HOME, HOME);
+        world.mtu = outer;
+        world.bind();
+        let start = world.connect();
+        world.until_direct(start, SECOND).unwrap();
+        assert!(world.nodes[0].paths.mtu(world.now, PEER) <= inner);
+        world.run(SECOND.times(5));
+        for n in 0..2 {
+            assert_eq!(world.nodes[n].paths.mtu(world.now, PEER), inner, "outer {outer}");
+        }
+    }
+    let mut world = direct(HOME, HOME);
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_440);
+    world.mtu = 1_400;
+    world.run(SECOND.times(70));
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_328);
+    world.mtu = 1_500;
+    world.run(SECOND.times(800));
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_440);
+}
+
+#[test]
+fn a_datagram_too_big_for_the_system_restarts_the_search() {
+    let mut world = direct(HOME, HOME);
+    world.mtu = 1_400;
+    world.nodes[0].paths.too_big(world.now, PEER);
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_216);
+    world.run(SECOND.times(2));
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_328);
+}
+
+#[test]
+fn a_new_network_doubts_the_path_and_finds_the_new_one() {
+    let mut world = direct(Site::Public, Site::Public);
+    let moved = std::net::SocketAddr::from(([198, 51, 100, 77], 20_006));
+    world.nodes[1].inside = moved;
+    world.nodes[0].longest_gap = Duration::ZERO;
+    world.nodes[1].longest_gap = Duration::ZERO;
+    let now = world.now;
+    world.nodes[1].paths.set_local(now, &[crate::path::Local { socket: 0, address: moved }]);
+    world.run(SECOND.times(3));
+    assert_eq!(
+        world.nodes[0].paths.route(world.now, PEER).first,
+        Some(Route::Direct { local: 0, remote: moved })
+    );
+    assert!(world.is_direct(1));
+    let gaps: Vec<_> = world.nodes.iter().map(|n| n.longest_gap).collect();
+    assert!(gaps.iter().all(|gap| *gap < SECOND), "{gaps:?}");
+}
