@@ -141,6 +141,61 @@ fn ik_agrees_with_the_snow_vectors() {
     });
 }
 
+/// `cacophony.txt`, Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, token by token as the tunnel does it.
+#[test]
+fn the_state_agrees_with_cacophony_on_ikpsk2() {
+    let secret = |s| StaticSecret::from_bytes(key(s));
+    let is = secret("e61ef9919cde45dd5f82166404bd08e38bceb5dfdfded0a34c8df7ed542214d1");
+    let ie = secret("893e28b9dc6ca8d611ab664754b8ceb7bac5117349a4439a6b0569da977c464a");
+    let rs = secret("4a3acbfdb163dec651dfa3194dece676d437029c62a408b4c5ea9114246e4893");
+    let re = secret("bbdb4cdbd309f1a1f2e1456967fe288cadd6f712d65dc7b7793d5e63da6b375b");
+    let psk = key("54686973206973206d7920417573747269616e20706572737065637469766521");
+    let mut state = SymmetricState::new(b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s", b"John Galt");
+    state.mix_hash(&rs.public().0);
+    let agree = |a: &StaticSecret, b: &StaticSecret| *a.agree(&b.public()).unwrap().as_bytes();
+    let ephemeral = |state: &mut SymmetricState, e: &StaticSecret| {
+        state.mix_hash(&e.public().0);
+        state.mix_chain(&e.public().0);
+    };
+    let part = |state: &mut SymmetricState, key, text: &[u8]| {
+        let mut out = text.to_vec();
+        out.resize(text.len() + TAG, 0);
+        state.seal(key, &mut out).unwrap();
+        out
+    };
+    ephemeral(&mut state, &ie);
+    let mut message = ie.public().0.to_vec();
+    let key1 = state.mix_key(&agree(&ie, &rs));
+    message.extend(part(&mut state, key1, &is.public().0));
+    let key2 = state.mix_key(&agree(&is, &rs));
+    message.extend(part(&mut state, key2, b"Ludwig von Mises"));
+    let expected = "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944001e21de9f98ddd8e2ad57527207feb56253c9\
+                    c94a9e496782ecfcb2a75fbcaf1b52948cc48daefe660c62119ab5000980c84831215f2441eba616548e832985464cf17e51\
+                    ee93109008399a21f7e13f";
+    assert_eq!(message, unhex(expected));
+    ephemeral(&mut state, &re);
+    let mut message = re.public().0.to_vec();
+    let _ = state.mix_key(&agree(&re, &ie));
+    let _ = state.mix_key(&agree(&re, &is));
+    let key3 = state.mix_key_and_hash(&psk);
+    message.extend(part(&mut state, key3, b"Murray Rothbard"));
+    let expected = "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843cb765f2caef0751b8f007572dab0322217755c\
+                    0632f365717edbf34d33e87a";
+    assert_eq!(message, unhex(expected));
+    let transcript = "f5191b875290abcd41347ac3622d9679688a7e980229cb937ef748336cfde0e5";
+    assert_eq!(*state.transcript(), key(transcript));
+    let (first, second) = state.split();
+    for (cipher, text, expected) in [
+        (first, "462e20412e20486179656b", "8153ca9833bc3c1b91a7e66e5f4d4f5b59bf9e64c2f20d15f0bba7"),
+        (second, "4361726c204d656e676572", "07af0c9c86e1b4e80f36b04ff7688d51141af3debd0332f0a705ef"),
+    ] {
+        let mut out = unhex(text);
+        out.resize(out.len() + TAG, 0);
+        ChaChaPoly::new(cipher.as_bytes()).seal(0, &[], &mut out).unwrap();
+        assert_eq!(out, unhex(expected));
+    }
+}
+
 fn pair(rng: &mut Rng) -> (Transport, Transport) {
     let (a, b) = (StaticSecret::generate(rng), StaticSecret::generate(rng));
     let mut wire = [0; 200];

@@ -10,3 +10,4 @@ pub mod feed;
 pub mod ip;
 pub mod path;
 pub mod relay;
+pub mod wireguard;

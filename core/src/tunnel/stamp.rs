@@ -1,0 +1,106 @@
+//! TAI64N stamps that only grow, across restarts too.
+//!
+//! A peer refuses an initiation whose stamp is not greater than the last one it saw, so a node whose clock goes
+//! back (a board without a battery starts in 1970) would be locked out until it passes its old stamps. A floor
+//! is therefore stored ahead of use: no stamp is below it, and a new floor is announced before the stored one
+//! is reached. It does not store anything itself.
+
+use crate::time::WallTime;
+
+/// How far ahead of the stamps in use the floor is set, in seconds: one write to flash a day, and after a restart
+/// without a clock the stamps are at most a day ahead of it.
+pub const FLOOR_MARGIN: u64 = 86_400;
+
+/// TAI64 label of the Unix epoch: 2^62, and TAI's 10 s lead in 1970.
+const EPOCH: u64 = 0x4000_0000_0000_000a;
+/// Stamps are multiples of this many nanoseconds, so that they do not serve as a clock to an observer.
+const STEP: u32 = 1 << 24;
+
+/// Hands out stamps.
+pub(super) struct StampClock {
+    secs: u64,
+    nanos: u32,
+    floor: u64,
+    due: bool,
+}
+
+impl StampClock {
+    /// `floor`: Unix seconds, as announced by an earlier life; 0 if there was none.
+    pub(super) const fn new(floor: u64) -> Self {
+        Self { secs: floor, nanos: 0, floor, due: false }
+    }
+
+    /// A stamp greater than all before.
+    pub(super) fn next(&mut self, wall: WallTime) -> [u8; 12] {
+        let nanos = wall.nanos & !STEP.wrapping_sub(1);
+        if (wall.secs, nanos) > (self.secs, self.nanos) {
+            (self.secs, self.nanos) = (wall.secs, nanos);
+        } else {
+            self.nanos = self.nanos.saturating_add(STEP);
+        }
+        if self.nanos >= 1_000_000_000 {
+            (self.secs, self.nanos) = (self.secs.saturating_add(1), 0);
+        }
+        if self.secs.saturating_add(FLOOR_MARGIN / 2) >= self.floor {
+            self.floor = self.secs.saturating_add(FLOOR_MARGIN);
+            self.due = true;
+        }
+        let mut stamp = [0; 12];
+        let parts = EPOCH.saturating_add(self.secs).to_be_bytes().into_iter().chain(self.nanos.to_be_bytes());
+        for (to, from) in stamp.iter_mut().zip(parts) {
+            *to = from;
+        }
+        stamp
+    }
+
+    /// A floor to be stored, once.
+    pub(super) fn poll_floor(&mut self) -> Option<u64> {
+        core::mem::take(&mut self.due).then_some(self.floor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn wall(secs: u64, nanos: u32) -> WallTime {
+        WallTime { secs, nanos }
+    }
+
+    #[test]
+    fn stamps_are_tai64n_and_whitened() {
+        let mut clock = StampClock::new(0);
+        let stamp = clock.next(wall(1_700_000_000, 123_456_789));
+        assert_eq!(stamp[..8], 0x4000_0000_6553_f10a_u64.to_be_bytes());
+        assert_eq!(stamp[8..], (123_456_789u32 / STEP * STEP).to_be_bytes());
+    }
+
+    #[test]
+    fn stamps_grow_when_the_clock_stands_or_goes_back() {
+        let mut clock = StampClock::new(0);
+        let mut last = clock.next(wall(1_000_000, 999_999_999));
+        for n in 0..200 {
+            let now = if n % 3 == 0 { wall(5, 0) } else { wall(1_000_000, 999_999_999) };
+            let next = clock.next(now);
+            assert!(next > last);
+            last = next;
+        }
+    }
+
+    #[test]
+    fn the_floor_is_announced_ahead_of_use_and_seldom() {
+        let mut clock = StampClock::new(0);
+        assert_eq!(clock.poll_floor(), None);
+        let _ = clock.next(wall(1_000_000, 0));
+        let floor = clock.poll_floor().unwrap();
+        assert_eq!(floor, 1_000_000 + FLOOR_MARGIN);
+        let _ = clock.next(wall(1_000_000 + FLOOR_MARGIN / 2 - 1, 0));
+        assert_eq!(clock.poll_floor(), None);
+        let before = clock.next(wall(1_000_000 + FLOOR_MARGIN / 2, 0));
+        assert_eq!(clock.poll_floor(), Some(1_000_000 + FLOOR_MARGIN / 2 + FLOOR_MARGIN));
+        // The next life knows the first floor only and has no clock.
+        let mut clock = StampClock::new(floor);
+        assert!(clock.next(wall(0, 0)) > before);
+        assert_eq!(clock.poll_floor(), Some(floor + FLOOR_MARGIN));
+    }
+}
