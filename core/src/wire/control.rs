@@ -362,3 +362,6 @@ fn kind_and_body(bytes: &[u8]) -> Result<(u8, &[u8]), DropReason> {
 fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, DropReason> {
     postcard::from_bytes(body).map_err(|_| DropReason::Malformed)
 }
+
+#[cfg(test)]
+mod tests;
