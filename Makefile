@@ -1,7 +1,7 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
 
-.PHONY: demo fmt lab lab-self lint probe test
+.PHONY: demo fmt lab lab-self lint probe sim test
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh
@@ -29,6 +29,9 @@ lint: ## formatting and lints, warnings denied
 
 probe: ## the core on a microcontroller (QEMU): answers, stack, memory, flash, no allocator
 	cross/probe.sh
+
+sim: ## tests with chosen seeds: SEED=7 TEST=name replays one, SEEDS=500 widens
+	SEED=$(SEED) SEEDS=$(SEEDS) cargo test --workspace $(TEST)
 
 test: lint probe ## everything that gates a change
 	cargo test --workspace
