@@ -217,7 +217,11 @@ fn start_pod_servers(pod: &Machine, files: &Path, started: &mut Vec<Process>) ->
 /// # Errors
 /// When the disk is full.
 pub fn served(directory: &Path, name: &'static str, mebibytes: u64) -> Result<Served> {
-    let path = directory.join(name);
-    let sum = if path.exists() { workloads::sha256(&path)? } else { workloads::big_file(&path, mebibytes)? };
+    let (path, noted) = (directory.join(name), directory.join(format!("{name}.sha256")));
+    if !noted.exists() {
+        let sum = workloads::big_file(&path, mebibytes)?;
+        fs::write(&noted, sum).context(noted.display())?;
+    }
+    let sum = fs::read_to_string(&noted).context(noted.display())?;
     Ok(Served { name, path, sum })
 }

@@ -32,6 +32,9 @@ impl Netns {
     pub fn create(name: &str) -> Result<Self> {
         run(Command::new("ip").args(["netns", "add", name]), b"", COMMAND_LIMIT)?.success()?;
         let ns = Self { name: name.to_owned() };
+        // Addresses are there at once and stay as they are: nobody else could have them.
+        ns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+        ns.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
         ns.ip(&["link set lo up"])?;
         Ok(ns)
     }

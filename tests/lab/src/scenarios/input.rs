@@ -106,7 +106,8 @@ fn unprivileged(mesh: &Mesh) -> Result {
     let state = Agent::state(&mesh.lab.a1);
     let (agent, state) = (binary("edgemesh-agent")?, state.to_string_lossy());
     let words = ["setpriv", "--bounding-set=-net_admin", &agent, "run", "--node", "a1", "--join", &token];
-    let rest = ["--state-dir", &state, "--admin", "unix:/run/lab/unprivileged.sock"];
+    let admin = format!("unix:/run/lab/{}.sock", mesh.lab.a1.ns.name());
+    let rest = ["--state-dir", &state, "--admin", &admin];
     let ended = mesh.lab.a1.run_within(&[&words[..], &rest[..]].concat(), b"", secs(15))?;
     complained(&ended, 1, &["CAP_NET_ADMIN"])
 }
@@ -117,7 +118,8 @@ pub(super) fn full_disk(mesh: &mut Mesh) -> Result {
     fs::create_dir_all(&state).context(state.display())?;
     mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=256k")).context("small disk")?;
     let shown = with_full_disk(mesh);
-    mesh.agents.clear();
+    // Ended, not forgotten: their logs may have to be shown.
+    mesh.agents.iter_mut().for_each(|agent| agent.process.kill());
     umount(&state).context("small disk")?;
     shown
 }

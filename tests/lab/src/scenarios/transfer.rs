@@ -67,9 +67,7 @@ pub(super) fn server_speaks_first(mesh: &mut Mesh) -> Result {
 
 /// The client, which says nothing, is greeted by the host.
 pub(super) fn greeted(client: &Machine, host: &str) -> Result {
-    let heard = client.run_within(&["ncat", "-i", "3", host, "9002"], b"", secs(20))?;
-    ensure!(heard.text().starts_with("220 ready"), "{host} greeted with {:?}", heard.text());
-    Ok(())
+    client.spawn("greeted", &["ncat", host, "9002"])?.wait_log("220 ready", secs(20)).context(host)
 }
 
 /// A client that has sent everything closes its half, and is still answered: the server answers only then.

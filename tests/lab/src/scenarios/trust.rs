@@ -39,7 +39,13 @@ fn must_be_refused(mesh: &mut Mesh, token: &str, reason: &str) -> Result {
         agent.admin("/readyz").map_or(true, |answer| answer.0 != 200),
         "an agent without a join is ready"
     );
+    forget(mesh, &mut agent)
+}
+
+/// Ends a1's agent and removes its key and everything else it has.
+fn forget(mesh: &Mesh, agent: &mut Agent) -> Result {
     agent.process.kill();
+    agent.command(&mesh.lab.a1, &["cleanup"])?.success()?;
     let state = Agent::state(&mesh.lab.a1);
     fs::remove_dir_all(&state).context(state.display())
 }
@@ -59,9 +65,8 @@ pub(super) fn bad_tokens(mesh: &mut Mesh) -> Result {
     let (agent, node) = mesh.agent_mut("a1")?;
     agent.restart(node)?;
     agent.wait_ready().context("the same key with the same token")?;
-    mesh.agents.clear();
-    let state = Agent::state(&mesh.lab.a1);
-    fs::remove_dir_all(&state).context(state.display())?;
+    let mut agent = mesh.agents.pop().context("a1's agent")?;
+    forget(mesh, &mut agent)?;
     must_be_refused(mesh, &good, "used")
 }
 

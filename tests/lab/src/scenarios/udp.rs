@@ -31,9 +31,9 @@ pub(super) fn sizes(mesh: &mut Mesh) -> Result {
 
 /// socat, which knows nothing of the lab, gets its datagram back.
 pub(super) fn socat(mesh: &mut Mesh) -> Result {
-    for size in [1, 1000, 1472, 4000] {
+    for size in [1, 1472, 4000] {
         let sent = vec![b'x'; size];
-        let words = ["socat", "-b", "65000", "-t", "3", "-", "UDP4:park:7000"];
+        let words = ["socat", "-b", "65000", "-t", "1.5", "-", "UDP4:park:7000"];
         let got = mesh.pod("a1")?.run_within(&words, &sent, secs(20))?;
         ensure!(got.stdout == sent, "{size} bytes sent, {} came back: {}", got.stdout.len(), got.stderr);
     }
