@@ -18,8 +18,8 @@
 //! It does not seal, send or resolve anything, does not predict ports of symmetric NATs, and does not choose
 //! among servers.
 //!
-//! Deadlines: slot 0 is the relay and whatever is queued, slot `n` is peer `n`. After a call that names a peer or
-//! returns one, read [`Paths::deadline`] of that peer, and after any call that of slot 0. Early is harmless.
+//! Deadlines: slot 0 is the relay and whatever is queued, slot `n` is peer `n`. After any calls, drain
+//! [`Paths::poll_touched`]: it names the slots whose deadline may have moved. Early is harmless.
 
 mod candidates;
 mod mtu;
@@ -46,7 +46,7 @@ use crate::wire::path::{MESSAGE_MAX, Message};
 use core::net::SocketAddr;
 use relay::{Input, Relay};
 use schedule::List;
-use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, UP};
+use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, TOUCHED, UP};
 
 /// Largest memory of a peer, in bytes.
 const SLOT_BUDGET: usize = 700;
@@ -62,6 +62,8 @@ pub struct Paths<'a> {
     sessions: Index<'a>,
     ready: List,
     events: List,
+    touched: List,
+    touched_zero: bool,
     relay: Relay,
     locals: [Remote; LOCALS],
     generation: u32,
@@ -81,6 +83,8 @@ impl<'a> Paths<'a> {
             sessions: Index::new(resources.sessions),
             ready: List::EMPTY,
             events: List::EMPTY,
+            touched: List::EMPTY,
+            touched_zero: false,
             relay: Relay::new(),
             locals: [Remote::EMPTY; LOCALS],
             // Random, so that a peer that saw an earlier life of this node does not take a list for an old one.
@@ -96,7 +100,7 @@ impl<'a> Paths<'a> {
     /// The addresses that the shell found, best first; those beyond [`LOCALS`] and those that no peer could use
     /// are left out. The shell has filtered bridges and TUN devices. A change is told to all peers.
     pub fn set_local(&mut self, now: Instant, found: &[Local]) {
-        self.now = now;
+        self.begin(now);
         let mut locals = [Remote::EMPTY; LOCALS];
         let usable =
             found.iter().filter(|l| self.usable(&l.address)).map(|l| Remote::new(l.socket, l.address));
@@ -117,13 +121,13 @@ impl<'a> Paths<'a> {
 
     /// The server accepted the node: binds under these terms.
     pub fn welcome(&mut self, now: Instant, terms: &Terms) {
-        self.now = now;
+        self.begin(now);
         self.relay.terms(now, terms);
     }
 
     /// The control connection is gone: the binding stays in use, but is checked at once.
     pub fn control_lost(&mut self, now: Instant) {
-        self.now = now;
+        self.begin(now);
         self.relay.rebind(now);
     }
 
@@ -138,7 +142,7 @@ impl<'a> Paths<'a> {
         send: u32,
         receive: u32,
     ) -> Result<(), DropReason> {
-        self.now = now;
+        self.begin(now);
         self.forget_session(peer);
         let slot = self.slot_mut(peer).ok_or(DropReason::PeersFull)?;
         (slot.send_session, slot.receive_session) = (send, receive);
@@ -169,12 +173,14 @@ impl<'a> Paths<'a> {
         if let Some(slot) = self.slot_mut(peer) {
             // The lists thread through the slots: what they hold leaves when its turn comes.
             let kept = PathSlot {
-                flags: slot.flags & (READY | EVENT),
+                flags: slot.flags & (READY | EVENT | TOUCHED),
                 next_ready: slot.next_ready,
                 next_event: slot.next_event,
+                next_touched: slot.next_touched,
                 ..PathSlot::EMPTY
             };
             *slot = kept;
+            self.touched.push(self.peers, peer, TOUCHED);
         }
     }
 
@@ -195,7 +201,7 @@ impl<'a> Paths<'a> {
         via: RelayVia,
         datagram: &'d [u8],
     ) -> Result<Relayed<'d>, DropReason> {
-        self.now = now;
+        self.begin(now);
         let spread = self.draw() as u8;
         match self.relay.datagram(now, via, datagram, spread)? {
             Input::Data { session, payload } => {
@@ -221,13 +227,13 @@ impl<'a> Paths<'a> {
 
     /// The relay's TCP connection stands.
     pub fn relay_tcp_up(&mut self, now: Instant) {
-        self.now = now;
+        self.begin(now);
         self.relay.tcp_up(now);
     }
 
     /// The relay's TCP connection failed or broke.
     pub fn relay_tcp_down(&mut self, now: Instant) {
-        self.now = now;
+        self.begin(now);
         self.relay.tcp_down(now);
     }
 
@@ -255,14 +261,17 @@ impl<'a> Paths<'a> {
                 let doubt = slot.suspect.is_set() || slot.is_stale(now);
                 Routes { first: Some(direct), copy: relay.filter(|_| doubt) }
             }
-            None => Routes { first: relay.or_else(|| slot.hint.route()), copy: None },
+            None if relay.is_none() => Routes { first: slot.hint.route(), copy: None },
+            // A handshake may find a neighbour even when that one has lost the relay. Farther hints are not used
+            // beside a relay: a datagram that comes before the other side sent its own can spoil a NAT's mapping.
+            None => Routes { first: relay, copy: slot.near_hint().filter(|_| !slot.is(UP)) },
         }
     }
 
     /// The tunnel has a session with `peer` and the peer can read what we seal. `rtt`: what the handshake took, if
     /// known: from initiation to response, or from response to first datagram.
     pub fn session_up(&mut self, now: Instant, peer: PeerId, rtt: Option<Duration>) {
-        self.now = now;
+        self.begin(now);
         let fallback = self.relay.rtt().unwrap_or(Duration::from_millis(100));
         let relayed = self.relay.leg() == RelayLeg::Udp;
         let Some(slot) = self.slot_mut(peer) else { return };
@@ -274,44 +283,39 @@ impl<'a> Paths<'a> {
 
     /// The session with `peer` is over. What is known of the peer is kept; nothing is sent.
     pub fn session_down(&mut self, now: Instant, peer: PeerId) {
-        self.now = now;
+        self.begin(now);
         let Some(slot) = self.slot_mut(peer) else { return };
         let changed = slot.current != 0;
         slot.stop();
         if changed {
             self.raise(peer, CHANGED);
         }
-    }
-
-    /// An authenticated datagram of `peer` arrived. Never promotes. True when the peer's deadline moved forward.
-    pub fn received(&mut self, now: Instant, peer: PeerId, source: &Source) -> bool {
-        self.now = now;
-        let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) else { return false };
-        if !slot.received(now, Remote::of(source)) {
-            return false;
-        }
         self.touch(now, peer);
-        true
     }
 
-    /// A datagram of `bytes` for `peer` that is no path message was sent by [`Paths::route`]. True when the peer's
-    /// deadline moved forward.
-    pub fn sent(&mut self, now: Instant, peer: PeerId, bytes: u32) -> bool {
+    /// An authenticated datagram of `peer` arrived. Never promotes.
+    pub fn received(&mut self, now: Instant, peer: PeerId, source: &Source) {
         self.now = now;
-        let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) else { return false };
+        if self.slot_mut(peer).is_some_and(|s| s.is(UP) && s.received(now, Remote::of(source))) {
+            self.touch(now, peer);
+        }
+    }
+
+    /// A datagram of `bytes` for `peer` that is no path message was sent by [`Paths::route`].
+    pub fn sent(&mut self, now: Instant, peer: PeerId, bytes: u32) {
+        self.now = now;
+        let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) else { return };
         let moved = slot.sent(now, bytes);
         if slot.doubled_enough() {
             self.demote(now, peer);
-        }
-        if moved {
+        } else if moved {
             self.touch(now, peer);
         }
-        moved
     }
 
     /// The datagram that was sent by the peer's direct path was larger than the system allows there.
     pub fn too_big(&mut self, now: Instant, peer: PeerId) {
-        self.now = now;
+        self.begin(now);
         if let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) {
             let way = usize::from(slot.current != 0);
             slot.restart_mtu(way, now);
@@ -333,7 +337,7 @@ impl<'a> Paths<'a> {
         source: &Source,
         inner: &[u8],
     ) -> Result<(), DropReason> {
-        self.now = now;
+        self.begin(now);
         self.slot(peer).filter(|s| s.is(UP)).ok_or(DropReason::NoSession)?;
         let result = match Message::parse(inner)? {
             Message::Candidates(list) => {
@@ -355,7 +359,7 @@ impl<'a> Paths<'a> {
     /// than [`MESSAGE_MAX`] nothing is written, and sizes that it cannot hold are not probed.
     #[must_use]
     pub fn poll_message(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        self.now = now;
+        self.begin(now);
         if out.len() < MESSAGE_MAX {
             return None;
         }
@@ -372,6 +376,7 @@ impl<'a> Paths<'a> {
                     return Some(transmit);
                 }
             }
+            self.touch(now, peer);
         }
         None
     }
@@ -379,7 +384,7 @@ impl<'a> Paths<'a> {
     /// Writes the next bind that is due. `None` also when `out` is shorter than a bind.
     #[must_use]
     pub fn poll_relay(&mut self, now: Instant, out: &mut [u8]) -> Option<(RelayVia, usize)> {
-        self.now = now;
+        self.begin(now);
         self.relay.poll(now, out)
     }
 
@@ -408,15 +413,25 @@ impl<'a> Paths<'a> {
         None
     }
 
-    /// Does what is due in `slot`: 0 for the relay, else a peer's number. Returns the slot's next deadline.
-    pub fn handle_timeout(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        self.now = now;
+    /// Does what is due in `slot`: 0 for the relay, else a peer's number.
+    pub fn handle_timeout(&mut self, now: Instant, slot: u32) {
+        self.begin(now);
         if slot == 0 {
             self.relay.handle_timeout(now);
         } else {
             self.peer_timeout(now, PeerId(slot));
         }
-        self.deadline(slot)
+    }
+
+    /// A slot whose deadline may have moved, and its deadline now. To be drained last, behind the other polls.
+    #[must_use]
+    pub fn poll_touched(&mut self) -> Option<(u32, Option<Instant>)> {
+        let slot = match self.touched.pop(self.peers, TOUCHED) {
+            Some(peer) => peer.0,
+            None if core::mem::take(&mut self.touched_zero) => 0,
+            None => return None,
+        };
+        Some((slot, self.deadline(slot)))
     }
 
     /// When [`Paths::handle_timeout`] wants to be called for `slot` at the latest. While output or an event is
@@ -432,6 +447,12 @@ impl<'a> Paths<'a> {
         }
         let slot = self.slot(PeerId(slot))?;
         if slot.is(READY) { Some(self.now) } else { slot.deadline() }
+    }
+
+    /// Takes note of the time. Whatever happens next may queue output, which is slot 0's.
+    fn begin(&mut self, now: Instant) {
+        self.now = now;
+        self.touched_zero = true;
     }
 
     fn relay_route(&self, slot: &PathSlot) -> Option<Route> {
@@ -458,13 +479,16 @@ impl<'a> Paths<'a> {
         if let Some(slot) = self.slot_mut(peer) {
             slot.set(flag);
             self.events.push(self.peers, peer, EVENT);
+            self.touched_zero = true;
         }
     }
 
-    /// Queues the peer when it has something to send.
+    /// The peer changed: its deadline may have moved, and it is queued when it has something to send.
     fn touch(&mut self, now: Instant, peer: PeerId) {
+        self.touched.push(self.peers, peer, TOUCHED);
         if self.slot(peer).is_some_and(|s| s.next_action(now).is_some()) {
             self.ready.push(self.peers, peer, READY);
+            self.touched_zero = true;
         }
     }
 

@@ -82,8 +82,10 @@ struct Leg {
     silent_since: Option<Instant>,
     tries: u8,
     cookie: Cookie,
-    /// A bind is out that a challenge may answer.
+    /// A bind that no challenge caused is out, so that a challenge may answer it: a flood of forged ones gets one
+    /// bind per retry.
     challengeable: bool,
+    challenged: bool,
     /// Epoch and time of the last bind, for the round trip.
     epoch: u64,
     sent: Instant,
@@ -99,6 +101,7 @@ impl Leg {
         tries: 0,
         cookie: [0; 16],
         challengeable: false,
+        challenged: false,
         epoch: 0,
         sent: Instant::ZERO,
         floor: u64::MAX,
@@ -244,7 +247,8 @@ impl Relay {
                 if !leg.challengeable {
                     return Err(DropReason::Relay);
                 }
-                (leg.cookie, leg.challengeable, leg.due) = (cookie, false, Some(now));
+                (leg.cookie, leg.challengeable, leg.challenged) = (cookie, false, true);
+                leg.due = Some(now);
                 Ok(nothing)
             }
             Message::Bound { index: to, epoch, observed } if to == index => {
@@ -324,7 +328,8 @@ impl Relay {
         let len = Message::Bind { index, epoch, cookie: leg.cookie }.emit(&self.key, out).ok()?;
         self.epoch = epoch;
         leg.floor = leg.floor.min(epoch);
-        (leg.epoch, leg.sent, leg.challengeable) = (epoch, now, true);
+        (leg.epoch, leg.sent, leg.challengeable) = (epoch, now, !leg.challenged);
+        leg.challenged = false;
         leg.silent_since = leg.silent_since.or(Some(now));
         leg.tries = leg.tries.saturating_add(1);
         leg.due = Some(now.after(back_off(RETRY, leg.tries.saturating_sub(1), RETRY_MAX)));

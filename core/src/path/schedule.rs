@@ -1,7 +1,7 @@
 //! When what is sent: rounds of probes, keepalives, doubt and its end. Pure functions of a slot and the time,
 //! and the queues that thread through the slots.
 
-use crate::path::slot::{At, CHANGED, Candidate, OWE_LIST_ACK, PathSlot, Remote, UP};
+use crate::path::slot::{At, CHANGED, Candidate, EVENT, OWE_LIST_ACK, PathSlot, READY, Remote, UP};
 use crate::path::{Paths, PeerId};
 use crate::time::{Duration, Instant};
 
@@ -48,8 +48,8 @@ pub(super) enum Action {
     Relay,
 }
 
-/// A first-in-first-out list of peers, linked through their slots. `flag` is [`READY`](super::slot::READY) or
-/// [`EVENT`](super::slot::EVENT): each peer is in it at most once.
+/// A first-in-first-out list of peers, linked through their slots. `flag` is [`READY`], [`EVENT`] or
+/// [`TOUCHED`](super::slot::TOUCHED), one for each of the three lists: a peer is in a list at most once.
 pub(super) struct List {
     head: u32,
     tail: u32,
@@ -94,7 +94,11 @@ fn slot(peers: &mut [PathSlot], id: u32) -> Option<&mut PathSlot> {
 }
 
 fn link(slot: &mut PathSlot, flag: u8) -> &mut u32 {
-    if flag == super::slot::READY { &mut slot.next_ready } else { &mut slot.next_event }
+    match flag {
+        READY => &mut slot.next_ready,
+        EVENT => &mut slot.next_event,
+        _ => &mut slot.next_touched,
+    }
 }
 
 impl Candidate {
@@ -172,7 +176,7 @@ impl PathSlot {
         }
         if !self.unanswered.is_set() {
             self.unanswered = At::new(now);
-            let wanted = At::new(now.after(self.probe_gap()));
+            let wanted = At::new(self.next_path_probe().unwrap_or(now));
             if !self.armed.is_set() || self.armed > wanted {
                 self.armed = wanted;
                 moved = true;
@@ -317,16 +321,16 @@ impl PathSlot {
         if let Some(since) = self.suspect.get() {
             return Some(last.map_or(since, |at| at.after(self.probe_gap())));
         }
+        let (sent, known) = (self.sent.get()?, last.or(path.proven.get())?);
+        let verify = known.after(if self.unacked == 0 { VERIFY } else { SUSPECT_MIN }).max(sent);
         if let Some(since) = self.unanswered.get() {
-            return Some(last.map_or(since, |at| at.max(since)).after(self.probe_gap()));
+            let again = last.map_or(since, |at| at.max(since)).after(self.probe_gap());
+            return Some(if sent > known { again.min(verify) } else { again });
         }
-        let sent = self.sent.get()?;
-        let last = last.or(path.proven.get())?;
-        if sent > last {
-            let gap = if self.unacked == 0 { VERIFY } else { SUSPECT_MIN };
-            return Some(last.after(gap).max(sent));
+        if sent > known {
+            return Some(verify);
         }
-        let keepalive = last.after(KEEPALIVE);
+        let keepalive = known.after(KEEPALIVE);
         (keepalive <= sent.after(ACTIVE)).then_some(keepalive)
     }
 

@@ -75,6 +75,15 @@ impl Remote {
         self.family == other.family && self.port == other.port && self.ip == other.ip
     }
 
+    /// Whether no NAT lies between: a private address.
+    pub(super) fn is_near(&self) -> bool {
+        match self.address().map(|a| a.ip()) {
+            Some(IpAddr::V4(v4)) => v4.is_private() || v4.is_link_local(),
+            Some(IpAddr::V6(v6)) => v6.is_unique_local(),
+            None => false,
+        }
+    }
+
     pub(super) fn route(&self) -> Option<Route> {
         Some(Route::Direct { local: self.local, remote: self.address()? })
     }
@@ -130,12 +139,7 @@ impl Candidate {
 
     /// Lower is better: the same network before anything that crosses a NAT.
     pub(super) fn tier(&self) -> u8 {
-        let near = match self.remote.address().map(|a| a.ip()) {
-            Some(IpAddr::V4(v4)) => v4.is_private() || v4.is_link_local(),
-            Some(IpAddr::V6(v6)) => v6.is_unique_local(),
-            None => false,
-        };
-        u8::from(self.kind != HOST && !near)
+        u8::from(self.kind != HOST && !self.remote.is_near())
     }
 
     /// Begins a round of at most `limit` probes at `at`.
@@ -176,6 +180,8 @@ pub(super) const CHANGED: u8 = 16;
 pub(super) const LOOKUP: u8 = 32;
 /// The peer's list is to be acknowledged.
 pub(super) const OWE_LIST_ACK: u8 = 64;
+/// The deadline may have moved.
+pub(super) const TOUCHED: u8 = 128;
 
 /// What is known of the ways to one peer.
 #[derive(Clone, Copy)]
@@ -224,6 +230,8 @@ pub struct PathSlot {
     pub(super) armed: At,
     pub(super) next_ready: u32,
     pub(super) next_event: u32,
+    pub(super) next_touched: u32,
+    pub(super) reserved: u32,
 }
 
 /// Peer's list was received at least once (in `has`).
@@ -268,6 +276,8 @@ impl PathSlot {
         armed: At::NONE,
         next_ready: 0,
         next_event: 0,
+        next_touched: 0,
+        reserved: 0,
     };
 
     pub(super) fn is(&self, flag: u8) -> bool {
@@ -290,6 +300,11 @@ impl PathSlot {
     /// The place of the candidate at `remote`, by whichever socket.
     pub(super) fn find(&self, remote: &Remote) -> Option<usize> {
         self.candidates.iter().position(|c| c.is_live() && c.remote.same_place(remote))
+    }
+
+    /// Where the peer was reached last, if that needed no NAT.
+    pub(super) fn near_hint(&self) -> Option<Route> {
+        self.hint.route().filter(|_| self.hint.is_near())
     }
 
     /// Half a round trip over the relay, as far as known.

@@ -23,6 +23,8 @@ pub(super) const KINDS: [(Depends, Depends); 9] = [
     (Depends::Port, Depends::Port),
 ];
 
+const UNREPLIED: Duration = Duration::from_secs(30);
+
 type Key = (IpAddr, u16);
 
 impl Depends {
@@ -40,6 +42,10 @@ pub(super) struct Nat {
     mapping: Depends,
     filtering: Depends,
     lifetime: Duration,
+    /// An unsolicited datagram becomes a flow of the box itself, and while it lasts (30 s) the inside is mapped
+    /// elsewhere towards that remote.
+    pub(super) spoilable: bool,
+    spoiled: HashMap<(u16, SocketAddr), Instant>,
     /// (inside, key) to public port.
     out: HashMap<(SocketAddr, Key), u16>,
     /// Public port to (inside, when each remote was last sent to).
@@ -54,6 +60,8 @@ impl Nat {
             mapping: kind.0,
             filtering: kind.1,
             lifetime: Duration::from_secs(60),
+            spoilable: false,
+            spoiled: HashMap::new(),
             out: HashMap::new(),
             back: HashMap::new(),
             next: 30_000,
@@ -67,7 +75,14 @@ impl Nat {
     }
 
     pub(super) fn outbound(&mut self, now: Instant, inside: SocketAddr, remote: SocketAddr) -> SocketAddr {
-        let key = (inside, self.mapping.key(remote));
+        let mut key = (inside, self.mapping.key(remote));
+        let usual = self.out.get(&key).copied();
+        let own = (inside, Depends::Port.key(remote));
+        // Unreplied as it is, the flow lives 30 s.
+        let unreplied = |port: &&u16| self.back[*port].1.values().any(|last| now.since(*last) < UNREPLIED);
+        if self.is_spoiled(now, usual, remote) || self.out.get(&own).as_ref().is_some_and(unreplied) {
+            key = own;
+        }
         let fresh = |last: &Instant| now.since(*last) < self.lifetime;
         let known = self.out.get(&key).copied();
         let port = known.filter(|port| self.back[port].1.values().any(fresh)).unwrap_or_else(|| {
@@ -80,13 +95,22 @@ impl Nat {
         SocketAddr::new(self.public, port)
     }
 
-    pub(super) fn inbound(&self, now: Instant, port: u16, remote: SocketAddr) -> Option<SocketAddr> {
+    fn is_spoiled(&self, now: Instant, port: Option<u16>, remote: SocketAddr) -> bool {
+        let since = port.and_then(|port| self.spoiled.get(&(port, remote)));
+        since.is_some_and(|at| now.since(*at) < UNREPLIED)
+    }
+
+    pub(super) fn inbound(&mut self, now: Instant, port: u16, remote: SocketAddr) -> Option<SocketAddr> {
         let (inside, seen) = self.back.get(&port)?;
         let alive = seen.values().any(|last| now.since(*last) < self.lifetime);
         let open = match self.filtering {
             Depends::Nothing => alive,
             filter => seen.get(&filter.key(remote)).is_some_and(|last| now.since(*last) < self.lifetime),
         };
-        open.then_some(*inside)
+        let inside = *inside;
+        if !open && self.spoilable {
+            self.spoiled.insert((port, remote), now);
+        }
+        open.then_some(inside)
     }
 }

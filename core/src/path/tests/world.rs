@@ -92,6 +92,8 @@ pub(super) struct Node {
     next_data: u32,
     bound: Option<Result<SocketAddr, ()>>,
     up: bool,
+    /// What a caller knows: only what `poll_touched` said.
+    deadlines: [Option<Instant>; 2],
 }
 
 pub(super) struct World {
@@ -136,6 +138,7 @@ fn node(n: u8, inside: SocketAddr) -> Node {
         next_data: 0,
         bound: None,
         up: false,
+        deadlines: [None; 2],
     }
 }
 
@@ -231,7 +234,7 @@ impl World {
     fn next_time(&self) -> Instant {
         let mut times: Vec<Instant> = self.queue.keys().map(|k| k.0).take(1).collect();
         for n in 0..2 {
-            times.extend([0, 1].iter().filter_map(|slot| self.nodes[n].paths.deadline(*slot)));
+            times.extend(self.nodes[n].deadlines.iter().flatten());
             if self.traffic[n].is_some() && self.nodes[n].up {
                 times.push(self.next_packet[n]);
             }
@@ -247,8 +250,9 @@ impl World {
         }
         for n in 0..2 {
             for slot in 0..2 {
-                if self.nodes[n].paths.deadline(slot).is_some_and(|at| at <= now) {
-                    let _ = self.nodes[n].paths.handle_timeout(now, slot);
+                if self.nodes[n].deadlines[slot].is_some_and(|at| at <= now) {
+                    self.nodes[n].deadlines[slot] = None;
+                    self.nodes[n].paths.handle_timeout(now, slot as u32);
                 }
             }
             if let Some((gap, size)) = self.traffic[n]
@@ -272,7 +276,7 @@ impl World {
         for route in [routes.first, routes.copy].into_iter().flatten() {
             self.transmit(n, route, &inner, false);
         }
-        let _ = self.nodes[n].paths.sent(self.now, PEER, size as u32);
+        self.nodes[n].paths.sent(self.now, PEER, size as u32);
     }
 
     pub(super) fn drain(&mut self) {
@@ -293,6 +297,17 @@ impl World {
                     Event::CloseRelayTcp => self.nodes[n].tcp_open = false,
                     _ => {}
                 }
+            }
+            let node = &mut self.nodes[n];
+            while let Some((slot, at)) = node.paths.poll_touched() {
+                node.deadlines[slot as usize] = at;
+            }
+            for slot in 0..2 {
+                let (held, real) = (node.deadlines[slot], node.paths.deadline(slot as u32));
+                assert!(
+                    real.is_none_or(|real| held.is_some_and(|held| held <= real)),
+                    "{slot}: {held:?} {real:?}"
+                );
             }
         }
     }
@@ -385,9 +400,10 @@ impl World {
         match arrival {
             Arrival::Server { from, tcp, bytes } => self.at_server(from, tcp, &bytes),
             Arrival::Nat { node, from, port, bytes } => {
-                let inside = self.nats[node].as_ref().and_then(|nat| nat.inbound(self.now, port, from));
-                if let Some(inside) = inside {
-                    let node = (0..2).find(|n| self.nodes[*n].inside == inside).unwrap();
+                let inside = self.nats[node].as_mut().and_then(|nat| nat.inbound(self.now, port, from));
+                // Nobody there if the node has moved meanwhile.
+                let node = inside.and_then(|inside| (0..2).find(|n| self.nodes[*n].inside == inside));
+                if let Some(node) = node {
                     self.arrive(Arrival::Node { node, from, bytes });
                 }
             }
@@ -427,7 +443,7 @@ impl World {
             self.up(node);
         }
         let me = &mut self.nodes[node];
-        let _ = me.paths.received(self.now, PEER, &source);
+        me.paths.received(self.now, PEER, &source);
         if is_path(inner) {
             if let Err(reason) = me.paths.message(self.now, PEER, &source, inner) {
                 std::eprintln!(
