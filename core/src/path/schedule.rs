@@ -163,6 +163,8 @@ impl PathSlot {
             moved = true;
             self.wake(now);
         }
+        // The first packet behind a probe, or behind a proof, may bring the next probe forward.
+        let first = !self.unanswered.is_set() || self.sent <= self.last_probe;
         self.sent = At::new(now);
         if self.current == 0 {
             return moved;
@@ -176,6 +178,8 @@ impl PathSlot {
         }
         if !self.unanswered.is_set() {
             self.unanswered = At::new(now);
+        }
+        if first {
             let wanted = At::new(self.next_path_probe().unwrap_or(now));
             if !self.armed.is_set() || self.armed > wanted {
                 self.armed = wanted;
