@@ -4,6 +4,7 @@
 //! `unsafe` lives in `sys`.
 
 pub mod clock;
+pub mod dns;
 pub mod netlink;
 pub mod offload;
 pub mod poll;

@@ -1,0 +1,157 @@
+//! The DNS sockets with the real responder behind them, over loopback, asked by an independent encoder and decoder.
+//! Test names begin with the row of the parity checklist that they hold.
+
+mod forwarding;
+mod sockets;
+mod upstream;
+#[path = "../../../core/tests/support/zone.rs"]
+mod zone;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgemesh_agent::dns::forward::{Forwarder, Settings};
+use edgemesh_agent::dns::{Resolve, Resolved, Sockets, Source, Stats, Transport, serve};
+use edgemesh_core::dns::{Domain, PodRecords, Responder};
+use edgemesh_core::rng::Rng;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
+use zone::MemoryZone;
+
+/// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The responder, asked directly.
+struct Direct {
+    responder: Responder,
+    zone: MemoryZone,
+}
+
+impl Resolve for Direct {
+    async fn resolve(
+        &self,
+        _: SocketAddr,
+        query: &[u8],
+        transport: Transport,
+        out: &mut Vec<u8>,
+    ) -> Resolved {
+        out.resize(65_535, 0);
+        let verdict = self.responder.query(&self.zone, query, transport, 0, out);
+        if let edgemesh_core::dns::Verdict::Answer { len, .. } | edgemesh_core::dns::Verdict::Chase { len } =
+            verdict
+        {
+            out.truncate(len);
+        }
+        verdict.into()
+    }
+}
+
+/// A served node.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Node {
+    /// Serves `zone` on a loopback address and forwards to `servers`.
+    pub(crate) fn start(zone: MemoryZone, servers: Vec<SocketAddr>) -> Self {
+        let sockets = Sockets::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        Self::start_on(sockets, zone, servers)
+    }
+
+    pub(crate) fn start_on(sockets: Sockets, zone: MemoryZone, servers: Vec<SocketAddr>) -> Self {
+        let address = sockets.addresses()[0];
+        let responder = Responder::new(edgemesh_core::dns::Settings {
+            domain: Domain::new("cluster.local").unwrap(),
+            ttl: 30,
+            negative_ttl: 30,
+            address: Some(address.ip()),
+            pods: PodRecords::Insecure,
+            recursion: true,
+        });
+        let stats = Arc::new(Stats::default());
+        let settings =
+            Settings { timeout: Duration::from_secs(1), ..Settings::new(Source::Fixed(servers), vec![]) };
+        let forwarder = Forwarder::new(settings, Rng::new([3; 32]), stats.clone());
+        spawn_local(async move { serve(sockets, Direct { responder, zone }, forwarder).await.unwrap() });
+        Self { address, stats }
+    }
+
+    pub(crate) fn stat(&self, name: &str) -> u64 {
+        self.stats.each().find(|(known, _)| *known == name).unwrap().1
+    }
+
+    /// One query over UDP.
+    pub(crate) async fn udp(&self, query: &Message) -> Message {
+        let socket = client(self.address).await;
+        socket.send(&query.to_vec().unwrap()).await.unwrap();
+        let reply = receive(&socket).await;
+        assert_eq!((reply.metadata.id, &reply.queries), (query.metadata.id, &query.queries));
+        reply
+    }
+
+    /// One query over TCP.
+    pub(crate) async fn tcp(&self, query: &Message) -> Message {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(&framed(query)).await.unwrap();
+        read(&mut stream).await
+    }
+}
+
+/// A socket that hears only replies from the very address it asks (row W11).
+pub(crate) async fn client(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket
+}
+
+pub(crate) async fn receive(socket: &UdpSocket) -> Message {
+    let mut buffer = vec![0; 65_535];
+    let len = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    Message::from_vec(&buffer[..len]).unwrap()
+}
+
+pub(crate) fn framed(message: &Message) -> Vec<u8> {
+    let bytes = message.to_vec().unwrap();
+    [&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()
+}
+
+pub(crate) async fn read(stream: &mut TcpStream) -> Message {
+    let message = async {
+        let len = stream.read_u16().await.unwrap();
+        let mut bytes = vec![0; len.into()];
+        stream.read_exact(&mut bytes).await.unwrap();
+        Message::from_vec(&bytes).unwrap()
+    };
+    timeout(PATIENCE, message).await.unwrap()
+}
+
+pub(crate) fn query(name: &str, rtype: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.id = 4711;
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
+    message
+}
+
+/// The data of the answer section.
+pub(crate) fn data(message: &Message) -> Vec<String> {
+    message.answers.iter().map(|record| record.data.to_string()).collect()
+}
+
+/// Runs a test on the one thread that the agent has for DNS.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(LocalSet::new().run_until(test));
+}
+
+pub(crate) fn shared<T>(value: T) -> Rc<std::cell::RefCell<T>> {
+    Rc::new(std::cell::RefCell::new(value))
+}

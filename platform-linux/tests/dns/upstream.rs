@@ -1,0 +1,100 @@
+//! An upstream for tests: real sockets on loopback, replies by a closure.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use edgemesh_agent::dns::Transport;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{RData, Record, RecordType};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::spawn_local;
+
+use super::{framed, read};
+
+/// An upstream under the test's control.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    asked: Rc<Cell<usize>>,
+}
+
+impl Upstream {
+    /// Answers questions with all the messages that `reply` gives, but for probes, which nobody answers.
+    pub(crate) async fn start(reply: impl Fn(Message, Transport) -> Vec<Message> + 'static) -> Self {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        let tcp = TcpListener::bind(address).await.unwrap();
+        let asked = Rc::new(Cell::new(0));
+        let count = asked.clone();
+        let reply = Rc::new(move |question: Message, transport| {
+            if question.queries[0].query_type() == RecordType::HINFO {
+                return vec![];
+            }
+            count.set(count.get() + 1);
+            reply(question, transport)
+        });
+        let for_udp = reply.clone();
+        spawn_local(async move {
+            let mut buffer = [0; 4096];
+            loop {
+                let (len, client) = udp.recv_from(&mut buffer).await.unwrap();
+                for reply in for_udp(Message::from_vec(&buffer[..len]).unwrap(), Transport::Udp) {
+                    udp.send_to(&reply.to_vec().unwrap(), client).await.unwrap();
+                }
+            }
+        });
+        spawn_local(async move {
+            loop {
+                let (mut stream, _) = tcp.accept().await.unwrap();
+                let question = read(&mut stream).await;
+                for reply in reply(question, Transport::Tcp) {
+                    stream.write_all(&framed(&reply)).await.unwrap();
+                }
+            }
+        });
+        Self { address, asked }
+    }
+
+    /// How many questions came, probes not counted.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.get()
+    }
+
+    /// An upstream that never answers.
+    pub(crate) async fn silent() -> Self {
+        Self::start(|_, _| vec![]).await
+    }
+}
+
+/// An address where nobody listens: the socket is closed again.
+pub(crate) fn closed() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The reply to `question` with these addresses.
+pub(crate) fn addresses(question: &Message, addresses: impl IntoIterator<Item = IpAddr>) -> Message {
+    let mut message = question.clone().into_response();
+    message.metadata.recursion_available = true;
+    for address in addresses {
+        let data = match address {
+            IpAddr::V4(v4) => RData::A(A(v4)),
+            IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+        };
+        message.add_answer(Record::from_rdata(question.queries[0].name().clone(), 300, data));
+    }
+    message
+}
+
+/// The reply to `question` with one address that tells this upstream from others.
+pub(crate) fn one(question: &Message, last: u8) -> Vec<Message> {
+    vec![addresses(question, [IpAddr::from([192, 0, 2, last])])]
+}
+
+/// A reply of this code without records.
+pub(crate) fn code(question: &Message, code: ResponseCode) -> Vec<Message> {
+    let mut message = question.clone().into_response();
+    message.metadata.response_code = code;
+    vec![message]
+}
