@@ -23,6 +23,7 @@ pub mod product;
 pub mod runner;
 pub mod sandbox;
 pub mod scenarios;
+pub mod shell;
 pub mod snapshot;
 pub mod tools;
 pub mod topology;

@@ -1,12 +1,12 @@
-//! `edgemesh-lab test [FILTER..] | list | demo | cleanup`.
+//! `edgemesh-lab test [FILTER..] | list | demo | run [bare] SCRIPT | cleanup`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use edgemesh_lab::sandbox::{self, Place};
-use edgemesh_lab::{Result, demo, machine, runner, scenarios, tools};
+use edgemesh_lab::{Result, demo, machine, runner, scenarios, shell, tools};
 
-const USAGE: &str = "usage: edgemesh-lab test [FILTER..] | list | demo | cleanup";
+const USAGE: &str = "usage: edgemesh-lab test [FILTER..] | list | demo | run [bare] SCRIPT | cleanup";
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -40,13 +40,12 @@ fn dispatch(arguments: &[OsString]) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        "test" | "demo" => match sandbox::enter(arguments)? {
-            Place::Left(code) => Ok(ExitCode::from(code)),
-            Place::Inside(directory) if command == "demo" => {
-                demo::run(&directory).map(|()| ExitCode::SUCCESS)
-            }
-            Place::Inside(directory) if runner::test(&directory, &words) => Ok(ExitCode::SUCCESS),
-            Place::Inside(_) => Ok(ExitCode::FAILURE),
+        "test" | "demo" | "run" => match (sandbox::enter(arguments)?, command.as_str()) {
+            (Place::Left(code), _) => Ok(ExitCode::from(code)),
+            (Place::Inside(directory), "demo") => demo::run(&directory).map(|()| ExitCode::SUCCESS),
+            (Place::Inside(directory), "run") => shell::run(&directory, &words).map(|()| ExitCode::SUCCESS),
+            (Place::Inside(directory), _) if runner::test(&directory, &words) => Ok(ExitCode::SUCCESS),
+            (Place::Inside(_), _) => Ok(ExitCode::FAILURE),
         },
         _ => Ok(usage()),
     }

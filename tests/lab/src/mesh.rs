@@ -107,6 +107,8 @@ impl Mesh {
     /// # Errors
     /// When a part does not start.
     pub fn prepare(directory: &Path) -> Result<Self> {
+        let tun = fs::File::options().read(true).write(true).open("/dev/net/tun");
+        tun.context("/dev/net/tun (run as root, or give everyone access to it as most systems do)")?;
         let files = directory.join("files");
         fs::create_dir_all(&files).context(files.display())?;
         let (big, small) = (served(&files, "big.bin", BIG)?, served(&files, "small.bin", SMALL)?);

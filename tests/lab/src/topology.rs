@@ -97,6 +97,25 @@ impl Node {
         self.pods.get(number.wrapping_sub(1)).context(format!("{} has no pod {number}", self.name))
     }
 
+    /// The rest of what Docker does to a node's firewall: forwarding is denied but for its own bridge's ways, and
+    /// users have the chain DOCKER-USER.
+    ///
+    /// # Errors
+    /// When iptables refuses.
+    pub fn docker_firewall(&self) -> Result {
+        for rule in [
+            "-N DOCKER-USER",
+            "-P FORWARD DROP",
+            "-A FORWARD -j DOCKER-USER",
+            "-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
+            "-A FORWARD -i docker0 -o docker0 -j ACCEPT",
+        ] {
+            self.host.ns.exec(&[&["iptables"], &rule.split(' ').collect::<Vec<_>>()[..]].concat())?;
+        }
+        Ok(())
+    }
+
     /// Switches checksum and segmentation offloads of a pod's link off on both ends and on the bridge, so that a
     /// wrong partial checksum is seen instead of being completed by the kernel.
     ///

@@ -184,6 +184,11 @@ pub(super) fn programs_work(lab: &Lab) -> Result {
     let _iperf = workloads::iperf(server, 5201)?;
     let rate = workloads::throughput(client, &host, 5201, 1)?;
     ensure!(rate > 1.0, "iperf3 over a virtual cable gave {rate} Mbit/s");
+    let _resolver = server.tool("resolver", &["dns-server", "53"])?;
+    for transport in ["+notcp", "+tcp"] {
+        let said = client.check(&["dig", "+short", transport, &format!("@{host}"), "example.org", "A"])?;
+        ensure!(said.trim() == crate::tools::FIXED_ADDRESS, "the resolver said {said:?}");
+    }
     lab.a1.pod_offloads_off(2)?;
     client.run_tool(&["udp-sizes", &target, "1", "9000", "999"], secs(30))?;
     Ok(())

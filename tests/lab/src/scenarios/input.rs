@@ -169,6 +169,7 @@ pub(super) fn garbage(mesh: &mut Mesh) -> Result {
     {
         from.run_tool(&["garbage-tcp", &target, "50"], secs(60))?;
     }
+    server.run_tool(&["garbage-tcp", "127.0.0.1:20005", "50"], secs(60))?;
     ensure!(count(mesh)? > before, "no drop was counted");
     for agent in &mut mesh.agents {
         ensure!(agent.process.is_running(), "the agent of {} ended: {}", agent.node, agent.process.fate());

@@ -95,7 +95,6 @@ pub const ALL: &[Scenario] = &[
     row("udp/socat", "socat gets its datagram back", Run::Shared(udp::socat)),
     row("udp/late-reply", "a reply after 5 s is delivered", Run::Shared(udp::late_reply)),
     row("path/direct", "NATed sites find a direct path", Run::Shared(path::becomes_direct)),
-    row("udp/silence-ends", "a push after two idle minutes is delivered", Run::Shared(udp::push_arrives)),
     row("path/moves", "a download while the path moves four times", Run::Own(path::moves_under_a_download)),
     row("path/udp-goes", "UDP goes and returns under a download", Run::Own(path::udp_goes_and_returns)),
     row("path/relay", "no UDP between sites: the relay carries all", Run::Prepared(path::relay_only)),
@@ -119,4 +118,8 @@ pub const ALL: &[Scenario] = &[
     row("input/surroundings", "port, privilege, route, device", Run::Prepared(input::surroundings)),
     row("input/full-disk", "a full disk at the state directory", Run::Prepared(input::full_disk)),
     row("input/garbage", "garbage on every port", Run::Own(input::garbage)),
+    row("docker/forward-drop", "beside Docker's own firewall", Run::Prepared(reach::beside_docker)),
+    row("reach/upstream", "names outside the cluster go upstream", Run::Prepared(reach::upstream)),
+    // Last: the two minutes pass while everything above runs.
+    row("udp/silence-ends", "a push after two idle minutes is delivered", Run::Shared(udp::push_arrives)),
 ];

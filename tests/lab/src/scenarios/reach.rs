@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::machine::Machine;
 use crate::mesh::Mesh;
+use crate::product::AgentOptions;
 use crate::wait::{secs, wait_until};
 use crate::workloads::{self, curl};
 use crate::{Context, Result, ensure};
@@ -185,4 +186,37 @@ pub(super) fn services_follow_manifests(mesh: &mut Mesh) -> Result {
         ensure!(answer.contains("NXDOMAIN"), "{answer}");
         Ok(())
     })
+}
+
+/// Docker's firewall on the nodes drops what is forwarded to its bridge; pods are endpoints and clients nevertheless.
+pub(super) fn beside_docker(mesh: &mut Mesh) -> Result {
+    for node in mesh.lab.nodes() {
+        node.docker_firewall()?;
+    }
+    mesh.join_all()?;
+    same_subnet(mesh)?;
+    across_nats(mesh)?;
+    edge_and_cloud(mesh)?;
+    own_node(mesh)?;
+    host_client(mesh)?;
+    pods_keep_their_source(mesh)
+}
+
+/// A name outside the cluster is answered by the node's upstream; one inside never gets there.
+pub(super) fn upstream(mesh: &mut Mesh) -> Result {
+    let resolver = mesh.lab.server.tool("resolver", &["dns-server", "53"])?;
+    let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
+    let more = vec!["--upstream-dns".to_owned(), mesh.lab.server.address.to_string()];
+    mesh.join_with("a1", AgentOptions { token, source: Some("server".to_owned()), more })?;
+    mesh.agent_mut("a1")?.0.wait_ready()?;
+    let client = mesh.pod("a1")?;
+    for transport in ["+notcp", "+tcp"] {
+        let outside = client.check(&["dig", "+short", transport, "www.example.org.", "A"])?;
+        ensure!(outside.trim() == crate::tools::FIXED_ADDRESS, "www.example.org {transport}: {outside:?}");
+    }
+    client.check(&["dig", "nobody.default.svc.cluster.local.", "A"])?;
+    let asked = resolver.log();
+    ensure!(asked.contains("www.example.org"), "the upstream was asked {asked}");
+    ensure!(!asked.contains("cluster.local"), "a cluster name left the node: {asked}");
+    Ok(())
 }

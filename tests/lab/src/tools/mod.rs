@@ -7,12 +7,16 @@
 //! Not here: anything that nginx, curl, socat, ncat, dig or iperf3 can show.
 
 mod capture;
+mod dns;
 mod garbage;
 mod udp;
 
 use std::time::Duration;
 
 use crate::{Context, Result, fail};
+
+/// What `dns-server` answers to every question.
+pub const FIXED_ADDRESS: &str = "198.18.0.1";
 
 /// Runs the tool that `words` names.
 ///
@@ -22,6 +26,7 @@ pub fn main(words: &[String]) -> Result {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["capture", file] => capture::record(file),
+        ["dns-server", port] => dns::server(number(port)?, number(FIXED_ADDRESS)?),
         ["garbage-udp", target, count] => garbage::udp(target, number(count)?),
         ["garbage-tcp", target, count] => garbage::tcp(target, number(count)?),
         ["udp-server", port] => udp::server(number(port)?),

@@ -1,0 +1,60 @@
+//! A resolver that has the same address for every name, and tells which names it was asked for.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+use crate::{Context, Result};
+
+/// Answers every query, over UDP and TCP, with an A record of `address`.
+pub(super) fn server(port: u16, address: Ipv4Addr) -> Result {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
+    let listener = TcpListener::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A client that hangs up early has its own reasons.
+            let _ = over_tcp(&mut stream, address);
+        }
+    });
+    println!("ready");
+    let mut buffer = [0; 1500];
+    loop {
+        let (len, from) = socket.recv_from(&mut buffer).context("receive")?;
+        if let Some(answer) = answer(buffer.get(..len).unwrap_or_default(), address) {
+            socket.send_to(&answer, from).context("send")?;
+        }
+    }
+}
+
+fn over_tcp(stream: &mut (impl Read + Write), address: Ipv4Addr) -> Result {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).context("length")?;
+    let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut query).context("query")?;
+    let answer = answer(&query, address).context("no query")?;
+    let length = u16::try_from(answer.len()).context("length")?;
+    stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).context("answer")
+}
+
+/// Header and question of the query with one record behind (RFC 1035 section 4.1).
+fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    let (id, mut rest, mut name) = (query.get(..2)?, query.get(12..)?, String::new());
+    loop {
+        let (len, after) = rest.split_first()?;
+        if *len == 0 {
+            rest = after;
+            break;
+        }
+        let (label, after) = after.split_at_checked(usize::from(*len))?;
+        name.push_str(&String::from_utf8_lossy(label));
+        name.push('.');
+        rest = after;
+    }
+    println!("asked {name}");
+    let question_end = query.len().checked_sub(rest.len())?.checked_add(4)?;
+    let mut out = id.to_vec();
+    out.extend_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    out.extend_from_slice(query.get(12..question_end)?);
+    out.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    out.extend_from_slice(&address.octets());
+    Some(out)
+}
