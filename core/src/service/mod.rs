@@ -143,26 +143,26 @@ pub struct Table<'a> {
 impl<'a> Table<'a> {
     /// An empty table.
     pub fn new(memory: Resources<'a>, rng: &mut Rng) -> Self {
-        let endpoints = [&memory.by_address, &memory.by_endpoint_vip, &memory.by_ordinal]
-            .into_iter()
-            .map(|index| holds(index))
-            .fold(memory.endpoints.len(), usize::min);
-        let services = holds(memory.by_name).min(holds(memory.by_vip) / 2);
+        let (by_name, by_vip) = (Index::new(memory.by_name), Index::new(memory.by_vip));
+        let by_namespace = Index::new(memory.by_namespace);
+        let (by_address, by_ordinal) = (Index::new(memory.by_address), Index::new(memory.by_ordinal));
+        let by_endpoint_vip = Index::new(memory.by_endpoint_vip);
+        let endpoints = by_address.capacity().min(by_ordinal.capacity()).min(by_endpoint_vip.capacity());
         let keys = Keys { a: rng.u64(), b: rng.u64() };
         Self {
-            services: pool(memory.services, services),
+            services: Pool::at_most(memory.services, by_name.capacity().min(by_vip.capacity() / 2)),
             ports: Pool::new(memory.ports),
             targets: Pool::new(memory.targets),
-            endpoints: pool(memory.endpoints, endpoints),
+            endpoints: Pool::at_most(memory.endpoints, endpoints),
             names: Names::new(memory.names),
-            namespaces: pool(memory.namespaces, holds(memory.by_namespace)),
+            namespaces: Pool::at_most(memory.namespaces, by_namespace.capacity()),
             affinity: affinity::Affinity::new(memory.affinity),
-            by_name: Index::new(memory.by_name),
-            by_vip: Index::new(memory.by_vip),
-            by_namespace: Index::new(memory.by_namespace),
-            by_address: Index::new(memory.by_address),
-            by_endpoint_vip: Index::new(memory.by_endpoint_vip),
-            by_ordinal: Index::new(memory.by_ordinal),
+            by_name,
+            by_vip,
+            by_namespace,
+            by_address,
+            by_endpoint_vip,
+            by_ordinal,
             keys,
             list: 0,
             next_uid: 0,
@@ -335,16 +335,6 @@ pub const fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Udp => UDP,
         Protocol::Sctp => SCTP,
     }
-}
-
-/// How many ids an [`Index`] over this memory holds.
-fn holds(index: &[u32]) -> usize {
-    index.len().checked_ilog2().map_or(0, |bits| 1usize << bits)
-}
-
-fn pool<T: crate::storage::Slot>(slots: &mut [T], most: usize) -> Pool<'_, T> {
-    let len = slots.len().min(most);
-    Pool::new(slots.split_at_mut(len).0)
 }
 
 #[cfg(test)]

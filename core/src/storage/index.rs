@@ -19,6 +19,11 @@ impl<'a> Index<'a> {
         Self { table: table.split_at_mut(size).0 }
     }
 
+    /// How many ids it holds.
+    pub fn capacity(&self) -> usize {
+        self.table.len()
+    }
+
     /// The first id under `hash` that `is_it` accepts.
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = self.home(hash);

@@ -28,6 +28,12 @@ impl<'a, T: Slot> Pool<'a, T> {
         Self { slots, used: 0, free: 0, live: 0 }
     }
 
+    /// As [`Pool::new`], over no more than `most` of the slots: as many as an index over them can hold.
+    pub fn at_most(slots: &'a mut [T], most: usize) -> Self {
+        let len = slots.len().min(most);
+        Self::new(slots.split_at_mut(len).0)
+    }
+
     /// Stores `value` and returns its id, or `None` when every slot is live.
     pub fn insert(&mut self, value: T) -> Option<u32> {
         let id = match self.get(self.free) {

@@ -1,0 +1,259 @@
+//! The four ways of a packet: a client's to an endpoint and back, at either end of the tunnel.
+
+use super::admitted::Tuple;
+use super::fragments::{Followed, Route};
+use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Ticket, Translated, Vip, only, send};
+use crate::counters::DropReason;
+use crate::wire::ip::{
+    ACK, Checksum, Fragment, Kind, RST, Rewrite, SYN, clamp_mss, reply, rewrite, set_fragment_id,
+};
+use core::net::IpAddr;
+
+impl Flows<'_> {
+    /// A client's packet.
+    pub(super) fn client_sends(&mut self, call: &mut Call<'_, '_>) -> Result<Outcome, DropReason> {
+        let t = call.t;
+        if matches!(t.kind, Kind::IcmpError { .. }) {
+            return self.error_from_client(call);
+        }
+        let new = NewFlow {
+            protocol: t.protocol,
+            client: t.src,
+            client_port: t.src_port,
+            vip: t.dst,
+            vip_port: t.dst_port,
+        };
+        let Some(id) = self.table.find_client(&new).filter(|id| self.usable(*id, call)) else {
+            return self.miss(call, new);
+        };
+        let (endpoint, mapped) = self.table.endpoint(id);
+        if call.offload.largest > usize::from(call.policy.mtu(endpoint.peer)) {
+            return too_big(call, endpoint.peer);
+        }
+        let dst_port = if t.kind == Kind::EchoRequest { 0 } else { endpoint.port };
+        let to = Rewrite {
+            src: self.source(endpoint.peer, t.src),
+            dst: endpoint.address,
+            src_port: mapped,
+            dst_port,
+        };
+        let verdict = send(endpoint.peer);
+        let released = self.translate(call, &to, verdict)?;
+        clamp(call, endpoint.peer)?;
+        Ok(Outcome { verdict, deadline: self.table.progress(call.now, id, true, &t), released })
+    }
+
+    /// Whether the flow still leads where a new one could: UDP has no end of its own, so a change of the
+    /// Services ends it (rows Q1 to Q5), and a SYN belongs to a new connection.
+    fn usable(&mut self, id: u32, call: &Call<'_, '_>) -> bool {
+        let syn = call.t.tcp_flags() & (SYN | ACK) == SYN;
+        if syn && self.table.is_closing(id) {
+            return false;
+        }
+        let opening = syn && self.table.is_unreplied(id);
+        let checked = opening || matches!(call.t.kind, Kind::Udp | Kind::EchoRequest);
+        let generation = call.policy.generation();
+        if !checked || self.table.generation(id) == generation {
+            return true;
+        }
+        let (flow, (endpoint, _)) = (self.table.client(id), self.table.endpoint(id));
+        if call.policy.still_serves(&flow, &endpoint) {
+            self.table.set_generation(id, generation);
+            return true;
+        }
+        self.table.remove(id);
+        false
+    }
+
+    fn miss(&mut self, call: &mut Call<'_, '_>, new: NewFlow) -> Result<Outcome, DropReason> {
+        let vip = call.policy.vip(call.t.dst);
+        if vip == Vip::None {
+            return Err(DropReason::NoRoute);
+        }
+        match call.t.kind {
+            Kind::Tcp { flags } if flags & RST != 0 => Err(DropReason::NoFlow),
+            Kind::Tcp { flags } if flags & (SYN | ACK) == SYN => Ok(only(Translated::Miss(new))),
+            Kind::Tcp { .. } => {
+                reply::tcp_reset(call.packet, &call.t)?;
+                Ok(only(Translated::Reply))
+            }
+            Kind::Udp | Kind::Sctp => Ok(only(Translated::Miss(new))),
+            Kind::EchoRequest if vip == Vip::Service => {
+                reply::echo(call.packet, &call.t, call.offload.checksum)?;
+                Ok(only(Translated::Reply))
+            }
+            Kind::EchoRequest => Ok(only(Translated::Miss(new))),
+            Kind::EchoReply | Kind::IcmpError { .. } => Err(DropReason::NoFlow),
+            Kind::Opaque => Err(DropReason::Protocol),
+        }
+    }
+
+    /// An endpoint's reply, recognised by the mapped port it is sent to. `peer` has the endpoint.
+    pub(super) fn client_receives(
+        &mut self,
+        call: &mut Call<'_, '_>,
+        peer: PeerRef,
+    ) -> Result<Outcome, DropReason> {
+        let t = call.t;
+        match t.kind {
+            Kind::IcmpError { .. } => return self.error_to_client(call, peer),
+            Kind::Opaque => return Err(DropReason::Protocol),
+            _ => {}
+        }
+        let endpoint = Endpoint { peer, address: t.src, port: t.src_port };
+        let id = self.table.find_mapped(t.protocol, &endpoint, t.dst_port).ok_or(DropReason::NoFlow)?;
+        let flow = self.table.client(id);
+        let to =
+            Rewrite { src: flow.vip, dst: flow.client, src_port: flow.vip_port, dst_port: flow.client_port };
+        let verdict = Translated::Local;
+        let released = self.translate(call, &to, verdict)?;
+        clamp(call, peer)?;
+        Ok(Outcome { verdict, deadline: self.table.progress(call.now, id, false, &t), released })
+    }
+
+    /// A reply of one of this node's endpoints to a client on `peer`. What the endpoint sends from a port that
+    /// it serves may go out before its client was heard: this node may have been restarted in between, and the
+    /// peer passes nothing on that it has no flow for.
+    pub(super) fn endpoint_sends(
+        &mut self,
+        call: &mut Call<'_, '_>,
+        peer: PeerRef,
+    ) -> Result<Outcome, DropReason> {
+        let t = call.t;
+        if peer.0 == self.mesh.own_index() {
+            return Err(DropReason::NoRoute);
+        }
+        if matches!(t.kind, Kind::IcmpError { .. }) {
+            return self.error_from_endpoint(call, peer);
+        }
+        if t.kind == Kind::Opaque {
+            return Err(DropReason::Protocol);
+        }
+        let tuple = Tuple {
+            peer,
+            protocol: t.protocol,
+            endpoint: t.src.into(),
+            port: t.src_port,
+            remote_port: t.dst_port,
+        };
+        let opens = t.kind == Kind::EchoRequest || t.tcp_flags() & (SYN | ACK) == SYN;
+        let known = self.admitted.find(&tuple);
+        let served = || !opens && call.policy.admits(t.protocol, t.src, t.src_port);
+        if known.is_none() && !served() {
+            return Err(DropReason::NoFlow);
+        }
+        if call.offload.largest > usize::from(call.policy.mtu(peer)) {
+            return too_big(call, peer);
+        }
+        self.pass(call, &tuple, known, false, send(peer))
+    }
+
+    /// A packet of a client on a peer to one of this node's endpoints.
+    pub(super) fn endpoint_receives(&mut self, call: &mut Call<'_, '_>) -> Result<Outcome, DropReason> {
+        let t = call.t;
+        match t.kind {
+            Kind::IcmpError { .. } => return self.error_to_endpoint(call),
+            Kind::Opaque => return Err(DropReason::Protocol),
+            _ => {}
+        }
+        let tuple = Tuple {
+            peer: call.from,
+            protocol: t.protocol,
+            endpoint: t.dst.into(),
+            port: t.dst_port,
+            remote_port: t.src_port,
+        };
+        let known = self.admitted.find(&tuple);
+        if known.is_none()
+            && (t.kind == Kind::EchoReply || !call.policy.admits(t.protocol, t.dst, t.dst_port))
+        {
+            return Err(DropReason::NotAnEndpoint);
+        }
+        self.pass(call, &tuple, known, true, Translated::Local)
+    }
+
+    /// Lets an admitted packet through as it is.
+    fn pass(
+        &mut self,
+        call: &mut Call<'_, '_>,
+        tuple: &Tuple,
+        known: Option<u32>,
+        from_client: bool,
+        verdict: Translated,
+    ) -> Result<Outcome, DropReason> {
+        let t = call.t;
+        let deadline = match known {
+            Some(id) => self.admitted.progress(call.now, id, from_client, &t),
+            None if t.tcp_flags() & RST != 0 => None,
+            None => Some(self.admitted.admit(call.now, tuple, from_client, &t)?),
+        };
+        let released = match t.fragment {
+            Fragment::First { .. } => {
+                let kept = Route { src: t.src, dst: t.dst, verdict, rename: false };
+                self.fragments.first(call.now, call.from, &t, &kept)?.1
+            }
+            _ => None,
+        };
+        clamp(call, tuple.peer)?;
+        let deadline = deadline.map(|(id, at)| (self.admitted_timer(id), at));
+        Ok(Outcome { verdict, deadline, released })
+    }
+
+    /// Gives a packet its new addresses and, if it is a first fragment, its followers theirs.
+    fn translate(
+        &mut self,
+        call: &mut Call<'_, '_>,
+        to: &Rewrite,
+        verdict: Translated,
+    ) -> Result<Option<Ticket>, DropReason> {
+        let mut released = None;
+        if let Fragment::First { .. } = call.t.fragment {
+            let route = Route { src: to.src, dst: to.dst, verdict, rename: true };
+            let (id, ticket) = self.fragments.first(call.now, call.from, &call.t, &route)?;
+            set_fragment_id(call.packet.bytes_mut(), &call.t, id)?;
+            released = ticket;
+        }
+        rewrite(call.packet.bytes_mut(), &call.t, to, call.offload.checksum)?;
+        Ok(released)
+    }
+
+    /// A later fragment goes the way of the first.
+    pub(super) fn follow(&mut self, call: &mut Call<'_, '_>) -> Result<Outcome, DropReason> {
+        let t = call.t;
+        match self.fragments.follow(call.now, call.from, &t)? {
+            Followed::Park { ticket, slot, at } => {
+                let deadline = at.map(|at| (self.fragment_timer(slot), at));
+                Ok(Outcome { verdict: Translated::Park(ticket), deadline, released: None })
+            }
+            Followed::Way { src, dst, id, verdict } => {
+                if let Translated::To(peer) = verdict
+                    && call.offload.largest > usize::from(call.policy.mtu(peer))
+                {
+                    return Err(DropReason::TooBig);
+                }
+                let bytes = call.packet.bytes_mut();
+                set_fragment_id(bytes, &t, id)?;
+                rewrite(bytes, &t, &Rewrite { src, dst, src_port: 0, dst_port: 0 }, Checksum::Complete)?;
+                Ok(only(verdict))
+            }
+        }
+    }
+
+    /// The source under which a client's packets reach endpoints on `peer`.
+    pub(super) fn source(&self, peer: PeerRef, family: IpAddr) -> IpAddr {
+        let v6 = family.is_ipv6();
+        if peer == PeerRef::SELF { self.mesh.alias(v6) } else { self.mesh.own(v6) }
+    }
+}
+
+fn too_big(call: &mut Call<'_, '_>, peer: PeerRef) -> Result<Outcome, DropReason> {
+    reply::too_big(call.packet, &call.t, call.policy.mtu(peer))?;
+    Ok(only(Translated::Reply))
+}
+
+/// Lowers the MSS that a SYN announces to what the path to `peer` carries.
+fn clamp(call: &mut Call<'_, '_>, peer: PeerRef) -> Result<(), DropReason> {
+    let headers = if call.t.src.is_ipv6() { 60 } else { 40 };
+    let limit = call.policy.mtu(peer).saturating_sub(headers);
+    clamp_mss(call.packet.bytes_mut(), &call.t, limit, call.offload.checksum)
+}

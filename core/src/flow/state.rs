@@ -1,0 +1,147 @@
+//! How far a flow has come, and when it ends: what both tables keep of each entry.
+
+use crate::time::{Duration, Instant};
+use crate::wire::ip::{FIN, RST, SCTP, SYN, TCP, Transport, UDP};
+
+/// Liveness of one entry.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Track {
+    /// Its last packet, in microseconds.
+    last: u64,
+    protocol: u8,
+    /// One of the constants below; 0 is a free slot.
+    state: u8,
+    fins: u8,
+}
+
+/// Seen from one side only.
+const UNREPLIED: u8 = 1;
+/// TCP: the endpoint answered, the client has not confirmed.
+const REPLIED: u8 = 2;
+/// Both sides confirmed.
+const ESTABLISHED: u8 = 3;
+/// TCP: both sides have sent a FIN.
+const CLOSING: u8 = 4;
+
+/// What a packet did to its entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Progress {
+    /// It lives at least as long as before.
+    On,
+    /// It ends sooner than said before.
+    Sooner,
+    /// It has ended with this packet.
+    Over,
+}
+
+/// In which order entries of a full table give way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Class {
+    Closing,
+    Unreplied,
+    Idle,
+}
+
+impl Track {
+    pub(super) const ZERO: Self = Self { last: 0, protocol: 0, state: 0, fins: 0 };
+
+    /// The state after the first packet. A segment that is no SYN belongs to a connection that was there before
+    /// this table.
+    pub(super) fn new(now: Instant, from_client: bool, t: &Transport) -> Self {
+        let midway = t.protocol == TCP && t.tcp_flags() & SYN == 0;
+        let mut track = Self::ahead(now, t.protocol, midway);
+        let _ = track.packet(now, from_client, t);
+        track
+    }
+
+    /// The state of an entry that is made ahead of its first packet.
+    pub(super) fn ahead(now: Instant, protocol: u8, established: bool) -> Self {
+        let state = if established { ESTABLISHED } else { UNREPLIED };
+        Self { last: now.as_micros(), protocol, state, fins: 0 }
+    }
+
+    pub(super) fn packet(&mut self, now: Instant, from_client: bool, t: &Transport) -> Progress {
+        self.last = now.as_micros();
+        if self.protocol != TCP {
+            if !from_client {
+                self.state = ESTABLISHED;
+            }
+            return Progress::On;
+        }
+        let flags = t.tcp_flags();
+        if flags & RST != 0 {
+            return Progress::Over;
+        }
+        let before = self.timeout();
+        if flags & FIN != 0 {
+            self.fins |= if from_client { 1 } else { 2 };
+        }
+        self.state = match (self.state, from_client) {
+            _ if self.fins == 3 => CLOSING,
+            (UNREPLIED, false) => REPLIED,
+            (REPLIED, true) if flags & SYN == 0 => ESTABLISHED,
+            (state, _) => state,
+        };
+        if self.timeout() < before { Progress::Sooner } else { Progress::On }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::from_micros(self.last).after(self.timeout())
+    }
+
+    pub(super) fn live(&self) -> bool {
+        self.state != 0
+    }
+
+    pub(super) fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state == CLOSING
+    }
+
+    pub(super) fn is_unreplied(&self) -> bool {
+        self.state == UNREPLIED
+    }
+
+    pub(super) fn idle(&self, now: Instant) -> Duration {
+        now.since(Instant::from_micros(self.last))
+    }
+
+    /// Whether it may give way in a full table: a live entry never does.
+    pub(super) fn class(&self, now: Instant) -> Option<Class> {
+        match self.state {
+            CLOSING => Some(Class::Closing),
+            UNREPLIED | REPLIED => Some(Class::Unreplied),
+            ESTABLISHED if self.idle(now) > self.patience() => Some(Class::Idle),
+            _ => None,
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(match (self.protocol, self.state) {
+            (TCP, UNREPLIED) => 120,
+            (TCP, REPLIED) => 60,
+            (TCP, CLOSING) => 2,
+            // Half closed: kube-proxy's CLOSE_WAIT timeout; otherwise its established timeout (row C12).
+            (TCP, _) if self.fins != 0 => 3_600,
+            (TCP, _) => 86_400,
+            (UDP, ESTABLISHED) => 180,
+            // Its heartbeats come every 30 s.
+            (SCTP, ESTABLISHED) => 210,
+            _ => 30,
+        })
+    }
+
+    /// How long an established entry is silent before it counts as idle (RFC 5382 REQ-5, RFC 4787 REQ-5).
+    fn patience(&self) -> Duration {
+        Duration::from_secs(match self.protocol {
+            TCP if self.fins != 0 => 240,
+            TCP => 7_440,
+            UDP | SCTP => 120,
+            _ => 10,
+        })
+    }
+}

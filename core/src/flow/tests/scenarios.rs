@@ -1,0 +1,439 @@
+use super::*;
+use crate::wire::ip::SCTP;
+use std::collections::BTreeSet;
+
+#[test]
+fn a_connection_goes_there_and_back_between_equal_addresses() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let syn = pair.request(&tcp((c.client, 4000), (c.vip, 80), SYN, b""));
+        assert_eq!(ends(&syn), at(c.mesh[0], 4000, c.pod, 8080));
+        let answer = pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), SYN | ACK, b""));
+        assert_eq!(ends(&answer), at(c.vip, 80, c.client, 4000));
+        let data = pair.request(&tcp((c.client, 4000), (c.vip, 80), ACK, b"GET /"));
+        assert_eq!(ends(&data), at(c.mesh[0], 4000, c.pod, 8080));
+        assert_eq!(&data[data.len() - 5..], b"GET /");
+        assert_eq!((pair.client.len(), pair.server.admitted()), (1, 1));
+    }
+}
+
+#[test]
+fn udp_sctp_and_ping_go_there_and_back() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let there = pair.request(&udp((c.client, 4000), (c.vip, 53), b"?"));
+        assert_eq!(ends(&there), at(c.mesh[0], 4000, c.pod, 8080));
+        let back = pair.response(&udp((c.pod, 8080), (c.mesh[0], 4000), b"!"));
+        assert_eq!(ends(&back), at(c.vip, 53, c.client, 4000));
+
+        let there = pair.request(&spec(c.client, c.vip, SCTP, sctp_body(4000, 38412, b"chunk")).build());
+        assert_eq!(ends(&there), at(c.mesh[0], 4000, c.pod, 8080));
+        let back = pair.response(&spec(c.pod, c.mesh[0], SCTP, sctp_body(8080, 4000, b"chunk")).build());
+        assert_eq!(ends(&back), at(c.vip, 38412, c.client, 4000));
+
+        let there = pair.request(&echo(c.client, c.endpoint_vip, true, 99));
+        assert_eq!(ends(&there), at(c.mesh[0], 99, c.pod, 0));
+        let back = pair.response(&echo(c.pod, c.mesh[0], false, 99));
+        assert_eq!(ends(&back), at(c.endpoint_vip, 0, c.client, 99));
+        // A ping of a Service is answered on the spot.
+        let (outcome, reply) = pair.send(&echo(c.client, c.vip, true, 7));
+        assert_eq!(outcome.verdict, Translated::Reply);
+        assert_eq!(ends(&reply), at(c.vip, 0, c.client, 7));
+    }
+}
+
+#[test]
+fn two_clients_with_one_port_get_two_mapped_ports_and_their_own_replies() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let other = if c.client == V4.client { "172.17.0.3" } else { "fd17::3" };
+        let first = ends(&pair.request(&udp((c.client, 4000), (c.vip, 53), b"a")));
+        let second = ends(&pair.request(&udp((other, 4000), (c.vip, 53), b"b")));
+        assert_eq!(first.1, 4000);
+        assert_ne!(second.1, 4000);
+        assert!(second.1 >= 1024);
+        let back = pair.response(&udp((c.pod, 8080), (c.mesh[0], second.1), b"!"));
+        assert_eq!(ends(&back), at(c.vip, 53, other, 4000));
+        let back = pair.response(&udp((c.pod, 8080), (c.mesh[0], 4000), b"!"));
+        assert_eq!(ends(&back), at(c.vip, 53, c.client, 4000));
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        pair.node = 0;
+        let (outcome, there) = pair.send(&tcp((c.client, 4000), (c.vip, 80), SYN, b""));
+        assert_eq!(outcome.verdict, Translated::Local);
+        assert_eq!(ends(&there), at(c.alias, 4000, c.pod, 8080));
+        let (outcome, back) = pair.client_out(&tcp((c.pod, 8080), (c.alias, 4000), SYN | ACK, b""));
+        assert_eq!(outcome.verdict, Translated::Local);
+        assert_eq!(ends(&back), at(c.vip, 80, c.client, 4000));
+        // Its errors, both ways.
+        let error = icmp_error(c.pod, c.alias, if c.alias == V4.alias { 3 } else { 1 }, 3, &there);
+        let (outcome, error) = pair.client_out(&error);
+        assert_eq!((outcome.verdict, ends(&error)), (Translated::Local, at(c.vip, 0, c.client, 0)));
+        let error = icmp_error(c.client, c.vip, if c.alias == V4.alias { 3 } else { 1 }, 3, &back);
+        let (outcome, error) = pair.client_out(&error);
+        assert_eq!((outcome.verdict, ends(&error)), (Translated::Local, at(c.alias, 0, c.pod, 0)));
+    }
+}
+
+#[test]
+fn partial_checksums_stay_partial() {
+    let mut pair = Pair::new();
+    let c = V4;
+    pair.connect(c, 4000);
+    let mut bytes = tcp((c.client, 4000), (c.vip, 80), ACK, &[5; 1000]);
+    fill(&mut bytes, 20, TCP, Checksum::Partial);
+    let mut packet = Packet::new(&mut bytes, 0, 1040).unwrap();
+    let offload = Offload { checksum: Checksum::Partial, largest: 1040 };
+    let outcome = pair.client.outbound(pair.now, &mut packet, offload, &pair.client_rules);
+    assert_eq!(outcome.verdict, Translated::To(PeerRef(2)));
+    let t = verify(&bytes, Checksum::Partial);
+    assert_eq!((t.src, t.src_port, t.dst, t.dst_port), at(c.mesh[0], 4000, c.pod, 8080));
+}
+
+#[test]
+fn tunnel_padding_is_cut_off() {
+    let mut pair = Pair::new();
+    let (_, mut bytes) = pair.send(&udp((V4.client, 4000), (V4.vip, 53), b"x"));
+    let len = bytes.len();
+    bytes.extend_from_slice(&[0; 15]);
+    assert_eq!(pair.server_in(1, &bytes).1.len(), len);
+}
+
+#[test]
+fn mss_is_clamped_both_ways_to_what_the_path_carries() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        (pair.client_rules.mtu, pair.server_rules.mtu) = (1300, 1280);
+        let syn = spec(c.client, c.vip, TCP, tcp_body(4000, 80, SYN, &[2, 4, 0x05, 0xb4], b"")).build();
+        let headers: u16 = if c.vip == V4.vip { 40 } else { 60 };
+        let (_, sent) = pair.send(&syn);
+        assert_eq!(sent[sent.len() - 2..], (1300 - headers).to_be_bytes());
+        let (_, arrived) = pair.server_in(1, &sent);
+        assert_eq!(arrived[arrived.len() - 2..], (1280 - headers).to_be_bytes());
+        verify(&arrived, Checksum::Complete);
+        let answer =
+            spec(c.pod, c.mesh[0], TCP, tcp_body(8080, 4000, SYN | ACK, &[2, 4, 0x05, 0xb4], b"")).build();
+        let answer = pair.response(&answer);
+        assert_eq!(answer[answer.len() - 2..], (1280 - headers).to_be_bytes());
+        verify(&answer, Checksum::Complete);
+    }
+}
+
+#[test]
+fn what_the_path_cannot_carry_is_answered_with_its_mtu() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        pair.connect(c, 4000);
+        pair.client_rules.mtu = 1290;
+        pair.server_rules.mtu = 1290;
+        let big = tcp((c.client, 4000), (c.vip, 80), ACK, &[1; 1300]);
+        let (outcome, error) = pair.send(&big);
+        assert_eq!(outcome.verdict, Translated::Reply);
+        assert_eq!(ends(&error), at(c.vip, 0, c.client, 0));
+        let quoted = verify(&error, Checksum::Complete).quoted(&error).unwrap();
+        assert_eq!((quoted.src_port, quoted.dst_port), (4000, 80));
+        let (outcome, error) = pair.server_out(&tcp((c.pod, 8080), (c.mesh[0], 4000), ACK, &[1; 1300]));
+        assert_eq!(outcome.verdict, Translated::Reply);
+        assert_eq!(ends(&error), at(c.mesh[0], 0, c.pod, 0));
+        // A super-packet of small segments passes.
+        let mut bytes = big.clone();
+        let len = bytes.len();
+        let mut packet = Packet::new(&mut bytes, 0, len).unwrap();
+        let offload = Offload { checksum: Checksum::Complete, largest: 700 };
+        let outcome = pair.client.outbound(pair.now, &mut packet, offload, &pair.client_rules);
+        assert_eq!(outcome.verdict, Translated::To(PeerRef(2)));
+    }
+}
+
+#[test]
+fn icmp_errors_belong_to_the_flow_they_quote() {
+    for c in BOTH {
+        let unreachable = if c.vip == V4.vip { 3 } else { 1 };
+        let mut pair = Pair::new();
+        let there = pair.request(&udp((c.client, 4000), (c.vip, 53), &[7; 600]));
+        let back = udp((c.pod, 8080), (c.mesh[0], 4000), &[7; 600]);
+        let returned = pair.response(&back);
+        // The endpoint and a router on its node, to the client.
+        for source in [c.pod, c.router] {
+            let error = pair.response(&icmp_error(source, c.mesh[0], unreachable, 3, &there));
+            assert_eq!(ends(&error), at(c.vip, 0, c.client, 0));
+            let quoted = verify(&error, Checksum::Complete).quoted(&error).unwrap();
+            assert_eq!(
+                (quoted.src, quoted.src_port, quoted.dst, quoted.dst_port),
+                at(c.client, 4000, c.vip, 53)
+            );
+        }
+        // The client, to the endpoint.
+        let error = pair.request(&icmp_error(c.client, c.vip, unreachable, 3, &returned));
+        assert_eq!(ends(&error), at(c.mesh[0], 0, c.pod, 0));
+        let quoted = verify(&error, Checksum::Complete).quoted(&error).unwrap();
+        assert_eq!(
+            (quoted.src, quoted.src_port, quoted.dst, quoted.dst_port),
+            at(c.pod, 8080, c.mesh[0], 4000)
+        );
+        // And about a ping.
+        let ping = pair.request(&echo(c.client, c.endpoint_vip, true, 9));
+        let error = pair.response(&icmp_error(c.router, c.mesh[0], unreachable, 1, &ping));
+        assert_eq!(ends(&error), at(c.endpoint_vip, 0, c.client, 0));
+        let quoted = verify(&error, Checksum::Complete).quoted(&error).unwrap();
+        assert_eq!((quoted.src, quoted.src_port, quoted.dst), (ip(c.client), 9, ip(c.endpoint_vip)));
+    }
+}
+
+/// The three fragments of a datagram from `src` to `dst`.
+fn fragments(c: (&str, u16), to: (&str, u16), id: u32) -> [Vec<u8>; 3] {
+    let whole = spec(c.0, to.0, UDP, udp_body(c.1, to.1, &[id as u8; 88])).build();
+    let body = whole[whole.len() - 96..].to_vec();
+    [(0, 40, true), (40, 80, true), (80, 96, false)].map(|(from, to_, more)| {
+        let mut part = Spec {
+            fragment: Some((id, from as u16, more)),
+            ..spec(c.0, to.0, UDP, body[from..to_].to_vec())
+        }
+        .build();
+        // The checksum is over the whole datagram.
+        if from == 0 {
+            let at = part.len() - 40 + 6;
+            part[at..at + 2].copy_from_slice(&body[6..8]);
+        }
+        part
+    })
+}
+
+/// Puts fragments together and checks the datagram.
+fn reassembled(parts: &[Vec<u8>]) -> (IpAddr, u16, IpAddr, u16) {
+    let first = Transport::parse(&parts[0]).unwrap();
+    let id = |t: &Transport| match t.fragment {
+        Fragment::First { id } | Fragment::Later { id, .. } => id,
+        Fragment::None => panic!("whole"),
+    };
+    let mut body = vec![];
+    for part in parts {
+        let t = Transport::parse(part).unwrap();
+        assert_eq!((id(&t), t.src, t.dst), (id(&first), first.src, first.dst));
+        body.extend_from_slice(&part[t.l4..]);
+    }
+    let whole = Spec {
+        src: first.src,
+        dst: first.dst,
+        protocol: UDP,
+        body: body.clone(),
+        fragment: None,
+        options: 0,
+    };
+    let whole = whole.build();
+    assert_eq!(whole[whole.len() - body.len()..], body[..], "checksum of the datagram");
+    ends(&whole)
+}
+
+#[test]
+fn fragments_follow_their_first_one_there_and_back() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let there = fragments((c.client, 4000), (c.vip, 53), 77).map(|f| pair.request(&f));
+        assert_eq!(reassembled(&there), at(c.mesh[0], 4000, c.pod, 8080));
+        let back = fragments((c.pod, 8080), (c.mesh[0], 4000), 78).map(|f| pair.response(&f));
+        assert_eq!(reassembled(&back), at(c.vip, 53, c.client, 4000));
+        // A copy of the first fragment joins the same datagram.
+        let again = pair.request(&fragments((c.client, 4000), (c.vip, 53), 77)[0]);
+        assert_eq!(
+            reassembled(&[again, there[1].clone(), there[2].clone()]),
+            at(c.mesh[0], 4000, c.pod, 8080)
+        );
+    }
+}
+
+#[test]
+fn two_clients_with_equal_identifications_are_not_mixed() {
+    let c = V4;
+    let mut pair = Pair::new();
+    let first = fragments((c.client, 4000), (c.vip, 53), 5).map(|f| pair.send(&f).1);
+    let second = fragments(("172.17.0.3", 4000), (c.vip, 53), 5).map(|f| pair.send(&f).1);
+    assert_ne!(first[0][4..6], second[0][4..6]);
+    reassembled(&first);
+    reassembled(&second);
+}
+
+#[test]
+fn fragments_that_overtook_the_first_wait_for_it() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let parts = fragments((c.client, 4000), (c.vip, 53), 5);
+        let (last, parked) = pair.send(&parts[2]);
+        let Translated::Park(ticket) = last.verdict else { panic!("{last:?}") };
+        assert_eq!(parked, parts[2]);
+        let (key, when) = last.deadline.unwrap();
+        assert_eq!(pair.send(&parts[1]).0.verdict, Translated::Park(ticket));
+        let (first, sent) = pair.send(&parts[0]);
+        assert_eq!((first.verdict, first.released), (Translated::To(PeerRef(2)), Some(ticket)));
+        let sent = [sent, pair.send(&parts[1]).1, pair.send(&parts[2]).1];
+        assert_eq!(reassembled(&sent), at(c.mesh[0], 4000, c.pod, 8080));
+        assert_eq!(pair.client.handle_timeout(when, key), Expiry { next: None, expired: None });
+        // One whose first never comes.
+        let (lost, _) = pair.send(&fragments((c.client, 4000), (c.vip, 53), 6)[1]);
+        let (key, when) = lost.deadline.unwrap();
+        let early = pair.client.handle_timeout(pair.now, key);
+        assert_eq!(early, Expiry { next: Some(when), expired: None });
+        let Translated::Park(ticket) = lost.verdict else { panic!("{lost:?}") };
+        assert_eq!(pair.client.handle_timeout(when, key), Expiry { next: None, expired: Some(ticket) });
+    }
+}
+
+#[test]
+fn connections_end_when_both_sides_said_so() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.connect(c, 4000);
+    pair.wait(86_300);
+    assert_eq!((pair.client.len(), pair.server.admitted()), (1, 1));
+    // Half-closed flows live on.
+    let (half, _) = pair.send(&tcp((c.client, 4000), (c.vip, 80), FIN | ACK, b""));
+    assert_eq!(half.deadline.unwrap().1, pair.now.after(Duration::from_secs(3600)));
+    pair.request(&tcp((c.client, 4000), (c.vip, 80), FIN | ACK, b""));
+    pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), ACK, b"late"));
+    pair.wait(3_000);
+    let (_, fin) = pair.server_out(&tcp((c.pod, 8080), (c.mesh[0], 4000), FIN | ACK, b""));
+    let (closing, _) = pair.client_in(2, &fin);
+    assert_eq!(closing.deadline.unwrap().1, pair.now.after(Duration::from_secs(2)));
+    pair.request(&tcp((c.client, 4000), (c.vip, 80), ACK, b""));
+    assert_eq!((pair.client.len(), pair.server.admitted()), (1, 1));
+    pair.wait(2);
+    assert_eq!((pair.client.len(), pair.server.admitted()), (0, 0));
+}
+
+#[test]
+fn a_reset_passes_and_ends_the_flow_at_once() {
+    let c = V4;
+    for from_client in [true, false] {
+        let mut pair = Pair::new();
+        pair.connect(c, 4000);
+        if from_client {
+            pair.request(&tcp((c.client, 4000), (c.vip, 80), RST, b""));
+        } else {
+            pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), RST | ACK, b""));
+        }
+        assert_eq!((pair.client.len(), pair.server.admitted()), (0, 0));
+    }
+}
+
+#[test]
+fn a_syn_on_a_closing_tuple_opens_a_new_flow_with_the_same_mapping() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.connect(c, 4000);
+    pair.request(&tcp((c.client, 4000), (c.vip, 80), FIN | ACK, b""));
+    pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), FIN | ACK, b""));
+    let (outcome, _) = pair.client_out(&tcp((c.client, 4000), (c.vip, 80), SYN, b""));
+    assert!(matches!(outcome.verdict, Translated::Miss(_)));
+    pair.connect(c, 4000);
+    assert_eq!((pair.client.len(), pair.server.admitted()), (1, 1));
+    pair.wait(3);
+    assert_eq!(pair.client.len(), 1, "it is open again");
+}
+
+#[test]
+fn udp_lives_30_seconds_unanswered_and_180_answered() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.request(&udp((c.client, 4000), (c.vip, 53), b"?"));
+    pair.request(&udp((c.client, 4001), (c.vip, 53), b"?"));
+    pair.response(&udp((c.pod, 8080), (c.mesh[0], 4001), b"!"));
+    pair.wait(29);
+    assert_eq!(pair.client.len(), 2);
+    pair.wait(1);
+    assert_eq!((pair.client.len(), pair.server.admitted()), (1, 1));
+    // A push of the server after two idle minutes arrives and keeps the flow.
+    pair.wait(120);
+    pair.response(&udp((c.pod, 8080), (c.mesh[0], 4001), b"push"));
+    pair.wait(179);
+    assert_eq!(pair.client.len(), 1);
+    pair.wait(1);
+    assert_eq!((pair.client.len(), pair.server.admitted()), (0, 0));
+}
+
+/// Rows Q1 to Q3 and C5.
+#[test]
+fn udp_flows_leave_an_endpoint_that_is_gone_and_tcp_flows_stay() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.connect(c, 4000);
+    pair.request(&udp((c.client, 4000), (c.vip, 53), b"?"));
+    pair.request(&tcp((c.client, 4001), (c.vip, 80), SYN, b""));
+    pair.client_rules.generation = 2;
+    let (kept, _) = pair.client_out(&udp((c.client, 4000), (c.vip, 53), b"?"));
+    assert_eq!(kept.verdict, Translated::To(PeerRef(2)));
+    pair.client_rules = Rules { generation: 3, keeps: false, ..pair.client_rules };
+    let (lost, _) = pair.client_out(&udp((c.client, 4000), (c.vip, 53), b"?"));
+    assert!(matches!(lost.verdict, Translated::Miss(_)));
+    // A SYN that nobody answered is a new connection still; an established one stays.
+    let (syn, _) = pair.client_out(&tcp((c.client, 4001), (c.vip, 80), SYN, b""));
+    assert!(matches!(syn.verdict, Translated::Miss(_)));
+    let (tcp, _) = pair.client_out(&tcp((c.client, 4000), (c.vip, 80), ACK, b"more"));
+    assert_eq!(tcp.verdict, Translated::To(PeerRef(2)));
+}
+
+#[test]
+fn an_endpoint_that_left_its_service_finishes_what_it_began() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.connect(c, 4000);
+    pair.server_rules.serves.clear();
+    pair.request(&tcp((c.client, 4000), (c.vip, 80), ACK, b"more"));
+    pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), ACK, b"data"));
+    let (_, syn) = pair.send(&tcp((c.client, 4001), (c.vip, 80), SYN, b""));
+    assert_eq!(pair.server_in(1, &syn).0.verdict, Translated::Drop(DropReason::NotAnEndpoint));
+}
+
+#[test]
+fn a_node_that_lost_its_memory_takes_flows_up_again() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        pair.connect(c, 4000);
+        pair.request(&udp((c.client, 4000), (c.vip, 53), b"?"));
+        // The endpoint's node: the endpoint may be the first to speak.
+        pair.server = flows(2, 64);
+        pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), ACK, b"data"));
+        pair.response(&udp((c.pod, 8080), (c.mesh[0], 4000), b"push"));
+        pair.wait(3600);
+        assert_eq!(pair.server.admitted(), 1, "TCP counts as established");
+        // The client's node, from its records.
+        let records: Vec<FlowRecord> = pair.client.flows(pair.now).collect();
+        assert_eq!(records.len(), 1);
+        assert_eq!((records[0].established, records[0].idle_secs), (true, 3600));
+        pair.client = flows(1, 64);
+        let (key, when) = pair.client.restore(pair.now, &records[0]).unwrap();
+        assert!(key < pair.client.timers() && when > pair.now);
+        assert_eq!(pair.client.restore(pair.now, &records[0]), Err(DropReason::PortsFull));
+        let back = pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), ACK, b"data"));
+        assert_eq!(ends(&back), at(c.vip, 80, c.client, 4000));
+        pair.request(&tcp((c.client, 4000), (c.vip, 80), ACK, b"more"));
+    }
+}
+
+#[test]
+fn every_timer_is_told_and_has_its_own_key() {
+    let c = V4;
+    let mut pair = Pair::new();
+    let mut keys = BTreeSet::new();
+    for port in 4000..4010 {
+        let (outcome, _) = pair.client_out(&udp((c.client, port), (c.vip, 53), b"?"));
+        let Translated::Miss(new) = outcome.verdict else { panic!("{outcome:?}") };
+        let endpoint = Endpoint { peer: PeerRef(2), address: ip(c.pod), port: 8080 };
+        let (key, when) = pair.client.open(pair.now, &new, &endpoint, 1, &mut pair.rng).unwrap();
+        assert_eq!(when, pair.now.after(Duration::from_secs(30)));
+        assert!(keys.insert(key));
+        let request = udp((c.mesh[1], port), (c.pod, 8080), b"?");
+        let (key, when) = pair.client_in(2, &request).0.deadline.unwrap();
+        assert_eq!(when, pair.now.after(Duration::from_secs(30)));
+        assert!(keys.insert(key));
+        let (parked, _) = pair.client_out(&fragments((c.client, port), (c.vip, 53), 9)[1]);
+        if let Some((key, _)) = parked.deadline {
+            assert!(keys.insert(key));
+        }
+    }
+    assert!(keys.iter().all(|key| *key < pair.client.timers()));
+}
