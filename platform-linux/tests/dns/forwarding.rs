@@ -9,7 +9,7 @@ use hickory_proto::rr::RecordType::*;
 
 use super::upstream::{Upstream, addresses, closed, code, one};
 use super::zone::cluster;
-use super::{Node, client, data, query, receive, run, shared};
+use super::{Node, client, data, own_address, query, receive, run, shared};
 
 #[test]
 fn u7_other_names_are_asked_upstream_over_udp() {
@@ -135,7 +135,7 @@ fn u7_with_every_upstream_down_the_answer_is_servfail() {
 #[test]
 fn u9_an_upstream_that_is_ourselves_is_found_out() {
     run(async {
-        let sockets = Sockets::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let sockets = Sockets::bind(&[own_address()]).unwrap();
         let itself = sockets.addresses()[0];
         let good = Upstream::start(|question, _| one(&question, 2)).await;
         let node = Node::start_on(sockets, cluster(), vec![itself, good.address]);

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use edgemesh_agent::dns::forward::{Forwarder, Settings};
@@ -62,8 +63,7 @@ pub(crate) struct Node {
 impl Node {
     /// Serves `zone` on a loopback address and forwards to `servers`.
     pub(crate) fn start(zone: MemoryZone, servers: Vec<SocketAddr>) -> Self {
-        let sockets = Sockets::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
-        Self::start_on(sockets, zone, servers)
+        Self::start_on(Sockets::bind(&[own_address()]).unwrap(), zone, servers)
     }
 
     pub(crate) fn start_on(sockets: Sockets, zone: MemoryZone, servers: Vec<SocketAddr>) -> Self {
@@ -103,6 +103,14 @@ impl Node {
         stream.write_all(&framed(query)).await.unwrap();
         read(&mut stream).await
     }
+}
+
+/// A loopback address that no other test uses, so that its ports are free for both protocols.
+pub(crate) fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let process = 1 + (std::process::id() % 250) as u8;
+    SocketAddr::from(([127, process, high, low], 0))
 }
 
 /// A socket that hears only replies from the very address it asks (row W11).

@@ -1,7 +1,5 @@
 //! Rows W: sockets and framing.
 
-use std::net::SocketAddr;
-
 use edgemesh_agent::dns::{MAX_PER_CLIENT, Sockets};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType::*;
@@ -11,7 +9,7 @@ use tokio::time::timeout;
 
 use super::upstream::Upstream;
 use super::zone::{big, cluster};
-use super::{Node, PATIENCE, client, data, framed, query, read, receive, run};
+use super::{Node, PATIENCE, client, data, framed, own_address, query, read, receive, run};
 
 const SVC1: &str = "svc1.testns.svc.cluster.local.";
 
@@ -145,9 +143,7 @@ fn w9_a_connection_that_is_silent_or_drips_is_closed() {
 #[test]
 fn w11_a_reply_leaves_from_the_address_that_was_asked() {
     run(async {
-        let addresses: Vec<SocketAddr> =
-            ["127.0.0.2:0", "127.0.0.3:0"].map(|address| address.parse().unwrap()).into();
-        let sockets = Sockets::bind(&addresses).unwrap();
+        let sockets = Sockets::bind(&[own_address(), own_address()]).unwrap();
         let bound = sockets.addresses();
         let mut node = Node::start_on(sockets, cluster(), vec![]);
         for address in bound {
@@ -178,7 +174,7 @@ fn w13_one_client_cannot_take_every_connection() {
 
 #[test]
 fn a_taken_port_is_named_in_the_error() {
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = std::net::UdpSocket::bind(own_address()).unwrap();
     let address = taken.local_addr().unwrap();
     let error = Sockets::bind(&[address]).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::spawn_local;
 
-use super::{framed, read};
+use super::{framed, own_address, read};
 
 /// An upstream under the test's control.
 pub(crate) struct Upstream {
@@ -23,7 +23,7 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Answers questions with all the messages that `reply` gives, but for probes, which nobody answers.
     pub(crate) async fn start(reply: impl Fn(Message, Transport) -> Vec<Message> + 'static) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let udp = UdpSocket::bind(own_address()).await.unwrap();
         let address = udp.local_addr().unwrap();
         let tcp = TcpListener::bind(address).await.unwrap();
         let asked = Rc::new(Cell::new(0));
@@ -70,7 +70,7 @@ impl Upstream {
 
 /// An address where nobody listens: the socket is closed again.
 pub(crate) fn closed() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    std::net::UdpSocket::bind(own_address()).unwrap().local_addr().unwrap()
 }
 
 /// The reply to `question` with these addresses.
