@@ -1,14 +1,20 @@
-//! What the probe runs, in order, and the memory it runs on.
+//! What the probe runs, in order, and what the steps share.
 //!
 //! A step works on the shared [`Bench`], so that later ones continue where earlier ones stopped (a handshake,
 //! then a query, then a flow through the session). It returns what was wrong, in words for the log.
 
-use crate::primitives;
+use crate::memory::{self, FLOWS, Memory};
+use crate::{machines, primitives};
 use core::hint::black_box;
+use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
+use edgemesh_core::path::{Config, Paths};
+use edgemesh_core::peer::{Lookups, Peers};
 use edgemesh_core::rng::Rng;
+use edgemesh_core::service::Table;
 use edgemesh_core::storage::{DeadlineEntry, Deadlines, Index, Pool, Ring, Slot};
 use edgemesh_core::time::{Duration, Instant};
+use edgemesh_core::tunnel::Tunnels;
 
 /// One thing to run and check.
 pub struct Step {
@@ -25,42 +31,67 @@ pub const STEPS: &[Step] = &[
     Step { name: "chacha20poly1305", run: |_| primitives::chacha20poly1305() },
     Step { name: "x25519", run: |_| primitives::x25519() },
     Step { name: "signature, good and bad", run: |_| primitives::signature() },
+    Step { name: "tunnel: introduce", run: machines::introduce },
+    Step { name: "tunnel: handshake", run: machines::handshake },
+    Step { name: "tunnel: packet each way", run: machines::data },
+    Step { name: "control: handshake, both sides", run: machines::control },
+    Step { name: "peers: records and lookups", run: machines::peers },
+    Step { name: "path: first probes", run: machines::path },
+    Step { name: "services: full list", run: machines::service_list },
+    Step { name: "services: choose", run: machines::service_select },
 ];
-
-/// What the core's tables may take of the board's 64 KiB.
-pub const MEMORY_BUDGET: usize = 28 * 1024;
-/// What they take.
-pub const MEMORY: usize = size_of::<Memory>();
-const _: () = assert!(MEMORY <= MEMORY_BUDGET, "the gateway's tables exceed their budget");
-
-/// The reference gateway: 4 peers, 64 flows, 64 services, 128 endpoints.
-const KEYS: usize = 4 + 64 + 64 + 128;
-
-/// A gateway's tables.
-pub struct Memory {
-    deadlines: [DeadlineEntry; KEYS],
-    flow_keys: [u32; 2 * 2 * 64],
-    flows: [Cell; 64],
-    queue: [u32; 16],
-}
 
 /// Everything the steps share, in a static.
 pub struct Bench {
-    memory: Memory,
-    buffer: [u8; 256],
+    pub deadlines: &'static mut [DeadlineEntry],
+    /// This board's tunnel, and one that plays the other node.
+    pub tunnels: [Tunnels<'static>; 2],
+    pub services: Table<'static>,
+    pub peers: Peers<'static>,
+    pub lookups: Lookups<'static>,
+    pub paths: Paths<'static>,
+    pub rng: Rng,
+    scratch: Scratch,
+    /// One packet with room around it.
+    pub buffer: [u8; 1500],
 }
 
 impl Bench {
-    /// All zero, which is what empty tables are.
-    pub const ZERO: Self = Self {
-        memory: Memory {
-            deadlines: [DeadlineEntry::EMPTY; KEYS],
-            flow_keys: [0; 2 * 2 * 64],
-            flows: [Cell::EMPTY; 64],
-            queue: [0; 16],
-        },
-        buffer: [0; 256],
-    };
+    /// The machines on their memory. `far` is the other node's.
+    #[inline(never)]
+    pub fn new(memory: &'static mut Memory, far: &'static mut memory::Tunnel) -> Self {
+        let mut rng = Rng::new([42; 32]);
+        let mut tunnel = |memory: &'static mut memory::Tunnel| {
+            Tunnels::new(memory.lend(), StaticSecret::generate(&mut rng), 0)
+        };
+        let tunnels = [tunnel(&mut memory.tunnel), tunnel(far)];
+        let services = Table::new(memory.services.lend(), &mut rng);
+        let peers = Peers::new(&mut memory.peers.entries, &mut memory.peers.index);
+        let lookups = Lookups::new(&mut memory.peers.lookups);
+        let paths = Paths::new(memory.paths.lend(), Config { inner_mtu_max: 1408 }, &mut rng);
+        Self {
+            deadlines: &mut memory.deadlines,
+            tunnels,
+            services,
+            peers,
+            lookups,
+            paths,
+            rng,
+            scratch: Scratch::ZERO,
+            buffer: [0; 1500],
+        }
+    }
+}
+
+/// A small table for the containers themselves.
+struct Scratch {
+    keys: [u32; 4 * FLOWS],
+    cells: [Cell; FLOWS],
+    queue: [u32; 16],
+}
+
+impl Scratch {
+    const ZERO: Self = Self { keys: [0; 4 * FLOWS], cells: [Cell::EMPTY; FLOWS], queue: [0; 16] };
 }
 
 #[derive(Clone, Copy)]
@@ -87,17 +118,17 @@ pub fn ensure(truth: bool, what: &'static str) -> Result<(), &'static str> {
 fn rng(bench: &mut Bench) -> Result<(), &'static str> {
     let (mut one, mut same) = (Rng::new(black_box([7; 32])), Rng::new(black_box([7; 32])));
     one.fill(&mut bench.buffer);
-    ensure(bench.buffer.chunks(8).all(|c| c == same.bytes::<8>()), "equal seeds drew different bytes")?;
+    ensure(bench.buffer.chunks_exact(8).all(|c| c == same.bytes::<8>()), "equal seeds drew different bytes")?;
     ensure(Rng::new(black_box([8; 32])).u64() != Rng::new([7; 32]).u64(), "different seeds drew equal bytes")
 }
 
 /// Fills a flow-like table to the brim, finds every entry, lets every deadline fire in order, and empties it.
 fn storage(bench: &mut Bench) -> Result<(), &'static str> {
-    let Memory { deadlines, flow_keys, flows, queue } = &mut bench.memory;
-    let capacity = flows.len() as u64;
+    let Scratch { keys, cells, queue } = &mut bench.scratch;
+    let capacity = cells.len() as u64;
     let hash = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let (mut pool, mut index) = (Pool::new(flows), Index::new(flow_keys));
-    let (mut deadlines, mut ring) = (Deadlines::new(deadlines), Ring::new(queue));
+    let (mut pool, mut index) = (Pool::new(cells), Index::new(keys));
+    let (mut deadlines, mut ring) = (Deadlines::new(bench.deadlines), Ring::new(queue));
     for key in 0..black_box(capacity) {
         let id = pool.insert(Cell { key, link: 0 }).ok_or("the pool was full too early")?;
         ensure(index.insert(hash(key), id), "the index was full too early")?;
