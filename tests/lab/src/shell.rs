@@ -37,7 +37,7 @@ fn script_in(lab: &Lab, script: &str) -> Result {
     let prefix = namespaces.to_string_lossy().trim_end_matches("a1").to_owned();
     let own = std::env::current_exe().context("path of the lab binary")?;
     let prelude = format!(
-        "on() {{ local m=$1; shift; '{}' {EXEC} {prefix}$m $LAB/$m/resolv.conf \"$@\"; }}",
+        "on() {{ local m=$1; shift; '{}' {EXEC} {prefix}$m $LAB/$m/resolv.conf \"$@\"; }}; export -f on",
         own.display()
     );
     let status = Command::new("bash")
