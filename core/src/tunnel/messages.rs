@@ -47,7 +47,8 @@ impl Tunnels<'_> {
             }
         };
         if self.jobs.len().saturating_add(OWN) >= self.jobs.capacity() {
-            return Err(DropReason::QueueFull);
+            let stranger = self.pop_stranger().ok_or(DropReason::QueueFull)?;
+            self.free_job(stranger);
         }
         let id = self.jobs.insert(JobSlot::EMPTY).ok_or(DropReason::QueueFull)?;
         let generation = self.slot(peer).map_or(0, |slot| slot.generation);
@@ -68,7 +69,8 @@ impl Tunnels<'_> {
         datagram: &mut [u8],
         rng: &mut Rng,
     ) -> Result<(), DropReason> {
-        let busy = self.jobs.len().saturating_mul(2) >= self.jobs.capacity().max(4);
+        let busy =
+            self.jobs.len().saturating_sub(self.waiting).saturating_mul(2) >= self.jobs.capacity().max(4);
         self.guard.check(now, origin, datagram, busy, rng)
     }
 
@@ -145,6 +147,7 @@ impl Tunnels<'_> {
         let waits = |list: Wait| self.lists.get(list as usize).is_some_and(|ends| ends.head != 0);
         self.outbox.head != 0
             || self.guard.has_reply()
+            || self.untold_stranger().is_some()
             || waits(Wait::Keepalive)
             || waits(Wait::News)
             || waits(Wait::Deadline)

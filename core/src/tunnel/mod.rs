@@ -26,6 +26,7 @@ mod messages;
 mod replay;
 mod slots;
 mod stamp;
+mod strangers;
 mod timers;
 mod transport;
 mod work;
@@ -135,6 +136,9 @@ pub enum TunnelEvent {
         /// Which peer.
         peer: PeerId,
     },
+    /// Somebody whose key is no peer's wants a session. Its initiation waits for [`Tunnels::add_peer`], but not
+    /// for long. Not authentic: whoever knows our public key can cause it.
+    Stranger(PublicKey),
     /// This key is not used any more. When several of one slot were given up undrained, only the last is told.
     KeyRetired(KeyId),
     /// Store this number, Unix seconds, and give it to [`Tunnels::new`] in the next life.
@@ -215,6 +219,8 @@ pub struct Tunnels<'a> {
     jobs: Pool<'a, JobSlot>,
     inbox: List,
     outbox: List,
+    strangers: List,
+    waiting: usize,
     building: u32,
     own_turn: bool,
     lists: [List; 4],
@@ -241,6 +247,8 @@ impl<'a> Tunnels<'a> {
             jobs: Pool::new(resources.jobs),
             inbox: List::default(),
             outbox: List::default(),
+            strangers: List::default(),
+            waiting: 0,
             building: 0,
             own_turn: false,
             lists: [List::default(); 4],
@@ -284,6 +292,7 @@ impl<'a> Tunnels<'a> {
         slot.live = true;
         slot.key = *key;
         slot.psk = psk.copied().unwrap_or_default();
+        self.admit_strangers(id, key);
         Ok(())
     }
 
@@ -311,6 +320,12 @@ impl<'a> Tunnels<'a> {
         self.slot(id)?.established.get()
     }
 
+    /// How long the last handshake took from our message to its answer, the computing on both sides included.
+    pub fn handshake_rtt(&self, id: PeerId) -> Option<Duration> {
+        let micros = self.slot(id)?.round_trip;
+        (micros != 0).then(|| Duration::from_micros(u64::from(micros)))
+    }
+
     /// Whether packets can be sent to the peer, as far as events said.
     pub fn is_up(&self, id: PeerId) -> bool {
         self.slot(id).is_some_and(|slot| slot.has(flag::UP))
@@ -321,6 +336,9 @@ impl<'a> Tunnels<'a> {
     pub fn poll_event(&mut self) -> Option<TunnelEvent> {
         if let Some(floor) = self.stamps.poll_floor() {
             return Some(TunnelEvent::PersistFloor(floor));
+        }
+        if let Some(event) = self.poll_stranger() {
+            return Some(event);
         }
         loop {
             let peer = PeerId(self.lists.get(Wait::News as usize)?.head);

@@ -134,6 +134,8 @@ pub struct PeerSlot {
     pub(super) established: Moment,
     /// The deadline that the caller knows of.
     pub(super) told: Moment,
+    /// From the last handshake message sent to its answer, in microseconds; 0 for never.
+    pub(super) round_trip: u32,
     /// Microseconds, below [`JITTER`](super::JITTER); drawn anew with every handshake.
     pub(super) jitter: u32,
     pub(super) flags: u16,
@@ -170,6 +172,7 @@ impl PeerSlot {
         cookie_born: Moment::NONE,
         established: Moment::NONE,
         told: Moment::NONE,
+        round_trip: 0,
         jitter: 0,
         flags: 0,
         current: 0,
@@ -272,6 +275,10 @@ pub(super) enum Stage {
     Free = 0,
     /// Of an initiation received: who sent it?
     OpenIdentity,
+    /// Of an initiation received: its sender is no peer, which the caller is to be told.
+    TellStranger,
+    /// Of an initiation received: its sender is no peer, and the caller knows.
+    AwaitPeer,
     /// Of an initiation received: the static-static agreement, then the stamp.
     OpenStamp,
     /// Of our response: ephemeral key.
@@ -305,6 +312,8 @@ pub struct JobSlot {
     /// The other side's ephemeral public key.
     pub(super) remote: PublicKey,
     pub(super) origin: Origin,
+    /// Since when it waits for its sender to become a peer.
+    pub(super) parked: Moment,
     /// The other side's index.
     pub(super) remote_index: u32,
     pub(super) peer: u32,
@@ -322,6 +331,7 @@ impl JobSlot {
         ephemeral: [0; 32],
         remote: PublicKey([0; 32]),
         origin: Origin::EMPTY,
+        parked: Moment::NONE,
         remote_index: 0,
         peer: 0,
         generation: 0,

@@ -68,6 +68,9 @@ impl Tunnels<'_> {
         slot.attempt = Moment::NONE;
         slot.clear(flag::LAST_MINUTE);
         slot.established = Moment::at(now);
+        if let Some(sent) = slot.sent.get() {
+            slot.round_trip = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);
+        }
         slot.zero = after(now, ZERO_AFTER_TIME);
         if !slot.has(flag::UP) {
             slot.set(flag::UP | flag::SAY_UP);

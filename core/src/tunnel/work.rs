@@ -28,6 +28,10 @@ impl Tunnels<'_> {
         if id != 0 {
             match self.step(now, wall, id, rng) {
                 Ok(Stage::Free) => self.finish(id),
+                Ok(Stage::TellStranger) => {
+                    let evicted = self.park_stranger(now, id);
+                    dropped = evicted.then_some(DropReason::UnknownPeer);
+                }
                 Ok(Stage::SendInitiation | Stage::SendResponse) => {
                     self.unqueue(id);
                     push_job(&mut self.jobs, &mut self.outbox, id);
@@ -106,6 +110,7 @@ impl Tunnels<'_> {
         }
         let next = match stage {
             Stage::OpenIdentity => self.open_identity(now, id),
+            Stage::OpenStamp if self.is_stale(now, id) => Err(DropReason::UnknownPeer),
             Stage::OpenStamp => self.open_stamp(now, id),
             Stage::AnswerEphemeral => self.answer_ephemeral(id, rng),
             Stage::AnswerEphemerals => self.answer_ephemerals(id),
@@ -115,7 +120,11 @@ impl Tunnels<'_> {
             Stage::StartEphemeral => self.start_ephemeral(id, rng),
             Stage::StartIdentity => self.start_identity(now, wall, id, rng),
             Stage::StartStamp => self.start_stamp(now, wall, id, rng),
-            Stage::Free | Stage::SendInitiation | Stage::SendResponse => Ok(Stage::Free),
+            Stage::Free
+            | Stage::TellStranger
+            | Stage::AwaitPeer
+            | Stage::SendInitiation
+            | Stage::SendResponse => Ok(Stage::Free),
         }?;
         if let Some(job) = self.jobs.get_mut(id) {
             job.stage = next;
@@ -132,7 +141,9 @@ impl Tunnels<'_> {
         mix_ephemeral(&mut job.state, &job.remote);
         let key = job.state.mix_key(self.identity.agree(&job.remote)?.as_bytes());
         let who = job.state.open(key, view.identity)?.first_chunk().copied().ok_or(DropReason::Truncated)?;
-        let peer = self.find_key(&PublicKey(who)).ok_or(DropReason::UnknownPeer)?;
+        // No ephemeral secret is drawn before the peer is known: until then its place holds the peer's key.
+        job.ephemeral = who;
+        let Some(peer) = self.find_key(&PublicKey(who)) else { return Ok(Stage::TellStranger) };
         let slot = self.slot(PeerId(peer)).ok_or(DropReason::UnknownPeer)?;
         let (generation, shared) = (slot.generation, slot.has(flag::SHARED));
         if let Some(job) = self.jobs.get_mut(id) {

@@ -213,10 +213,13 @@ fn keys_replaced_or_removed_are_retired_and_useless() {
     // An initiation of the removed peer finds no one; the same peer added again finds a fresh start.
     net.nodes[1].tunnels.initiate(now.after(secs(6)), PEER);
     net.run(secs(7));
-    assert_eq!(net.nodes[0].drops, [DropReason::UnknownPeer]);
     let key = net.nodes[1].tunnels.public();
+    assert_eq!(net.nodes[0].said(&TunnelEvent::Stranger(key)), 1);
+    net.run(REKEY_TIMEOUT);
     net.nodes[0].tunnels.add_peer(PEER, &key, None).unwrap();
     net.nodes[0].deadline = None;
+    net.drain();
+    assert_eq!(net.nodes[0].drops, [DropReason::UnknownPeer], "it waited for too long");
     let _ = net.send(0, b"E");
     net.run(secs(1));
     net.send(0, b"E").unwrap();
@@ -246,6 +249,59 @@ fn removing_a_peer_ends_its_handshake_wherever_it_is() {
         node.tunnels.add_peer(PEER, &other.tunnels.public(), None).unwrap();
         assert!(node.drain(now).is_empty());
         assert_eq!(node.tunnels.deadline(PEER), None);
+    }
+}
+
+/// The record of a node may come after its first message.
+#[test]
+fn an_initiation_waits_for_its_sender_to_become_a_peer() {
+    let mut net = Net::new();
+    let [a, b] = [0, 1].map(|n: usize| net.nodes[n].tunnels.public());
+    net.nodes[1].tunnels.remove_peer(PEER);
+    let _ = net.send(0, b"E");
+    net.run(secs(1));
+    assert_eq!(net.nodes[1].events, [TunnelEvent::Stranger(a)]);
+    net.nodes[1].tunnels.add_peer(PEER, &a, None).unwrap();
+    net.run(Duration::from_millis(200));
+    assert!(net.nodes[1].tunnels.is_up(PEER));
+    assert_eq!((net.count(0, Seek::Initiation), net.count(1, Seek::Response)), (1, 1));
+    assert_eq!(net.nodes[0].tunnels.find_peer(&b), Some(PEER));
+    assert!(net.nodes.iter().all(|node| node.drops.is_empty()));
+}
+
+#[test]
+fn the_oldest_stranger_gives_way() {
+    let mut net = Net::new();
+    let now = net.now;
+    let strangers: Vec<_> = (10..16)
+        .map(|seed| {
+            let mut node = Node::new(seed, 0);
+            node.tunnels.add_peer(PEER, &net.nodes[1].tunnels.public(), None).unwrap();
+            node.tunnels.initiate(now, PEER);
+            let message = node.drain(now).remove(0);
+            (node.tunnels.public(), message)
+        })
+        .collect();
+    for (key, message) in &strangers {
+        net.nodes[1].receive(now, origin(7), message).unwrap();
+        net.nodes[1].drain(now);
+        assert_eq!(net.nodes[1].said(&TunnelEvent::Stranger(*key)), 1);
+    }
+    // Of eight jobs two may be strangers'.
+    assert_eq!(net.nodes[1].drops, [DropReason::UnknownPeer; 4]);
+    for (n, (key, _)) in strangers.iter().enumerate() {
+        net.nodes[1].tunnels.add_peer(PeerId(2), key, None).unwrap();
+        let answered = net.nodes[1].tunnels.work(now, net.nodes[1].wall(now), &mut Rng::new([0; 32])).more;
+        assert_eq!(answered, n >= 4, "stranger {n}");
+        while net.nodes[1].tunnels.poll_transmit(now, &mut [0; 148]).is_some() {}
+    }
+}
+
+#[test]
+fn the_round_trip_of_the_handshake_is_known() {
+    let net = Net::connected();
+    for node in &net.nodes {
+        assert_eq!(node.tunnels.handshake_rtt(PEER), Some(Duration::from_millis(100)));
     }
 }
 

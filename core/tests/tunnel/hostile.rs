@@ -87,7 +87,7 @@ fn a_stranger_costs_one_agreement_and_gets_no_answer() {
     let now = net.now;
     net.nodes[1].receive(now, origin(0), &init).unwrap();
     assert!(net.nodes[1].drain(now).is_empty());
-    assert_eq!(net.nodes[1].drops, [DropReason::UnknownPeer]);
+    assert_eq!(net.nodes[1].events, [TunnelEvent::Stranger(stranger.tunnels.public())]);
 }
 
 /// A peer whose key is a point of small order: the directory should not have signed it, and we do not use it.
@@ -235,6 +235,14 @@ fn a_full_queue_refuses_and_leaves_room_for_our_own() {
     net.nodes[1].tunnels.add_peer(PEER, &key, None).unwrap();
     let init = initiation(&mut net);
     let now = net.now;
+    // A stranger takes the only place until somebody else needs it.
+    let mut stranger = Node::new(9, 0);
+    stranger.tunnels.add_peer(PEER, &net.nodes[1].tunnels.public(), None).unwrap();
+    stranger.tunnels.initiate(now, PEER);
+    let strange = stranger.drain(now).remove(0);
+    assert_eq!(net.nodes[1].receive(now, origin(7), &strange), Ok(()));
+    assert_eq!(net.nodes[1].receive(now, origin(0), &init), Err(DropReason::QueueFull));
+    assert!(net.nodes[1].drain(now).is_empty());
     assert_eq!(net.nodes[1].receive(now, origin(0), &init), Ok(()));
     assert_eq!(net.nodes[1].receive(now, origin(0), &init), Err(DropReason::QueueFull));
     net.nodes[1].tunnels.initiate(now, PEER);
