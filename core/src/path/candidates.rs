@@ -154,7 +154,7 @@ impl Paths<'_> {
 
     pub(super) fn emit_list(&mut self, now: Instant, peer: PeerId, out: &mut [u8]) -> Option<Transmit> {
         let generation = self.generation;
-        let route = self.route(now, peer).first;
+        let route = self.route(now, peer, 0).first;
         let hosts = self.locals.iter().filter_map(|local| Some((Kind::Host, local.address()?)));
         let reflexive = self.relay.observed().filter(|address| self.usable(address));
         let list = hosts.chain(reflexive.map(|address| (Kind::Reflexive, address)));
@@ -182,7 +182,7 @@ impl Paths<'_> {
     }
 
     pub(super) fn emit_list_ack(&mut self, now: Instant, peer: PeerId, out: &mut [u8]) -> Option<Transmit> {
-        let route = self.route(now, peer).first;
+        let route = self.route(now, peer, 0).first;
         let slot = self.slot_mut(peer)?;
         slot.clear(OWE_LIST_ACK);
         let len = path::emit_candidates_ack(out, slot.generation).ok()?;

@@ -19,7 +19,7 @@
 //! among servers.
 //!
 //! Deadlines: slot 0 is the relay and whatever is queued, slot `n` is peer `n`. After any calls, drain
-//! [`Paths::poll_touched`]: it names the slots whose deadline may have moved. Early is harmless.
+//! [`Paths::poll_deadline`]: it names the slots whose deadline may have moved. Early is harmless.
 
 mod candidates;
 mod mtu;
@@ -171,15 +171,7 @@ impl<'a> Paths<'a> {
     pub fn remove(&mut self, peer: PeerId) {
         self.forget_session(peer);
         if let Some(slot) = self.slot_mut(peer) {
-            // The lists thread through the slots: what they hold leaves when its turn comes.
-            let kept = PathSlot {
-                flags: slot.flags & (READY | EVENT | TOUCHED),
-                next_ready: slot.next_ready,
-                next_event: slot.next_event,
-                next_touched: slot.next_touched,
-                ..PathSlot::EMPTY
-            };
-            *slot = kept;
+            slot.forget();
             self.touched.push(self.peers, peer, TOUCHED);
         }
     }
@@ -225,38 +217,17 @@ impl<'a> Paths<'a> {
         }
     }
 
-    /// The relay's TCP connection stands.
-    pub fn relay_tcp_up(&mut self, now: Instant) {
-        self.begin(now);
-        self.relay.tcp_up(now);
-    }
-
-    /// The relay's TCP connection failed or broke.
-    pub fn relay_tcp_down(&mut self, now: Instant) {
-        self.begin(now);
-        self.relay.tcp_down(now);
-    }
-
-    /// Our socket and the server's address for [`Route::Relay`].
-    pub fn relay_via(&self) -> Option<(u8, SocketAddr)> {
-        self.relay.server()
-    }
-
-    /// Our own address as the relay saw it last.
-    pub fn reflexive(&self) -> Option<SocketAddr> {
-        self.relay.observed()
-    }
-
-    /// Round trip to the relay.
-    pub fn relay_rtt(&self) -> Option<Duration> {
-        self.relay.rtt()
-    }
-
-    /// Where a datagram for `peer` goes now. O(1), changes nothing.
-    pub fn route(&self, now: Instant, peer: PeerId) -> Routes {
+    /// Where a datagram for `peer` goes now that carries an inner packet of `len` bytes. O(1), changes nothing.
+    ///
+    /// While the size of a fresh direct path is being searched for, what may be too large for it takes the relay:
+    /// a sender told of a smaller size would remember that for minutes.
+    pub fn route(&self, now: Instant, peer: PeerId, len: usize) -> Routes {
         let Some(slot) = self.slot(peer) else { return Routes { first: None, copy: None } };
         let relay = self.relay_route(slot);
         match slot.direct().and_then(|c| c.remote.route()) {
+            Some(_) if relay.is_some() && slot.is_searching() && len > self.direct_mtu(slot).into() => {
+                Routes { first: relay, copy: None }
+            }
             Some(direct) => {
                 let doubt = slot.suspect.is_set() || slot.is_stale(now);
                 Routes { first: Some(direct), copy: relay.filter(|_| doubt) }
@@ -395,7 +366,7 @@ impl<'a> Paths<'a> {
             return Some(event);
         }
         while let Some(peer) = self.events.pop(self.peers, EVENT) {
-            let route = self.route(self.now, peer).first;
+            let route = self.route(self.now, peer, 0).first;
             let slot = self.slot_mut(peer)?;
             let (changed, lookup) = (slot.is(CHANGED), slot.is(LOOKUP));
             slot.clear(CHANGED);
@@ -425,7 +396,7 @@ impl<'a> Paths<'a> {
 
     /// A slot whose deadline may have moved, and its deadline now. To be drained last, behind the other polls.
     #[must_use]
-    pub fn poll_touched(&mut self) -> Option<(u32, Option<Instant>)> {
+    pub fn poll_deadline(&mut self) -> Option<(u32, Option<Instant>)> {
         let slot = match self.touched.pop(self.peers, TOUCHED) {
             Some(peer) => peer.0,
             None if core::mem::take(&mut self.touched_zero) => 0,

@@ -44,6 +44,12 @@ impl PathSlot {
         }
     }
 
+    /// Whether the size of the direct path is still being found out.
+    pub(super) fn is_searching(&self) -> bool {
+        let mtu = &self.mtu[DIRECT];
+        mtu.due.is_set() && mtu.checks == 0
+    }
+
     fn remote(&self) -> Remote {
         self.direct().map_or(Remote::EMPTY, |c| c.remote)
     }
@@ -64,7 +70,8 @@ impl Mtu {
     /// Ends a round in which `size` passed.
     fn finish(&mut self, now: Instant, size: u16) {
         let again = self.checks >= CHECKS;
-        let checks = if again { 0 } else { self.checks.saturating_add(1) };
+        // 0 only during the first search.
+        let checks = if again { 1 } else { self.checks.saturating_add(1) };
         let checking = u8::from(!again);
         *self = Self { due: At::new(now.after(CHECK)), size, best: 0, tries: 0, step: 0, checks, checking };
     }
@@ -74,18 +81,19 @@ impl Paths<'_> {
     /// Largest inner packet that fits the way to `peer` now, in bytes.
     pub fn mtu(&self, now: Instant, peer: PeerId) -> u16 {
         let Some(slot) = self.slot(peer) else { return self.relay_mtu(&PathSlot::EMPTY) };
+        let (direct, relay) = (self.direct_mtu(slot), self.relay_mtu(slot));
         match slot.direct() {
-            Some(_) if slot.suspect.is_set() || slot.is_stale(now) => {
-                self.direct_mtu(slot).min(self.relay_mtu(slot))
-            }
-            Some(_) => self.direct_mtu(slot),
-            None => self.relay_mtu(slot),
+            Some(_) if self.relay_route(slot).is_none() => direct,
+            Some(_) if slot.is_searching() => direct.max(relay),
+            Some(_) if slot.suspect.is_set() || slot.is_stale(now) => direct.min(relay),
+            Some(_) => direct,
+            None => relay,
         }
     }
 
     /// The way to `peer` for an operator.
     pub fn info(&self, now: Instant, peer: PeerId) -> PathInfo {
-        let route = self.route(now, peer).first;
+        let route = self.route(now, peer, 0).first;
         let rtt =
             self.slot(peer).map_or(0, |slot| if slot.current != 0 { slot.srtt } else { slot.relay_rtt });
         let rtt = (rtt != 0).then(|| Duration::from_micros(rtt.into()));

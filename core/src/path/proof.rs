@@ -105,11 +105,16 @@ impl Paths<'_> {
     }
 
     pub(super) fn probe_relay(&mut self, now: Instant, peer: PeerId, out: &mut [u8]) -> Option<Transmit> {
-        let slot = self.slot(peer)?;
-        let route = self.relay_route(slot);
+        let route = self.relay_route(self.slot(peer)?);
+        let slot = self.slot_mut(peer)?;
         let active = slot.is_active(now);
         let gap = if route.is_some() { RELAY_PROBE } else { NO_ROUTE_GAP.times(5) };
-        self.slot_mut(peer)?.relay_probe = if active { At::new(now.after(gap)) } else { At::NONE };
+        slot.relay_probe = if active { At::new(now.after(gap)) } else { At::NONE };
+        // The relay was not usable over UDP when the session began.
+        let unsized_yet = slot.mtu[RELAY].size == 0 && !slot.mtu[RELAY].due.is_set();
+        if active && unsized_yet && matches!(route, Some(Route::Relay { .. })) {
+            slot.restart_mtu(RELAY, now);
+        }
         self.emit_probe(now, peer, RELAY_TAG, route.filter(|_| active)?, SMALL, out, false)
     }
 
@@ -145,7 +150,7 @@ impl Paths<'_> {
             remote: place.unwrap_or(Remote::EMPTY),
         };
         let back = place.and_then(|place| place.route());
-        let elsewhere = place.is_some() && self.route(now, peer).first != back;
+        let elsewhere = place.is_some() && self.route(now, peer, 0).first != back;
         if straight {
             self.acks.push(ack).map_err(|_| DropReason::QueueFull)?;
         }
@@ -162,7 +167,7 @@ impl Paths<'_> {
         let route = match (ack.by_route, observed) {
             (0, Some(_)) => ack.remote.route(),
             (0, None) => self.relay_route(slot),
-            _ => self.route(self.now, peer).first,
+            _ => self.route(self.now, peer, 0).first,
         };
         let proof = Proof { nonce: ack.nonce, tag: ack.tag, stamp: ack.stamp, size: ack.size };
         let len = ProbeAck { proof, observed }.emit(out).ok()?;

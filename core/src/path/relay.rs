@@ -126,6 +126,35 @@ pub(super) enum Input<'d> {
     SessionUnknown { session: u32 },
 }
 
+impl super::Paths<'_> {
+    /// The relay's TCP connection stands.
+    pub fn relay_tcp_up(&mut self, now: Instant) {
+        self.begin(now);
+        self.relay.tcp_up(now);
+    }
+
+    /// The relay's TCP connection failed or broke.
+    pub fn relay_tcp_down(&mut self, now: Instant) {
+        self.begin(now);
+        self.relay.tcp_down(now);
+    }
+
+    /// Our socket and the server's address for [`Route::Relay`].
+    pub fn relay_via(&self) -> Option<(u8, SocketAddr)> {
+        self.relay.server()
+    }
+
+    /// Our own address as the relay saw it last.
+    pub fn reflexive(&self) -> Option<SocketAddr> {
+        self.relay.observed()
+    }
+
+    /// Round trip to the relay.
+    pub fn relay_rtt(&self) -> Option<Duration> {
+        self.relay.rtt()
+    }
+}
+
 /// The relay client.
 pub(super) struct Relay {
     server: Option<(SocketAddr, u8, u32)>,

@@ -131,7 +131,8 @@ impl PathSlot {
         self.round_due = At::new(now.after(ROUND_FIRST));
         self.relay_probe = At::new(now.after(Duration::from_secs(1)));
         if relayed && self.mtu[super::mtu::RELAY].size == 0 {
-            self.restart_mtu(super::mtu::RELAY, now.after(Duration::from_millis(500)));
+            // Behind the packets that waited for the session.
+            self.restart_mtu(super::mtu::RELAY, now.after(Duration::from_millis(100)));
         }
     }
 

@@ -292,6 +292,15 @@ impl PathSlot {
         self.flags &= !flag;
     }
 
+    /// Forgets everything but the lists, which thread through the slots: what they hold leaves in its turn.
+    pub(super) fn forget(&mut self) {
+        let flags = self.flags & (READY | EVENT | TOUCHED);
+        let links = (self.next_ready, self.next_event, self.next_touched);
+        *self = Self::EMPTY;
+        self.flags = flags;
+        (self.next_ready, self.next_event, self.next_touched) = links;
+    }
+
     /// The direct path in use.
     pub(super) fn direct(&self) -> Option<&Candidate> {
         self.candidates.get(usize::from(self.current).checked_sub(1)?)

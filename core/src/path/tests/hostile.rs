@@ -205,9 +205,9 @@ fn only_an_acknowledgement_of_our_own_probe_promotes() {
     }
     let late = at(70 + 10_100);
     assert_eq!(acknowledge(&mut paths, late, proof), Err(DropReason::ProbeAck), "too old");
-    assert_eq!(paths.route(at(72), PEER).first, Some(Route::Relay { session: 0x100 }));
+    assert_eq!(paths.route(at(72), PEER, 100).first, Some(Route::Relay { session: 0x100 }));
     assert_eq!(acknowledge(&mut paths, at(75), proof), Ok(()));
-    assert_eq!(paths.route(at(76), PEER).first, Some(Route::Direct { local: 0, remote: target }));
+    assert_eq!(paths.route(at(76), PEER, 100).first, Some(Route::Direct { local: 0, remote: target }));
     // Repeating it does not keep the path alive.
     for n in 0..40 {
         let now = at(100 + n * 100);
@@ -216,7 +216,7 @@ fn only_an_acknowledgement_of_our_own_probe_promotes() {
         paths.handle_timeout(now, PEER.0);
         drain(&mut paths, now);
     }
-    assert_eq!(paths.route(at(4_200), PEER).first, Some(Route::Relay { session: 0x100 }));
+    assert_eq!(paths.route(at(4_200), PEER, 100).first, Some(Route::Relay { session: 0x100 }));
 }
 
 #[test]
@@ -316,20 +316,20 @@ fn hints_serve_without_a_relay_and_near_ones_beside_it() {
     let mut unbound = paths(1, 4);
     let far: SocketAddr = "192.0.2.9:1".parse().unwrap();
     let near: SocketAddr = "192.168.7.7:1".parse().unwrap();
-    assert_eq!(unbound.route(at(0), PEER).first, None);
+    assert_eq!(unbound.route(at(0), PEER, 100).first, None);
     unbound.hint(PEER, 0, "127.0.0.1:1".parse().unwrap());
-    assert_eq!(unbound.route(at(0), PEER).first, None);
+    assert_eq!(unbound.route(at(0), PEER, 100).first, None);
     unbound.hint(PEER, 0, far);
-    assert_eq!(unbound.route(at(0), PEER).first, Some(Route::Direct { local: 0, remote: far }));
+    assert_eq!(unbound.route(at(0), PEER, 100).first, Some(Route::Direct { local: 0, remote: far }));
     let mut bound = bound(1, 4);
     bound.session_down(at(9), PEER);
     bound.hint(PEER, 0, far);
-    assert_eq!(bound.route(at(9), PEER).copy, None);
+    assert_eq!(bound.route(at(9), PEER, 100).copy, None);
     bound.hint(PEER, 0, near);
-    assert_eq!(bound.route(at(9), PEER).first, Some(Route::Relay { session: 0x100 }));
-    assert_eq!(bound.route(at(9), PEER).copy, Some(Route::Direct { local: 0, remote: near }));
+    assert_eq!(bound.route(at(9), PEER, 100).first, Some(Route::Relay { session: 0x100 }));
+    assert_eq!(bound.route(at(9), PEER, 100).copy, Some(Route::Direct { local: 0, remote: near }));
     bound.session_up(at(10), PEER, None);
-    assert_eq!(bound.route(at(10), PEER).copy, None);
+    assert_eq!(bound.route(at(10), PEER, 100).copy, None);
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn site() -> impl Strategy<Value = Site> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever happens to the network: callers that know only `poll_touched` are never late, handled deadlines
+    /// Whatever happens to the network: callers that know only `poll_deadline` are never late, handled deadlines
     /// make progress (both checked by the world), and once the network is well again datagrams arrive.
     #[test]
     fn any_life_keeps_honest_deadlines_and_recovers(

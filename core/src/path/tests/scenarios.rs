@@ -86,7 +86,7 @@ fn public_and_neighbouring_nodes_are_direct_at_once() {
     let world = direct(HOME, Site::Neighbour);
     let inside = world.nodes[1].inside;
     assert_eq!(
-        world.nodes[0].paths.route(world.now, PEER).first,
+        world.nodes[0].paths.route(world.now, PEER, 100).first,
         Some(Route::Direct { local: 0, remote: inside })
     );
     assert!(world.nodes[0].paths.info(world.now, PEER).rtt.unwrap() < MS.times(2));
@@ -157,7 +157,7 @@ fn copies_end_after_a_second_or_a_megabyte() {
     world.traffic = [Some((MS.times(10), 1_000)), None];
     world.run(SECOND);
     world.cut = [true; 2];
-    while world.nodes[0].paths.route(world.now, PEER).copy.is_none() {
+    while world.nodes[0].paths.route(world.now, PEER, 100).copy.is_none() {
         world.run(MS.times(10));
     }
     let begun = world.now;
@@ -171,7 +171,7 @@ fn copies_end_after_a_second_or_a_megabyte() {
     world.traffic = [Some((MS.over(10), 1_000)), None];
     world.run(SECOND);
     world.cut = [true; 2];
-    while world.nodes[0].paths.route(world.now, PEER).copy.is_none() {
+    while world.nodes[0].paths.route(world.now, PEER, 100).copy.is_none() {
         world.run(MS);
     }
     let begun = world.now;
@@ -229,14 +229,14 @@ fn udp_blocked_means_tcp_and_back_when_it_opens() {
     world.udp_blocked = [true, false];
     let start = world.now;
     world.bind();
-    while world.nodes[0].paths.route(world.now, PEER).first.is_none() {
+    while world.nodes[0].paths.route(world.now, PEER, 100).first.is_none() {
         world.run(MS.times(10));
     }
     // A second of patience, the connection, the bind.
     assert!(world.now.since(start) <= SECOND.plus(R.times(2)));
     world.connect();
     world.run(SECOND.times(10));
-    let route = world.nodes[0].paths.route(world.now, PEER).first;
+    let route = world.nodes[0].paths.route(world.now, PEER, 100).first;
     assert_eq!(route, Some(Route::RelayTcp { session: 0x100 }));
     assert!(world.nodes.iter().all(|n| n.got.len() > 480));
     world.udp_blocked = [false; 2];
@@ -252,7 +252,10 @@ fn udp_that_dies_later_falls_back_to_tcp() {
     world.udp_blocked = [true, true];
     world.run(SECOND.times(40));
     for n in 0..2 {
-        assert!(matches!(world.nodes[n].paths.route(world.now, PEER).first, Some(Route::RelayTcp { .. })));
+        assert!(matches!(
+            world.nodes[n].paths.route(world.now, PEER, 100).first,
+            Some(Route::RelayTcp { .. })
+        ));
         let before = world.nodes[n].got.len();
         world.run(SECOND);
         assert!(world.nodes[n].got.len() >= before + 45);
@@ -302,8 +305,13 @@ fn a_datagram_too_big_for_the_system_restarts_the_search() {
     let mut world = direct(HOME, HOME);
     world.mtu = 1_400;
     world.nodes[0].paths.too_big(world.now, PEER);
-    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_216);
+    // While it is searched for, what may be too large takes the relay.
+    let by = |world: &World, len| world.nodes[0].paths.route(world.now, PEER, len).first;
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_408);
+    assert_eq!(by(&world, 1_217), Some(Route::Relay { session: 0x100 }));
+    assert!(matches!(by(&world, 1_216), Some(Route::Direct { .. })));
     world.run(SECOND.times(2));
+    assert!(matches!(by(&world, 1_400), Some(Route::Direct { .. })));
     assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_328);
 }
 
@@ -318,7 +326,7 @@ fn a_new_network_doubts_the_path_and_finds_the_new_one() {
     world.nodes[1].paths.set_local(now, &[crate::path::Local { socket: 0, address: moved }]);
     world.run(SECOND.times(3));
     assert_eq!(
-        world.nodes[0].paths.route(world.now, PEER).first,
+        world.nodes[0].paths.route(world.now, PEER, 100).first,
         Some(Route::Direct { local: 0, remote: moved })
     );
     assert!(world.is_direct(1));

@@ -92,7 +92,7 @@ pub(super) struct Node {
     next_data: u32,
     bound: Option<Result<SocketAddr, ()>>,
     up: bool,
-    /// What a caller knows: only what `poll_touched` said.
+    /// What a caller knows: only what `poll_deadline` said.
     deadlines: [Option<Instant>; 2],
 }
 
@@ -200,7 +200,7 @@ impl World {
     }
 
     pub(super) fn is_direct(&self, n: usize) -> bool {
-        matches!(self.nodes[n].paths.route(self.now, PEER).first, Some(Route::Direct { .. }))
+        matches!(self.nodes[n].paths.route(self.now, PEER, 100).first, Some(Route::Direct { .. }))
     }
 
     /// Runs until both are direct; the time that took since `start`, if it was below `most`.
@@ -272,7 +272,7 @@ impl World {
         let mut inner = vec![0x45, 0, 0, 0];
         inner.extend(number.to_le_bytes());
         inner.resize(size.max(8), 0);
-        let routes = self.nodes[n].paths.route(self.now, PEER);
+        let routes = self.nodes[n].paths.route(self.now, PEER, size);
         for route in [routes.first, routes.copy].into_iter().flatten() {
             self.transmit(n, route, &inner, false);
         }
@@ -299,7 +299,7 @@ impl World {
                 }
             }
             let node = &mut self.nodes[n];
-            while let Some((slot, at)) = node.paths.poll_touched() {
+            while let Some((slot, at)) = node.paths.poll_deadline() {
                 node.deadlines[slot as usize] = at;
             }
             for slot in 0..2 {
