@@ -1,10 +1,12 @@
 //! The machines, each driven as an engine would: two tunnels talk to each other through a loop, a control link
-//! shakes hands, peers are learnt and probed, the Service table takes a full list and chooses endpoints.
+//! shakes hands, peers are learnt and probed, the Service table takes a full list and chooses endpoints, a
+//! connection is opened from one node to the other.
 
 use crate::memory;
 use crate::steps::{Bench, ensure};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use edgemesh_core::counters::DropReason;
+use edgemesh_core::flow::{Endpoint, NewFlow, Offload, PeerRef, Policy, Translated, Vip};
 use edgemesh_core::noise::ik::{Initiator, Responder};
 use edgemesh_core::noise::{ChaChaPoly, StaticSecret};
 use edgemesh_core::packet::{HEADROOM, Packet};
@@ -14,14 +16,21 @@ use edgemesh_core::rng::Rng;
 use edgemesh_core::service::{Request, Selection, Table};
 use edgemesh_core::time::{Instant, WallTime};
 use edgemesh_core::tunnel::{Content, Datagram, Origin, PeerId, Tunnels, open, seal};
+use edgemesh_core::wire::control::Network;
 use edgemesh_core::wire::feed::{
     ENDPOINT_READY, ENDPOINT_SERVING, EndpointDef, PortDef, Protocol, ServiceDef, ServiceKind, Update,
 };
-use edgemesh_core::wire::ip::TCP;
+use edgemesh_core::wire::ip::{ACK, Checksum, Mesh, SYN, TCP};
 
 const NOW: Instant = Instant::from_micros(1_000_000);
 const WALL: WallTime = WallTime { secs: 1_700_000_000, nanos: 0 };
 const PEER: PeerId = PeerId(1);
+/// The mesh prefixes; this node is number 1, the other 2.
+pub const NETWORK: Network = Network {
+    mesh_v4: [242, 0, 0, 0],
+    mesh_v4_len: 8,
+    mesh_v6: [0xfd, 0, 2, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+};
 const PSK: [u8; 32] = [9; 32];
 const MTU: usize = 1408;
 /// Calls of `work` that a handshake may take on one side.
@@ -154,7 +163,7 @@ pub fn path(bench: &mut Bench) -> Result<(), &'static str> {
     let (peer, remote) = (path::PeerId(1), SocketAddr::new(endpoint(7), 20006));
     paths.hint(peer, 0, remote);
     let hinted = Some(Route::Direct { local: 0, remote });
-    ensure(paths.route(NOW, peer).first == hinted, "the hint is not used")?;
+    ensure(paths.route(NOW, peer, MTU).first == hinted, "the hint is not used")?;
     paths.set_local(NOW, &[Local { socket: 0, address: SocketAddr::new(vip(9), 20006) }]);
     paths.session_up(NOW, peer, None);
     let said = paths.poll_message(NOW, buffer).ok_or("nothing to say to a new session")?;
@@ -193,6 +202,98 @@ pub fn service_list(bench: &mut Bench) -> Result<(), &'static str> {
 
 fn apply(table: &mut Table<'_>, update: &Update<'_>) -> Result<(), &'static str> {
     table.apply(update).map_err(|_| "an update was refused")
+}
+
+/// What the flow table asks of the node; the endpoint's node serves everything.
+struct Rules<'t>(&'t Table<'static>);
+
+impl Policy for Rules<'_> {
+    fn vip(&self, address: IpAddr) -> Vip {
+        if self.0.is_vip(address) { Vip::Service } else { Vip::None }
+    }
+    fn admits(&self, _: u8, address: IpAddr, port: u16) -> bool {
+        address == endpoint(0) && port == 8080
+    }
+    fn still_serves(&self, _: &NewFlow, _: &Endpoint) -> bool {
+        true
+    }
+    fn generation(&self) -> u32 {
+        self.0.generation()
+    }
+    fn mtu(&self, _: PeerRef) -> u16 {
+        MTU as u16
+    }
+}
+
+/// A client's SYN is translated and reaches the endpoint of another node; the answer comes back from the VIP.
+pub fn flow(bench: &mut Bench) -> Result<(), &'static str> {
+    let Bench { flows: [near, far], services, rng, buffer, .. } = bench;
+    let (client, rules) = (SocketAddr::new(endpoint(99), 40_000), Rules(services));
+    let (offload, near_peer, far_peer) =
+        (Offload { checksum: Checksum::Complete, largest: 40 }, PeerRef(1), PeerRef(2));
+    let mut packet = tcp(buffer, client, SocketAddr::new(vip(0), 80), SYN)?;
+    let Translated::Miss(new) = near.outbound(NOW, &mut packet, offload, &rules).verdict else {
+        return Err("a SYN opened no flow");
+    };
+    let chosen = Endpoint { peer: far_peer, address: endpoint(0), port: 8080 };
+    near.open(NOW, &new, &chosen, rules.generation(), rng).map_err(|reason| reason.name())?;
+    let sent = near.outbound(NOW, &mut packet, offload, &rules).verdict;
+    ensure(sent == Translated::To(far_peer), "the flow's SYN was not sent")?;
+    let arrived = far.inbound(NOW, near_peer, &mut packet, offload, &rules).verdict;
+    ensure(arrived == Translated::Local, "the endpoint's node refused the SYN")?;
+    let (source, target) = ends(packet.bytes()).ok_or("the SYN was mangled")?;
+    ensure(target == SocketAddr::new(endpoint(0), 8080), "the SYN went elsewhere")?;
+    ensure(source.ip() == Mesh::new(NETWORK, 1).own(false), "the SYN has another source")?;
+
+    let mut packet = tcp(buffer, target, source, SYN | ACK)?;
+    let sent = far.outbound(NOW, &mut packet, offload, &rules).verdict;
+    ensure(sent == Translated::To(near_peer), "the answer was not sent")?;
+    let arrived = near.inbound(NOW, far_peer, &mut packet, offload, &rules).verdict;
+    ensure(arrived == Translated::Local, "the answer was refused")?;
+    let back = (SocketAddr::new(vip(0), 80), client);
+    ensure(ends(packet.bytes()) == Some(back), "the answer does not come from the VIP")
+}
+
+/// A TCP segment without data at the start of `buffer`, checksums in place.
+fn tcp<'b>(
+    buffer: &'b mut [u8],
+    from: SocketAddr,
+    to: SocketAddr,
+    flags: u8,
+) -> Result<Packet<'b>, &'static str> {
+    let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), to.ip()) else { return Err("not IPv4") };
+    let segment = buffer.first_chunk_mut::<40>().ok_or("a short buffer")?;
+    *segment = [0; 40];
+    segment[..4].copy_from_slice(&[0x45, 0, 0, 40]);
+    (segment[8], segment[9]) = (64, TCP);
+    segment[12..16].copy_from_slice(&source.octets());
+    segment[16..20].copy_from_slice(&target.octets());
+    segment[20..22].copy_from_slice(&from.port().to_be_bytes());
+    segment[22..24].copy_from_slice(&to.port().to_be_bytes());
+    (segment[32], segment[33]) = (5 << 4, flags);
+    let header = !ones_sum(&segment[..20], 0);
+    segment[10..12].copy_from_slice(&header.to_be_bytes());
+    let sum = !ones_sum(&segment[12..], u32::from(TCP) + 20);
+    segment[36..38].copy_from_slice(&sum.to_be_bytes());
+    Packet::new(buffer, 0, 40).map_err(|reason| reason.name())
+}
+
+/// Source and destination of such a segment, if both checksums hold.
+fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let segment = packet.first_chunk::<40>()?;
+    let sums = [ones_sum(&segment[..20], 0), ones_sum(&segment[12..], u32::from(TCP) + 20)];
+    let end = |address: usize, port: usize| {
+        let ip = Ipv4Addr::from(*segment[address..].first_chunk::<4>()?);
+        Some(SocketAddr::new(ip.into(), u16::from_be_bytes(*segment[port..].first_chunk()?)))
+    };
+    Some((end(12, 20)?, end(16, 22)?)).filter(|_| sums == [0xffff; 2])
+}
+
+/// The one's complement sum of big-endian words (RFC 1071), written apart from the core's to check that one.
+fn ones_sum(words: &[u8], start: u32) -> u16 {
+    let sum = words.chunks_exact(2).fold(start, |sum, w| sum + u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let folded = (sum >> 16) + (sum & 0xffff);
+    (folded + (folded >> 16)) as u16
 }
 
 /// An endpoint for a new flow to each service.

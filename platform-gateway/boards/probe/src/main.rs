@@ -19,7 +19,7 @@ mod steps;
 use core::panic::PanicInfo;
 use cortex_m_rt::{ExceptionFrame, entry, exception};
 use cortex_m_semihosting::{debug, hprintln};
-use memory::Memory;
+use memory::{Far, Memory};
 use steps::{Bench, STEPS, Step};
 
 /// What the core may take of the board's stack, `main`'s frame included.
@@ -29,7 +29,7 @@ const STACK_BUDGET: usize = 6 * 1024;
 fn main() -> ! {
     // Built in place as statics: a table that is made on the stack and moved costs twice its size there.
     static mut MEMORY: Memory = Memory::ZERO;
-    static mut FAR: memory::Tunnel = memory::Tunnel::ZERO;
+    static mut FAR: Far = Far::ZERO;
     static mut BENCH: Option<Bench> = None;
 
     hprintln!("memory: {} B of {} B", size_of::<Memory>(), memory::BUDGET);

@@ -3,9 +3,10 @@
 //! A step works on the shared [`Bench`], so that later ones continue where earlier ones stopped (a handshake,
 //! then a query, then a flow through the session). It returns what was wrong, in words for the log.
 
-use crate::memory::{self, FLOWS, Memory};
+use crate::memory::{self, FLOWS, Far, Memory};
 use crate::{machines, primitives};
 use core::hint::black_box;
+use edgemesh_core::flow::Flows;
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
 use edgemesh_core::path::{Config, Paths};
@@ -15,6 +16,7 @@ use edgemesh_core::service::Table;
 use edgemesh_core::storage::{DeadlineEntry, Deadlines, Index, Pool, Ring, Slot};
 use edgemesh_core::time::{Duration, Instant};
 use edgemesh_core::tunnel::Tunnels;
+use edgemesh_core::wire::ip::Mesh;
 
 /// One thing to run and check.
 pub struct Step {
@@ -39,6 +41,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "path: first probes", run: machines::path },
     Step { name: "services: full list", run: machines::service_list },
     Step { name: "services: choose", run: machines::service_select },
+    Step { name: "flow: SYN and answer through both nodes", run: machines::flow },
 ];
 
 /// Everything the steps share, in a static.
@@ -46,6 +49,7 @@ pub struct Bench {
     pub deadlines: &'static mut [DeadlineEntry],
     /// This board's tunnel, and one that plays the other node.
     pub tunnels: [Tunnels<'static>; 2],
+    pub flows: [Flows<'static>; 2],
     pub services: Table<'static>,
     pub peers: Peers<'static>,
     pub lookups: Lookups<'static>,
@@ -59,12 +63,16 @@ pub struct Bench {
 impl Bench {
     /// The machines on their memory. `far` is the other node's.
     #[inline(never)]
-    pub fn new(memory: &'static mut Memory, far: &'static mut memory::Tunnel) -> Self {
+    pub fn new(memory: &'static mut Memory, far: &'static mut Far) -> Self {
         let mut rng = Rng::new([42; 32]);
         let mut tunnel = |memory: &'static mut memory::Tunnel| {
             Tunnels::new(memory.lend(), StaticSecret::generate(&mut rng), 0)
         };
-        let tunnels = [tunnel(&mut memory.tunnel), tunnel(far)];
+        let tunnels = [tunnel(&mut memory.tunnel), tunnel(&mut far.tunnel)];
+        let flows = [
+            Flows::new(memory.flows.lend(), Mesh::new(machines::NETWORK, 1), &mut rng),
+            Flows::new(far.flows.lend(), Mesh::new(machines::NETWORK, 2), &mut rng),
+        ];
         let services = Table::new(memory.services.lend(), &mut rng);
         let peers = Peers::new(&mut memory.peers.entries, &mut memory.peers.index);
         let lookups = Lookups::new(&mut memory.peers.lookups);
@@ -72,6 +80,7 @@ impl Bench {
         Self {
             deadlines: &mut memory.deadlines,
             tunnels,
+            flows,
             services,
             peers,
             lookups,
