@@ -43,6 +43,40 @@ impl<'a> Admitted<'a> {
         Self { slots, by_tuple, peers: Shares::new(peers), keys, hand: 0 }
     }
 
+    /// Takes over the slots of another run.
+    pub(super) fn adopt(
+        now: Instant,
+        slots: &'a mut [AdmittedSlot],
+        by_tuple: &'a mut [u32],
+        peers: &'a mut [u32],
+        keys: [u64; 2],
+    ) -> Self {
+        by_tuple.fill(0);
+        peers.fill(0);
+        let by_tuple = Index::new(by_tuple);
+        let slots = Pool::adopt(slots, by_tuple.capacity(), |s| {
+            !s.endpoint.is_none() && s.peer != 0 && s.track.mend(now)
+        });
+        let mut admitted = Self { slots, by_tuple, peers: Shares::new(peers), keys, hand: 0 };
+        for id in 1..=admitted.slots.high_water() {
+            let Some(tuple) = admitted.slots.get(id).map(tuple_of) else { continue };
+            if admitted.find(&tuple).is_some() {
+                admitted.slots.remove(id);
+            } else {
+                admitted.enter(id, &tuple);
+            }
+        }
+        admitted
+    }
+
+    /// Id and end of every tuple.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = (u32, Instant)> {
+        (1..=self.slots.high_water()).filter_map(|id| {
+            let slot = self.slots.get(id).filter(|s| s.track.live())?;
+            Some((id, slot.track.deadline()))
+        })
+    }
+
     pub(super) fn find(&self, tuple: &Tuple) -> Option<u32> {
         let is_it = |id| self.slots.get(id).is_some_and(|s| tuple_of(s) == *tuple);
         self.by_tuple.find(tuple_hash(self.keys, tuple), is_it)
@@ -66,8 +100,7 @@ impl<'a> Admitted<'a> {
             remote_port: tuple.remote_port,
         };
         let id = self.slots.insert(slot).ok_or(DropReason::AdmittedFull)?;
-        self.by_tuple.insert(tuple_hash(self.keys, tuple), id);
-        self.peers.change(peer_hash(self.keys, tuple.peer), 1);
+        self.enter(id, tuple);
         Ok((id, slot.track.deadline()))
     }
 
@@ -106,6 +139,11 @@ impl<'a> Admitted<'a> {
 
     pub(super) fn capacity(&self) -> u32 {
         self.slots.capacity() as u32
+    }
+
+    fn enter(&mut self, id: u32, tuple: &Tuple) {
+        self.by_tuple.insert(tuple_hash(self.keys, tuple), id);
+        self.peers.change(peer_hash(self.keys, tuple.peer), 1);
     }
 
     fn make_room(&mut self, now: Instant, peer: PeerRef) -> Result<(), DropReason> {

@@ -182,6 +182,22 @@ impl<'a> Flows<'a> {
         }
     }
 
+    /// A machine over the memory of an earlier run, whose flows go on. `now` must be on the same clock: where
+    /// that began anew (a reboot), start with all-zero memory. Entries that the earlier run left half written
+    /// are left out. Set a timer for each of [`Flows::deadlines`].
+    pub fn adopt(now: Instant, memory: Resources<'a>, mesh: Mesh, rng: &mut Rng) -> Self {
+        let keys = [rng.u64(), rng.u64()];
+        memory.fragments.fill(FragmentSlot::ZERO);
+        let Resources { flows, by_client, by_mapped, sources, admitted, by_tuple, admitters, fragments } =
+            memory;
+        Self {
+            mesh,
+            table: Table::adopt(now, flows, by_client, by_mapped, sources, keys),
+            admitted: Admitted::adopt(now, admitted, by_tuple, admitters, keys),
+            fragments: Fragments::new(fragments, keys, rng.u32()),
+        }
+    }
+
     /// Translates a packet from the TUN device: a client's to a VIP, or an endpoint's reply to a peer or, by the
     /// alias, to a client on this node.
     pub fn outbound(
@@ -198,7 +214,10 @@ impl<'a> Flows<'a> {
                 return self.follow(call);
             }
             let v6 = t.src.is_ipv6();
-            if t.dst == self.mesh.alias(v6) {
+            // Only this machine writes packets with the alias as source: one that comes back runs in a circle.
+            if t.src == self.mesh.alias(v6) {
+                Err(DropReason::SourceAddress)
+            } else if t.dst == self.mesh.alias(v6) {
                 self.client_receives(call, PeerRef::SELF)
             } else if let Some(index) = self.mesh.index_of(t.dst) {
                 self.endpoint_sends(call, PeerRef(index))
@@ -292,6 +311,12 @@ impl<'a> Flows<'a> {
     /// Timers that this machine uses: keys 0 up to this.
     pub fn timers(&self) -> u32 {
         self.fragment_timer(self.fragments.capacity())
+    }
+
+    /// Timer and deadline of all that is in the tables, for a machine that was adopted.
+    pub fn deadlines(&self) -> impl Iterator<Item = (u32, Instant)> {
+        let admitted = self.admitted.deadlines().map(|(id, at)| (self.admitted_timer(id), at));
+        self.table.deadlines().chain(admitted)
     }
 
     /// Every flow, for listings and for the next run.

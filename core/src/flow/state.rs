@@ -61,6 +61,13 @@ impl Track {
         Self { last: now.as_micros(), protocol, state, fins: 0 }
     }
 
+    /// Whether this is a track at all, after its memory went through another run; a clock that began anew does
+    /// not make it immortal.
+    pub(super) fn mend(&mut self, now: Instant) -> bool {
+        self.last = self.last.min(now.as_micros());
+        (UNREPLIED..=CLOSING).contains(&self.state)
+    }
+
     pub(super) fn packet(&mut self, now: Instant, from_client: bool, t: &Transport) -> Progress {
         self.last = now.as_micros();
         if self.protocol != TCP {

@@ -151,10 +151,46 @@ impl<'a> Table<'a> {
         Self { flows, by_client, by_mapped, sources: Shares::new(sources), keys }
     }
 
+    /// Takes over the slots of another run. Entries that cannot be told apart, or are none, are left out.
+    pub(super) fn adopt(
+        now: Instant,
+        flows: &'a mut [FlowSlot],
+        by_client: &'a mut [u32],
+        by_mapped: &'a mut [u32],
+        sources: &'a mut [u32],
+        keys: [u64; 2],
+    ) -> Self {
+        for index in [&mut *by_client, &mut *by_mapped, &mut *sources] {
+            index.fill(0);
+        }
+        let (by_client, by_mapped) = (Index::new(by_client), Index::new(by_mapped));
+        let most = by_client.capacity().min(by_mapped.capacity());
+        let flows = Pool::adopt(flows, most, |s| {
+            let whole = [s.client, s.vip, s.endpoint].iter().all(|a| !a.is_none());
+            whole && s.track.mend(now)
+        });
+        let mut table = Self { flows, by_client, by_mapped, sources: Shares::new(sources), keys };
+        for id in 1..=table.flows.high_water() {
+            let slot = table.slot(id);
+            if table.find_same_client(&slot).is_some() || table.find_same_mapped(&slot).is_some() {
+                table.flows.remove(id);
+            } else {
+                table.enter(id, &slot);
+            }
+        }
+        table
+    }
+
+    /// Timer and deadline of every flow.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = (u32, Instant)> {
+        (1..=self.flows.high_water()).filter_map(|id| {
+            let slot = self.flows.get(id).filter(|s| s.track.live())?;
+            Some((id.saturating_sub(1), slot.track.deadline()))
+        })
+    }
+
     pub(super) fn find_client(&self, flow: &NewFlow) -> Option<u32> {
-        let probe = client_slot(flow);
-        let is_it = |id| self.flows.get(id).is_some_and(|s| same_client(s, &probe));
-        self.by_client.find(client_hash(self.keys, &probe), is_it)
+        self.find_same_client(&client_slot(flow))
     }
 
     pub(super) fn find_mapped(&self, protocol: u8, endpoint: &Endpoint, mapped: u16) -> Option<u32> {
@@ -269,9 +305,7 @@ impl<'a> Table<'a> {
             endpoint_port: record.endpoint.1,
             mapped: record.mapped,
         };
-        let is_it = |id| self.flows.get(id).is_some_and(|s| same_client(s, &slot));
-        let taken = self.by_client.find(client_hash(self.keys, &slot), is_it);
-        if taken.is_some() || self.find_same_mapped(&slot).is_some() {
+        if self.find_same_client(&slot).is_some() || self.find_same_mapped(&slot).is_some() {
             return Err(DropReason::PortsFull);
         }
         self.insert(slot).ok_or(DropReason::FlowsFull)
@@ -326,6 +360,11 @@ impl<'a> Table<'a> {
         self.flows.get(id).copied().unwrap_or(FlowSlot::ZERO)
     }
 
+    fn find_same_client(&self, probe: &FlowSlot) -> Option<u32> {
+        let is_it = |id| self.flows.get(id).is_some_and(|s| same_client(s, probe));
+        self.by_client.find(client_hash(self.keys, probe), is_it)
+    }
+
     fn find_same_mapped(&self, probe: &FlowSlot) -> Option<u32> {
         let is_it = |id| self.flows.get(id).is_some_and(|s| same_mapped(s, probe));
         self.by_mapped.find(mapped_hash(self.keys, probe), is_it)
@@ -359,10 +398,14 @@ impl<'a> Table<'a> {
 
     fn insert(&mut self, slot: FlowSlot) -> Option<(u32, Instant)> {
         let id = self.flows.insert(slot)?;
-        self.by_client.insert(client_hash(self.keys, &slot), id);
-        self.by_mapped.insert(mapped_hash(self.keys, &slot), id);
-        self.sources.change(source_hash(self.keys, slot.client), 1);
+        self.enter(id, &slot);
         Some((id.saturating_sub(1), slot.track.deadline()))
+    }
+
+    fn enter(&mut self, id: u32, slot: &FlowSlot) {
+        self.by_client.insert(client_hash(self.keys, slot), id);
+        self.by_mapped.insert(mapped_hash(self.keys, slot), id);
+        self.sources.change(source_hash(self.keys, slot.client), 1);
     }
 }
 

@@ -8,6 +8,7 @@ use super::*;
 use crate::rng::Rng;
 use crate::time::Duration;
 use crate::wire::control::Network;
+use crate::wire::ip::Address;
 use crate::wire::ip::testing::*;
 use crate::wire::ip::{ACK, FIN, ICMP, RST, SYN, TCP, UDP};
 use std::vec;
@@ -50,19 +51,46 @@ fn mesh(own: u32) -> Mesh {
     Mesh::new(Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6 }, own)
 }
 
+/// Owned memory of one machine.
+struct Memory {
+    flows: Vec<FlowSlot>,
+    admitted: Vec<AdmittedSlot>,
+    fragments: Vec<FragmentSlot>,
+    indices: [Vec<u32>; 3],
+    shares: [Vec<u32>; 2],
+}
+
+impl Memory {
+    fn new(size: usize) -> Self {
+        Self {
+            flows: vec![FlowSlot::ZERO; size],
+            admitted: vec![AdmittedSlot::ZERO; size],
+            fragments: vec![FragmentSlot::ZERO; 8],
+            indices: std::array::from_fn(|_| vec![0; 2 * size]),
+            shares: std::array::from_fn(|_| vec![0; 64]),
+        }
+    }
+
+    fn lend(&mut self) -> Resources<'_> {
+        let [by_client, by_mapped, by_tuple] = &mut self.indices;
+        let [sources, admitters] = &mut self.shares;
+        Resources {
+            flows: &mut self.flows,
+            by_client,
+            by_mapped,
+            sources,
+            admitted: &mut self.admitted,
+            by_tuple,
+            admitters,
+            fragments: &mut self.fragments,
+        }
+    }
+}
+
 /// A machine with `size` slots in each table.
 fn flows(own: u32, size: usize) -> Flows<'static> {
-    let memory = Resources {
-        flows: vec![FlowSlot::ZERO; size].leak(),
-        by_client: vec![0; 2 * size].leak(),
-        by_mapped: vec![0; 2 * size].leak(),
-        sources: vec![0; 64].leak(),
-        admitted: vec![AdmittedSlot::ZERO; size].leak(),
-        by_tuple: vec![0; 2 * size].leak(),
-        admitters: vec![0; 64].leak(),
-        fragments: vec![FragmentSlot::ZERO; 8].leak(),
-    };
-    Flows::new(memory, mesh(own), &mut Rng::new([own as u8; 32]))
+    let memory = std::boxed::Box::leak(std::boxed::Box::new(Memory::new(size)));
+    Flows::new(memory.lend(), mesh(own), &mut Rng::new([own as u8; 32]))
 }
 
 /// The rest of a node, as simple as can be.

@@ -34,6 +34,21 @@ impl<'a, T: Slot> Pool<'a, T> {
         Self::new(slots.split_at_mut(len).0)
     }
 
+    /// Takes over slots that another run used: what `keep` accepts is moved to the ids from 1 up, the rest is
+    /// freed. `keep` may mend a slot; it sees every slot once.
+    pub fn adopt(slots: &'a mut [T], most: usize, mut keep: impl FnMut(&mut T) -> bool) -> Self {
+        let mut pool = Self::at_most(slots, most);
+        for at in 0..pool.slots.len() {
+            let Some(slot) = pool.slots.get_mut(at) else { break };
+            let mut value = core::mem::replace(slot, T::EMPTY);
+            if keep(&mut value) {
+                // Never ahead of `at`: at most as many were kept as were seen.
+                let _ = pool.insert(value);
+            }
+        }
+        pool
+    }
+
     /// Stores `value` and returns its id, or `None` when every slot is live.
     pub fn insert(&mut self, value: T) -> Option<u32> {
         let id = match self.get(self.free) {
@@ -115,6 +130,21 @@ mod tests {
         fn set_link(&mut self, id: u32) {
             self.1 = id;
         }
+    }
+
+    #[test]
+    fn adopted_slots_close_up_and_the_rest_is_free() {
+        let mut memory = [Item(0, 9), Item(5, 1), Item(0, 0), Item(6, 3)];
+        let mut pool = Pool::adopt(&mut memory, 4, |item| {
+            item.0 += 10;
+            item.0 > 10
+        });
+        assert_eq!((pool.len(), pool.high_water()), (2, 2));
+        assert_eq!((pool.get(1).unwrap().0, pool.get(2).unwrap().0), (15, 16));
+        assert_eq!(
+            [pool.insert(Item(1, 0)), pool.insert(Item(1, 0)), pool.insert(Item(1, 0))],
+            [Some(3), Some(4), None]
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ fn addresses_of_no_use_are_dropped() {
     for src in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.0.1"] {
         assert_eq!(dropped(pair.client_out(&udp((src, 1), (c.vip, 53), b""))), DropReason::SourceAddress);
     }
+    // A packet of this machine that was routed back to it runs in a circle.
+    assert_eq!(dropped(pair.client_out(&udp((c.alias, 1), (c.vip, 53), b""))), DropReason::SourceAddress);
     for dst in ["10.96.0.77", "8.8.8.8", "224.0.0.1", "127.0.0.1", c.mesh[0]] {
         assert_eq!(
             dropped(pair.client_out(&udp((c.client, 1), (dst, 53), b""))),

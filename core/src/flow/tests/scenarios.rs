@@ -437,3 +437,55 @@ fn every_timer_is_told_and_has_its_own_key() {
     }
     assert!(keys.iter().all(|key| *key < pair.client.timers()));
 }
+
+#[test]
+fn a_table_is_adopted_by_the_next_run() {
+    let size = 16;
+    let mut memory = Memory::new(size);
+    let now = Instant::ZERO.after(Duration::from_secs(1000));
+    let mut rng = Rng::new([2; 32]);
+    let rules = rules();
+    let c = V4;
+    let client = |port| NewFlow {
+        protocol: UDP,
+        client: ip(c.client),
+        client_port: port,
+        vip: ip(c.vip),
+        vip_port: 53,
+    };
+    let endpoint = Endpoint { peer: PeerRef(2), address: ip(c.pod), port: 8080 };
+    let mut first = Flows::new(memory.lend(), mesh(1), &mut rng);
+    for port in 1..=10 {
+        first.open(now, &client(port), &endpoint, 1, &mut rng).unwrap();
+        let there = udp((c.mesh[1], port), (c.pod, 8080), b"?");
+        let (outcome, _) = with(&there, |p, o| first.inbound(now, PeerRef(2), p, o, &rules));
+        assert_eq!(outcome.verdict, Translated::Local);
+    }
+    for key in [1, 5] {
+        assert_eq!(first.handle_timeout(now.after(Duration::from_secs(31)), key).next, None);
+    }
+    let before: BTreeSet<_> = first.flows(now).map(|f| (f.client, f.mapped)).collect();
+    // The earlier run ended in the middle of a write, and one entry is there twice.
+    memory.flows[12] = FlowSlot { vip: Address::NONE, ..memory.flows[0] };
+    memory.flows[13] = memory.flows[0];
+    memory.admitted[12] = memory.admitted[0];
+    let later = now.after(Duration::from_secs(10));
+    let mut next = Flows::adopt(later, memory.lend(), mesh(1), &mut rng);
+    assert_eq!(next.flows(later).map(|f| (f.client, f.mapped)).collect::<BTreeSet<_>>(), before);
+    assert_eq!((next.len(), next.admitted(), next.deadlines().count()), (8, 10, 18));
+    assert!(
+        next.deadlines().all(|(key, at)| key < next.timers() && at == now.after(Duration::from_secs(30)))
+    );
+    let back = udp((c.pod, 8080), (c.mesh[0], 1), b"!");
+    let (outcome, back) = with(&back, |p, o| next.inbound(later, PeerRef(2), p, o, &rules));
+    assert_eq!((outcome.verdict, ends(&back)), (Translated::Local, at(c.vip, 53, c.client, 1)));
+    // Shares are counted as before: an eighth stays free for other sources.
+    for port in 100..108 {
+        next.open(later, &client(port), &endpoint, 1, &mut rng).unwrap();
+    }
+    assert_eq!(next.len(), 14);
+    for key in 0..next.timers() {
+        let _ = next.handle_timeout(later.after(Duration::from_secs(200)), key);
+    }
+    assert_eq!((next.len(), next.admitted()), (0, 0));
+}
