@@ -71,6 +71,7 @@ impl Paths<'_> {
 
     /// The peer says where it may be reached.
     pub(super) fn take_list(&mut self, now: Instant, peer: PeerId, list: &Candidates<'_>) {
+        let ours = self.generation;
         let Some(slot) = self.slot_mut(peer) else { return };
         slot.set(OWE_LIST_ACK);
         let age = slot.generation.wrapping_sub(list.generation);
@@ -81,15 +82,23 @@ impl Paths<'_> {
         let new = !known || age != 0;
         let recently = slot.round.get().is_some_and(|at| now.since(at) < PUNCH_GAP);
         if new {
+            // A generation far from the last one is a new life of the peer, which knows nothing of ours.
+            let again = known && !(1..=OVERTAKEN).contains(&list.generation.wrapping_sub(slot.generation));
+            if again {
+                slot.has &= !HEARD;
+            }
             slot.has |= HAS_LIST;
             slot.generation = list.generation;
+            let heard = slot.has & HEARD != 0 && slot.heard == ours;
+            if !heard && !slot.list_due.is_set() {
+                (slot.list_due, slot.list_tries) = (At::new(now), 0);
+            }
             self.replace_listed(peer, list);
         }
-        let generation = self.generation;
         if let Some(slot) = self.slot_mut(peer)
             && (new || (list.punch && !recently))
         {
-            let at = slot.punch_time(now, generation);
+            let at = slot.punch_time(now, ours);
             slot.begin_round(now, at);
         }
     }

@@ -333,3 +333,13 @@ fn a_new_network_doubts_the_path_and_finds_the_new_one() {
     let gaps: Vec<_> = world.nodes.iter().map(|n| n.longest_gap).collect();
     assert!(gaps.iter().all(|gap| *gap < SECOND), "{gaps:?}");
 }
+
+#[test]
+fn a_restarted_node_is_direct_again_at_once() {
+    let mut world = direct(HOME, HOME);
+    world.run(SECOND.times(20));
+    world.restart(1);
+    let start = world.now;
+    let took = world.until_direct(start, SECOND.times(5));
+    assert!(took.is_some_and(|took| took <= R.plus(D.times(2))), "{took:?}");
+}

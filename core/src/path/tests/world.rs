@@ -178,14 +178,26 @@ impl World {
 
     /// Welcome, binding, sessions from the directory; half a second passes.
     pub(super) fn bind(&mut self) {
-        for n in 0..2u32 {
-            let node = &mut self.nodes[n as usize];
-            node.paths.set_local(self.now, &[Local { socket: 0, address: node.inside }]);
-            let terms = Terms { server: server(), local: 0, index: n + 1, key: KEY, epoch: 10 };
-            node.paths.welcome(self.now, &terms);
-            node.paths.set_sessions(self.now, PEER, 0x100 + n, 0x101 - n).unwrap();
-        }
+        self.welcome(0);
+        self.welcome(1);
         self.run(Duration::from_millis(500));
+    }
+
+    fn welcome(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.paths.set_local(self.now, &[Local { socket: 0, address: node.inside }]);
+        let index = n as u32 + 1;
+        let terms = Terms { server: server(), local: 0, index, key: KEY, epoch: self.now.as_micros() };
+        node.paths.welcome(self.now, &terms);
+        node.paths.set_sessions(self.now, PEER, 0xFF + index, 0x102 - index).unwrap();
+    }
+
+    /// The node's process is another one; the other node's session with it goes on under new keys.
+    pub(super) fn restart(&mut self, n: usize) {
+        self.nodes[n] = node(n as u8 + 7, self.nodes[n].inside);
+        self.welcome(n);
+        self.run(R.times(2));
+        self.up(n);
     }
 
     /// A's session is up now, B's with A's first datagram, as after a handshake that A began.
