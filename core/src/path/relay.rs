@@ -5,8 +5,8 @@
 //! UDP stays silent for [`FALLBACK`], the shell is asked for a TCP connection, and UDP is tried on in the
 //! background; once it answers, it is used again and the connection closes.
 //!
-//! Bounds: one server at a time, a few fixed fields. Whoever does not know the relay key can make it send at
-//! most one bind per bind of its own, and one early bind per second by a forged `Unbound`. It does not carry
+//! Bounds: one server at a time, a few fixed fields. Whoever does not know the relay key can make it send no
+//! more than one early bind per second, by a forged `Unbound`. It does not carry
 //! data: envelopes are written and read by the caller.
 
 use crate::counters::DropReason;
@@ -24,6 +24,7 @@ pub const REFRESH_SPREAD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 const UNBOUND_GAP: Duration = Duration::from_secs(1);
+const LOOKUP_GAP: Duration = Duration::from_millis(100);
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
 /// The TCP connection outlives the return to UDP by this, for what is still under way.
 const TCP_LINGER: Duration = Duration::from_secs(3);
@@ -171,7 +172,9 @@ pub(super) struct Relay {
     leg: RelayLeg,
     observed: Option<SocketAddr>,
     rtt: Option<Duration>,
+    bound_at: Option<Instant>,
     unbound_at: Option<Instant>,
+    lookup_at: Option<Instant>,
 }
 
 impl Relay {
@@ -191,7 +194,9 @@ impl Relay {
             leg: RelayLeg::None,
             observed: None,
             rtt: None,
+            bound_at: None,
             unbound_at: None,
+            lookup_at: None,
         }
     }
 
@@ -272,6 +277,9 @@ impl Relay {
         match Message::parse(datagram)? {
             Message::Data { session, payload } => Ok(Input::Data { session, payload }),
             Message::Challenge { index: to, cookie } if to == index => {
+                if !verify(&self.key, datagram) {
+                    return Err(DropReason::Authentication);
+                }
                 let leg = if tcp { &mut self.tcp } else { &mut self.udp };
                 if !leg.challengeable {
                     return Err(DropReason::Relay);
@@ -305,6 +313,7 @@ impl Relay {
         }
         leg.floor = epoch.saturating_add(1);
         (leg.bound, leg.silent_since, leg.tries) = (true, None, 0);
+        self.bound_at = Some(now);
         let extra = REFRESH_SPREAD.times(u64::from(spread)).over(256);
         leg.due = Some(now.after(REFRESH).after(extra));
         if epoch == leg.epoch {
@@ -327,15 +336,18 @@ impl Relay {
     }
 
     fn unbound<'d>(&mut self, now: Instant, session: u32) -> Input<'d> {
-        if self.unbound_at.is_some_and(|at| now.since(at) < UNBOUND_GAP) {
-            return Input::Binding { address_changed: false };
+        let soon = |at: Option<Instant>, gap| at.is_some_and(|at| now.since(at) < gap);
+        // Still unknown although a bind was answered since: it is the session, not the binding.
+        let confirmed = self.bound_at > self.unbound_at && soon(self.unbound_at, UNBOUND_GAP.times(10));
+        if confirmed && !soon(self.lookup_at, LOOKUP_GAP) {
+            self.lookup_at = Some(now);
+            return Input::SessionUnknown { session };
         }
-        // Unknown again soon after a rebind that was answered: it is the session, not the binding.
-        let again = self.unbound_at.is_some_and(|at| now.since(at) < UNBOUND_GAP.times(10))
-            && self.leg != RelayLeg::None;
-        self.unbound_at = Some(now);
-        self.rebind(now);
-        if again { Input::SessionUnknown { session } } else { Input::Binding { address_changed: false } }
+        if !soon(self.unbound_at, UNBOUND_GAP) {
+            self.unbound_at = Some(now);
+            self.rebind(now);
+        }
+        Input::Binding { address_changed: false }
     }
 
     /// Whether a bind is to be sent now.
@@ -388,6 +400,8 @@ impl Relay {
         }
         if self.udp_gives_up().is_some_and(|at| at <= now) {
             (self.udp.bound, self.udp.cookie) = (false, [0; 16]);
+            // The server sends where the newest bind came from: a connection that lingers has to bind again.
+            self.tcp.due = Some(now);
             self.settle();
         }
         if self.opens().is_some_and(|at| at <= now) {

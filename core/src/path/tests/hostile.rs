@@ -279,6 +279,8 @@ fn strangers_cannot_bind_unbind_or_inject() {
     assert_eq!(paths.relay_datagram(at(5), UDP, &out[..len]), Err(DropReason::Replay));
     let len = Message::Bound { index: 1, epoch: 99, observed }.emit(&KEY, &mut out).unwrap();
     assert_eq!(paths.relay_datagram(at(5), UDP, &out[..len]), Err(DropReason::Replay));
+    let len = Message::Challenge { index: 1, cookie: [1; 16] }.emit(&[6; 32], &mut out).unwrap();
+    assert_eq!(paths.relay_datagram(at(5), UDP, &out[..len]), Err(DropReason::Authentication));
     // A challenge that nothing of ours asked for.
     let len = Message::Challenge { index: 1, cookie: [1; 16] }.emit(&KEY, &mut out).unwrap();
     let mut binds = 0;
@@ -307,8 +309,19 @@ fn unbound_binds_again_at_a_bounded_rate_and_then_asks_for_the_session() {
     // One for the first of them in a second, and its own retry.
     assert!((1..=3).contains(&binds), "{binds}");
     assert_eq!(paths.poll_event(), None);
+    // Once a bind is answered and the session still unknown, the directory is asked.
     paths.relay_datagram(at(7_000), UDP, &unbound).unwrap();
+    let (_, len) = paths.poll_relay(at(7_000), &mut out).unwrap();
+    let Ok(Message::Bind { epoch, .. }) = Message::parse(&out[..len]) else { panic!("no bind") };
+    let observed = "198.51.100.2:30000".parse().unwrap();
+    let len = Message::Bound { index: 1, epoch, observed }.emit(&KEY, &mut out).unwrap();
+    paths.relay_datagram(at(7_050), UDP, &out[..len]).unwrap();
+    paths.relay_datagram(at(7_060), UDP, &unbound).unwrap();
     assert_eq!(paths.poll_event(), Some(Event::Lookup { peer: PEER }));
+    // A session that is none of ours asks nobody.
+    let len = Message::Unbound { session: 0x777 }.emit(&KEY, &mut out).unwrap();
+    paths.relay_datagram(at(7_500), UDP, &out[..len]).unwrap();
+    assert_eq!(paths.poll_event(), None);
 }
 
 #[test]
