@@ -1,1 +1,46 @@
-fn main() {}
+//! `edgemesh-server`: the part of EdgeMesh that has a public address.
+//!
+//! * `directory/`: which node has which index and key; crash-safe
+//! * `control/`: the nodes' control connections; `feed`: what Services they are told of
+//! * `forward/`: the relay
+//! * `run`: how they are put together; `token`: join tokens; `admin`: probes, metrics, JSON
+//!
+//! One small async runtime serves TCP; the relay's UDP socket and the manifests have threads of their own. The
+//! server can read nothing that nodes say to each other.
+
+mod admin;
+mod cli;
+mod control;
+mod counters;
+mod directory;
+mod feed;
+mod forward;
+mod run;
+mod token;
+
+use cli::{Cli, Command};
+use edgemesh_host::config;
+use std::process::ExitCode;
+
+/// Why the program ends without success.
+pub(crate) enum Failure {
+    /// Wrong usage or configuration.
+    Config(String),
+    /// Anything else.
+    Failed(String),
+}
+
+fn main() -> ExitCode {
+    let cli: Cli = config::parse();
+    let result = edgemesh_host::log::init().map_err(Failure::Config).and_then(|()| match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Token(args) => token::token(args),
+    });
+    let (text, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Config(text)) => (text, config::EXIT_USAGE),
+        Err(Failure::Failed(text)) => (text, 1),
+    };
+    eprintln!("error: {text}");
+    ExitCode::from(code)
+}

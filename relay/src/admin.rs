@@ -1,0 +1,205 @@
+//! What the server answers on its admin endpoints.
+//!
+//! `/status`, `/nodes` and `/services` are JSON, for people and tests. Join tokens are made on the socket in the
+//! state directory only, where file permissions say who may.
+
+use crate::control::Shared;
+use crate::counters::Loss;
+use crate::directory::{NewToken, Node};
+use edgemesh_core::wire::control::Refusal;
+use edgemesh_host::admin::{Handler, Method, Request, Response};
+use edgemesh_host::metrics::{Kind, Text};
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Version of the program.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Path of the request for a token; its body is a [`NewToken`] in JSON.
+pub(crate) const TOKEN_PATH: &str = "/token";
+
+/// An admin endpoint.
+pub(crate) struct Admin {
+    pub(crate) shared: Arc<Shared>,
+    /// Whether Services are read from somewhere, so that the feed has to be there before the server is ready.
+    pub(crate) has_source: bool,
+    /// Whether it may change things.
+    pub(crate) privileged: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeView<'n> {
+    node: &'n str,
+    index: u32,
+    joined: bool,
+    revoked: bool,
+    connected: bool,
+    remote: Option<SocketAddr>,
+    agent: Option<String>,
+    since: Option<u64>,
+    relay: Option<&'static str>,
+    relay_remote: Option<SocketAddr>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    version: &'static str,
+    ready: bool,
+    epoch: u32,
+    nodes: usize,
+    connected: usize,
+    sessions: usize,
+    bound_udp: usize,
+    bound_tcp: usize,
+    relayed_datagrams: u64,
+    relayed_bytes: u64,
+    feed_sequence: Option<u64>,
+    services: usize,
+    counters: std::collections::BTreeMap<&'static str, u64>,
+}
+
+impl Handler for Admin {
+    async fn ready(&self) -> Result<(), String> {
+        if self.has_source && self.shared.feed.newest().is_none() {
+            return Err("the Services have not been read".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn metrics(&self, out: &mut Text) {
+        let shared = &self.shared;
+        let counters = &shared.counters;
+        let (sessions, udp, tcp) = shared.switch.sizes();
+        out.process(VERSION);
+        out.gauge("server_nodes", "Nodes in the directory.", shared.directory().nodes().len());
+        out.gauge("server_nodes_connected", "Nodes with a control connection.", shared.hub.len());
+        out.gauge("relay_sessions", "Relay sessions, one per pair of nodes and direction.", sessions);
+        out.family("relay_bound_nodes", Kind::Gauge, "Nodes bound at the relay.")
+            .sample(&[("transport", "udp")], udp)
+            .sample(&[("transport", "tcp")], tcp);
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
+        out.counter("relay_datagrams_total", "Datagrams relayed.", load(&counters.datagrams));
+        out.counter("relay_bytes_total", "Bytes relayed, envelopes included.", load(&counters.bytes));
+        out.counter("relay_binds_total", "Binds accepted.", load(&counters.binds));
+        out.counter("relay_challenges_total", "Binds answered with a challenge.", load(&counters.challenges));
+        out.counter("relay_unbound_total", "Senders told to bind again.", load(&counters.unbound));
+        let mut drops = out.family("server_drops_total", Kind::Counter, "What went no further, by reason.");
+        for reason in Loss::ALL {
+            drops.sample(&[("reason", reason.name())], counters.dropped(*reason));
+        }
+        let mut refused = out.family("server_refused_total", Kind::Counter, "Nodes turned away, by reason.");
+        for (reason, count) in REFUSALS.iter().zip(&counters.refused) {
+            refused.sample(&[("reason", reason.1)], load(count));
+        }
+        out.counter("server_connections_total", "TCP connections accepted.", load(&counters.connections));
+        out.counter("server_enrolled_total", "Keys enrolled by a join token.", load(&counters.enrolled));
+        out.counter("server_lookups_total", "Nodes looked up.", load(&counters.lookups));
+        out.counter("feed_bytes_total", "Bytes of the service feed sent.", load(&counters.feed_bytes));
+        out.counter(
+            "manifest_problems_total",
+            "Mistakes found in manifests.",
+            load(&counters.manifest_problems),
+        );
+        let newest = shared.feed.newest();
+        out.gauge(
+            "feed_sequence",
+            "Sequence of the service feed.",
+            newest.as_ref().map_or(0, |v| v.sequence),
+        );
+        out.gauge("feed_services", "Services in the feed.", newest.as_ref().map_or(0, |v| v.table.len()));
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        match (request.method, request.path.as_str()) {
+            (Method::Get, "/status") => Response::json(&self.status()),
+            (Method::Get, "/nodes") => self.nodes(),
+            (Method::Post, TOKEN_PATH) if self.privileged => self.token(&request.body),
+            _ => Response::not_found(),
+        }
+    }
+}
+
+/// Refusals in the order of their numbers, as metric labels.
+const REFUSALS: [(Refusal, &str); 7] = [
+    (Refusal::WrongToken, "wrong_token"),
+    (Refusal::Expired, "expired"),
+    (Refusal::UsedByAnotherKey, "used_by_another_key"),
+    (Refusal::NameTaken, "name_taken"),
+    (Refusal::NotEnrolled, "not_enrolled"),
+    (Refusal::Revoked, "revoked"),
+    (Refusal::Version, "version"),
+];
+
+impl Admin {
+    fn status(&self) -> Status {
+        let shared = &self.shared;
+        let (sessions, bound_udp, bound_tcp) = shared.switch.sizes();
+        let newest = shared.feed.newest();
+        let (epoch, nodes) = {
+            let directory = shared.directory();
+            (directory.epoch(), directory.nodes().len())
+        };
+        let mut counters: std::collections::BTreeMap<_, _> =
+            Loss::ALL.iter().map(|reason| (reason.name(), shared.counters.dropped(*reason))).collect();
+        let refused = REFUSALS.iter().zip(&shared.counters.refused);
+        counters.extend(refused.map(|((_, name), count)| (*name, count.load(Relaxed))));
+        Status {
+            version: VERSION,
+            ready: !self.has_source || newest.is_some(),
+            epoch,
+            nodes,
+            connected: shared.hub.len(),
+            sessions,
+            bound_udp,
+            bound_tcp,
+            relayed_datagrams: shared.counters.datagrams.load(Relaxed),
+            relayed_bytes: shared.counters.bytes.load(Relaxed),
+            feed_sequence: newest.as_ref().map(|v| v.sequence),
+            services: newest.as_ref().map_or(0, |v| v.table.len()),
+            counters,
+        }
+    }
+
+    fn nodes(&self) -> Response {
+        let shared = &self.shared;
+        let nodes = shared.directory().nodes().clone();
+        Response::json(&nodes.iter().map(|(index, node)| view(shared, *index, node)).collect::<Vec<_>>())
+    }
+
+    fn token(&self, body: &[u8]) -> Response {
+        let new: NewToken = match serde_json::from_slice(body) {
+            Ok(new) => new,
+            Err(e) => return Response::text(400, format!("not a request for a join token: {e}\n")),
+        };
+        let node = new.node.clone();
+        let now = edgemesh_host::clock::wall().secs;
+        let made = self.shared.directory().new_token(new, now, &mut self.shared.rng());
+        match made {
+            Ok(token) => {
+                tracing::info!(node, expires = token.expires, "join token made");
+                Response::text(200, format!("{token}\n"))
+            }
+            Err(e) => Response::text(500, format!("{e}\n")),
+        }
+    }
+}
+
+fn view<'n>(shared: &Shared, index: u32, node: &'n Node) -> NodeView<'n> {
+    let connected = shared.hub.get(index);
+    let bound = shared.switch.binding(index);
+    NodeView {
+        node: &node.name,
+        index,
+        joined: node.key.is_some(),
+        revoked: node.revoked,
+        connected: connected.is_some(),
+        remote: connected.as_ref().map(|c| c.peer),
+        agent: connected.as_ref().map(|c| c.agent.clone()),
+        since: connected.as_ref().map(|c| c.since),
+        relay: bound.map(|(transport, _)| transport),
+        relay_remote: bound.map(|(_, remote)| remote),
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use edgemesh_core::wire::control::Network;
+use edgemesh_host::admin::Address;
+use edgemesh_host::config::{host_port, node_name, socket_address, span};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The part of EdgeMesh that has a public address: node directory, rendezvous, relay and service feed.
+#[derive(Parser, Debug)]
+#[command(name = "edgemesh-server", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the server.
+    Run(Run),
+    /// Print a join token for a node; works while the server runs.
+    Token(Token),
+}
+
+/// What a server does.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Knows the nodes, signs their records, feeds Services.
+    Directory,
+    /// Relays datagrams between nodes that have no direct path.
+    Relay,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// Address for nodes, UDP and TCP.
+    #[arg(long, env = "EDGEMESH_LISTEN", value_name = "IP:PORT", value_parser = socket_address, default_value = "0.0.0.0:20004")]
+    pub(crate) listen: SocketAddr,
+    /// Where keys, nodes and tokens are kept.
+    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Address at which nodes reach this server, for join tokens; may be given several times.
+    #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
+    /// Directory of Service and EndpointSlice manifests to feed to the nodes; changes apply at once.
+    #[arg(long, env = "EDGEMESH_MANIFESTS", value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// What this server does.
+    #[arg(long, env = "EDGEMESH_ROLE", value_delimiter = ',', default_value = "directory,relay")]
+    pub(crate) role: Vec<Role>,
+    /// Where probes, metrics and JSON are served: IP:PORT or unix:/PATH.
+    #[arg(long, env = "EDGEMESH_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:20005")]
+    pub(crate) admin: Address,
+    /// IPv4 prefix of the mesh, 8 to 24 bits; fixed once the first server start has chosen it [default: 242.0.0.0/8]
+    #[arg(long, env = "EDGEMESH_MESH_CIDR", value_name = "CIDR", value_parser = mesh_prefix)]
+    pub(crate) mesh_cidr: Option<MeshPrefix>,
+    /// Cluster domain that nodes answer for.
+    #[arg(long, env = "EDGEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", value_parser = node_name, default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+    /// YAML file with any of these settings, in camelCase.
+    #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Token {
+    /// Kubernetes name of the node that is to join.
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
+    pub(crate) node: String,
+    /// How long the token may be used.
+    #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
+    pub(crate) ttl: Duration,
+    /// The server's state directory.
+    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Address to put into the token instead of what the server advertises.
+    #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
+    /// YAML file with any of these settings, in camelCase.
+    #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// An IPv4 prefix for the mesh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct MeshPrefix {
+    pub(crate) address: [u8; 4],
+    pub(crate) len: u8,
+}
+
+impl MeshPrefix {
+    /// The default: class E, which Linux routes and nobody else uses.
+    pub(crate) const DEFAULT: Self = Self { address: [242, 0, 0, 0], len: 8 };
+
+    /// The prefix of a network.
+    pub(crate) const fn of(network: &Network) -> Self {
+        Self { address: network.mesh_v4, len: network.mesh_v4_len }
+    }
+}
+
+impl std::fmt::Display for MeshPrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.address), self.len)
+    }
+}
+
+fn mesh_prefix(text: &str) -> Result<MeshPrefix, String> {
+    let accepted =
+        || "accepted: an IPv4 prefix of 8 to 24 bits without host bits, such as 242.0.0.0/8".to_owned();
+    let (address, len) = text.split_once('/').ok_or_else(accepted)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| accepted())?;
+    let len: u8 = len.parse().ok().filter(|len| (8..=24).contains(len)).ok_or_else(accepted)?;
+    if u32::from(address) << len != 0 {
+        return Err(accepted());
+    }
+    Ok(MeshPrefix { address: address.octets(), len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn prefixes_are_checked() {
+        assert_eq!(mesh_prefix("242.0.0.0/8"), Ok(MeshPrefix::DEFAULT));
+        assert_eq!(mesh_prefix("10.1.2.0/24").unwrap().to_string(), "10.1.2.0/24");
+        for bad in ["242.0.0.0", "242.0.0.0/7", "242.0.0.0/25", "242.0.0.1/8", "x/8", "fd00::/8"] {
+            assert!(mesh_prefix(bad).unwrap_err().contains("accepted"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! One control connection: handshake, admission, then messages, pushes and the feed.
+//!
+//! Answers and pushes go before feed frames, and the feed goes one frame at a time, so a node that receives ten
+//! thousand Services still gets the record it asks for. A node that says nothing for a minute is gone.
+
+use super::Shared;
+use super::frames::{self, Reader};
+use super::hub::Push;
+use crate::counters::Loss;
+use crate::feed::{Cursor, Version};
+use edgemesh_core::noise::ik::{Responder, Transport};
+use edgemesh_core::wire::control::{FRAME_MAX, Hello, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
+use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::timeout;
+
+/// Nodes ping every 15 to 20 s.
+const SILENT_MAX: Duration = Duration::from_secs(60);
+
+/// Serves a connection from after its preamble to its end.
+pub(super) async fn serve(
+    shared: &Shared,
+    stream: TcpStream,
+    peer: SocketAddr,
+    handshake: OwnedSemaphorePermit,
+) -> io::Result<()> {
+    let (read, write) = stream.into_split();
+    let mut reader = Reader::new(read);
+    let mut sender = Sender { write, transport: None, index: 0 };
+    let admitted = match timeout(super::HANDSHAKE_WITHIN, admit(shared, &mut reader, &mut sender, peer)).await
+    {
+        Ok(result) => result.inspect_err(|_| shared.counters.count(Loss::Tcp, 1))?,
+        Err(_) => {
+            shared.counters.count(Loss::Timeout, 1);
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    };
+    drop(handshake);
+    let Some(admitted) = admitted else { return Ok(()) };
+    let index = sender.index;
+    let ended = Session { shared, reader, sender, admitted }.run().await;
+    ended.inspect_err(|error| tracing::debug!(index, %error, "control connection ended"))
+}
+
+/// The sending side, encrypted once the handshake is done.
+struct Sender {
+    write: OwnedWriteHalf,
+    transport: Option<Transport>,
+    /// The node's index once it is admitted.
+    index: u32,
+}
+
+impl Sender {
+    async fn message(&mut self, message: &ToNode<'_>) -> io::Result<()> {
+        let mut out = [0; PLAINTEXT_MAX];
+        let len = message.encode(&mut out).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.plaintext(out.get(..len).unwrap_or_default()).await
+    }
+
+    async fn plaintext(&mut self, plaintext: &[u8]) -> io::Result<()> {
+        let mut frame = [0; FRAME_MAX];
+        frame.get_mut(..plaintext.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(plaintext);
+        let transport = self.transport.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let len = transport.seal(&mut frame, plaintext.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        frames::write(&mut self.write, frame.get(..len).unwrap_or_default()).await
+    }
+
+    fn open<'f>(&mut self, frame: &'f mut [u8]) -> io::Result<Option<ToServer<'f>>> {
+        let transport = self.transport.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let text = transport.open(frame).map_err(|_| io::ErrorKind::InvalidData)?;
+        ToServer::decode(text).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// What the node's hello asked for.
+struct Admitted {
+    id: u64,
+    pushes: mpsc::Receiver<Push>,
+    feed: Option<watch::Receiver<Option<Arc<Version>>>>,
+    /// What of the feed the node says it has.
+    sequence: u64,
+    /// What of the feed it was sent.
+    held: Option<Arc<Version>>,
+}
+
+/// Handshake and hello. `None` when the node was turned away.
+async fn admit(
+    shared: &Shared,
+    reader: &mut Reader,
+    sender: &mut Sender,
+    peer: SocketAddr,
+) -> io::Result<Option<Admitted>> {
+    let (greeting, noise) = {
+        let directory = shared.directory();
+        (directory.keys.greeting(directory.epoch()), directory.keys.noise())
+    };
+    frames::write(&mut sender.write, &greeting).await?;
+    let refused = |_| io::Error::from(io::ErrorKind::InvalidData);
+    let mut message2 = [0; 96];
+    let (key, len) = {
+        let message1 = reader.next().await?;
+        let (answer, _) = Responder::new(noise, PROLOGUE).read_message1(message1).map_err(refused)?;
+        let key = answer.initiator().0;
+        let (transport, len) =
+            answer.write_message2(&[], &mut message2, &mut shared.rng()).map_err(refused)?;
+        sender.transport = Some(transport);
+        (key, len)
+    };
+    frames::write(&mut sender.write, message2.get(..len).unwrap_or_default()).await?;
+    let frame = reader.next().await?;
+    let Some(ToServer::Hello(hello)) = sender.open(frame)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let now = edgemesh_host::clock::wall().secs;
+    let result = shared.directory().admit(hello.name, key, hello.secret, now);
+    let admission = match result {
+        Ok(Ok(admission)) => admission,
+        Ok(Err((reason, detail))) => {
+            refuse(shared, sender, &hello, peer, reason, &detail).await?;
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::error!(%error, node = hello.name, "cannot enrol");
+            return Ok(None); // the node tries again
+        }
+    };
+    if admission.enrolled {
+        shared.counters.enrolled.fetch_add(1, Relaxed);
+        shared.switch.unbind(admission.index);
+        tracing::info!(node = hello.name, index = admission.index, %peer, "node enrolled");
+    }
+    sender.index = admission.index;
+    welcome(shared, sender, peer, now).await?;
+    let (id, pushes) = shared.hub.enter(admission.index, peer, hello.agent);
+    tracing::info!(node = hello.name, index = admission.index, %peer, agent = hello.agent, "node connected");
+    let mut feed = hello.feed.then(|| shared.feed.subscribe());
+    feed.iter_mut().for_each(watch::Receiver::mark_changed);
+    Ok(Some(Admitted { id, pushes, feed, sequence: hello.sequence, held: None }))
+}
+
+async fn refuse(
+    shared: &Shared,
+    sender: &mut Sender,
+    hello: &Hello<'_>,
+    peer: SocketAddr,
+    reason: Refusal,
+    detail: &str,
+) -> io::Result<()> {
+    if let Some(counter) = shared.counters.refused.get(reason as usize) {
+        counter.fetch_add(1, Relaxed);
+    }
+    tracing::warn!(node = hello.name, %peer, ?reason, detail, "node refused");
+    sender.message(&ToNode::Refused { reason, detail }).await
+}
+
+async fn welcome(shared: &Shared, sender: &mut Sender, peer: SocketAddr, now: u64) -> io::Result<()> {
+    let gone = || io::Error::from(io::ErrorKind::NotFound);
+    let (record, signature, relay_key, settings) = {
+        let directory = shared.directory();
+        let (record, signature) = directory.record(sender.index).ok_or_else(gone)?;
+        let relay_key = directory.relay_key(sender.index).ok_or_else(gone)?;
+        (record, signature, relay_key, directory.settings().cloned().ok_or_else(gone)?)
+    };
+    let welcome = Welcome {
+        record: SignedRecord { record: &record, signature: &signature },
+        network: settings.network,
+        domain: &settings.domain,
+        relay_key,
+        relay_epoch: shared.switch.epoch(sender.index),
+        unix_secs: now,
+        observed: peer,
+        features: 0,
+    };
+    sender.message(&ToNode::Welcome(welcome)).await
+}
+
+/// An admitted node's connection.
+struct Session<'s> {
+    shared: &'s Shared,
+    reader: Reader,
+    sender: Sender,
+    admitted: Admitted,
+}
+
+/// What there is to do next.
+enum Turn {
+    Answered,
+    Push(Option<Push>),
+    Newer,
+    FeedFrame,
+}
+
+impl Session<'_> {
+    async fn run(mut self) -> io::Result<()> {
+        let ended = self.turns().await;
+        self.shared.hub.leave(self.sender.index, self.admitted.id);
+        tracing::info!(index = self.sender.index, "node disconnected");
+        ended
+    }
+
+    async fn turns(&mut self) -> io::Result<()> {
+        let mut cursor: Option<Cursor> = None;
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            let turn = tokio::select! {
+                biased;
+                push = self.admitted.pushes.recv() => Turn::Push(push),
+                frame = self.reader.next() => {
+                    heard = tokio::time::Instant::now();
+                    answer(self.shared, &mut self.sender, frame?).await?;
+                    Turn::Answered
+                }
+                () = tokio::time::sleep_until(heard + SILENT_MAX) => return Err(io::ErrorKind::TimedOut.into()),
+                () = newer(self.admitted.feed.as_mut()), if cursor.is_none() => Turn::Newer,
+                () = std::future::ready(()), if cursor.is_some() => Turn::FeedFrame,
+            };
+            match turn {
+                Turn::Answered => {}
+                Turn::Push(Some(Push::Message(message))) => self.sender.plaintext(&message).await?,
+                Turn::Push(Some(Push::End) | None) => return Ok(()),
+                Turn::Newer => {
+                    let feed = &self.shared.feed;
+                    let held = self.admitted.held.take().or_else(|| feed.version(self.admitted.sequence));
+                    cursor = feed.newest().map(|version| Cursor::new(version, held.as_deref()));
+                }
+                Turn::FeedFrame => self.feed_frame(&mut cursor).await?,
+            }
+        }
+    }
+
+    async fn feed_frame(&mut self, cursor: &mut Option<Cursor>) -> io::Result<()> {
+        let Some(open) = cursor else { return Ok(()) };
+        let mut out = [0; PLAINTEXT_MAX];
+        match open.next(&mut out) {
+            Some(len) => {
+                self.shared.counters.feed_bytes.fetch_add(len as u64, Relaxed);
+                self.sender.plaintext(out.get(..len).unwrap_or_default()).await
+            }
+            None => {
+                self.admitted.held = Some(open.version().clone());
+                *cursor = None;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Waits until there is a newer version; for ever when the node wants no feed.
+async fn newer(feed: Option<&mut watch::Receiver<Option<Arc<Version>>>>) {
+    match feed {
+        Some(feed) => {
+            if feed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn answer(shared: &Shared, sender: &mut Sender, frame: &mut [u8]) -> io::Result<()> {
+    match sender.open(frame)? {
+        Some(ToServer::Ping(number)) => sender.message(&ToNode::Pong(number)).await,
+        Some(ToServer::LookupIndex(index)) => lookup(shared, sender, Some(index), index, "").await,
+        Some(ToServer::LookupName(name)) => {
+            let index = shared.directory().index_of(name);
+            lookup(shared, sender, index, 0, name).await
+        }
+        // A second hello has nothing to add, and kinds of the future are skipped.
+        Some(ToServer::Hello(_)) | None => Ok(()),
+    }
+}
+
+/// Answers with the record of `found`, and gives the record of the asking node to it.
+async fn lookup(
+    shared: &Shared,
+    sender: &mut Sender,
+    found: Option<u32>,
+    asked_index: u32,
+    asked_name: &str,
+) -> io::Result<()> {
+    shared.counters.lookups.fetch_add(1, Relaxed);
+    let asker = sender.index;
+    let records = {
+        let directory = shared.directory();
+        if directory.record(asker).is_none() {
+            return Err(io::ErrorKind::PermissionDenied.into()); // revoked meanwhile
+        }
+        found.and_then(|index| Some((index, directory.record(index)?, directory.record(asker)?)))
+    };
+    let Some((index, theirs, own)) = records else {
+        return sender.message(&ToNode::NoPeer { index: asked_index, name: asked_name }).await;
+    };
+    let (there, back) =
+        if index == asker { (0, 0) } else { shared.switch.sessions(asker, index, &mut shared.rng()) };
+    if index != asker {
+        let push = peer(&own, back, there);
+        let mut out = [0; PLAINTEXT_MAX];
+        if let Ok(len) = push.encode(&mut out)
+            && shared.hub.push(index, out.get(..len).unwrap_or_default().to_vec()) == Some(false)
+        {
+            shared.counters.count(Loss::Push, 1);
+        }
+    }
+    sender.message(&peer(&theirs, there, back)).await
+}
+
+fn peer(signed: &(Vec<u8>, [u8; 64]), send_session: u32, receive_session: u32) -> ToNode<'_> {
+    let record = SignedRecord { record: &signed.0, signature: &signed.1 };
+    ToNode::Peer(Peer { record, send_session, receive_session })
+}

@@ -1,0 +1,94 @@
+//! What the server counts. Counters wrap, as Prometheus counters may.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+macro_rules! losses {
+    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+        /// Why a datagram or connection went no further.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub(crate) enum Loss {
+            $($(#[$doc])+ $variant,)+
+        }
+
+        impl Loss {
+            /// Every reason, in counter order.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The reason as a metric label.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+losses! {
+    /// No relay message, or one that only servers send.
+    Malformed = "malformed",
+    /// A session that this server did not give out (since its start).
+    Session = "unknown_session",
+    /// Data from elsewhere than where the session's sender is bound.
+    Source = "wrong_source",
+    /// The session's receiver is not bound.
+    PeerUnbound = "peer_unbound",
+    /// A bind of no node, with a wrong MAC, or older than the last one.
+    Bind = "bind",
+    /// The socket did not take it.
+    Send = "send",
+    /// The oldest datagram of a full TCP queue.
+    Queue = "queue_full",
+    /// A TCP connection that is neither control nor relay, or breaks the rules of its kind.
+    Tcp = "tcp_garbage",
+    /// A TCP connection that did not finish its handshake in time.
+    Timeout = "handshake_timeout",
+    /// A TCP connection beyond the limit.
+    Connections = "connections_full",
+    /// A message for a node whose connection takes no more.
+    Push = "push_full",
+}
+
+/// All counters.
+#[derive(Default)]
+pub(crate) struct Counters {
+    drops: [AtomicU64; Loss::ALL.len()],
+    pub(crate) datagrams: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) binds: AtomicU64,
+    pub(crate) challenges: AtomicU64,
+    pub(crate) unbound: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    pub(crate) enrolled: AtomicU64,
+    pub(crate) lookups: AtomicU64,
+    pub(crate) feed_bytes: AtomicU64,
+    pub(crate) manifest_problems: AtomicU64,
+    /// By the numbers of `edgemesh_core::wire::control::Refusal`.
+    pub(crate) refused: [AtomicU64; 7],
+}
+
+impl Counters {
+    /// Counts dropped datagrams or connections.
+    pub(crate) fn count(&self, reason: Loss, count: u64) {
+        if let Some(counter) = self.drops.get(reason as usize) {
+            counter.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// How many were dropped for this reason.
+    pub(crate) fn dropped(&self, reason: Loss) -> u64 {
+        self.drops.get(reason as usize).map_or(0, |counter| counter.load(Relaxed))
+    }
+
+    /// Counts relayed datagrams.
+    pub(crate) fn relayed(&self, count: u64, bytes: usize) {
+        self.datagrams.fetch_add(count, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts a datagram that went into a queue, and the ones that made room for it.
+    pub(crate) fn queued(&self, dropped: u64, bytes: usize) {
+        self.relayed(1, bytes);
+        self.count(Loss::Queue, dropped);
+    }
+}

@@ -1,0 +1,159 @@
+use super::*;
+use std::path::PathBuf;
+use std::time::Duration;
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("edgemesh-directory-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn open(&self) -> Result<Directory, StateError> {
+        let mut directory = Directory::open(state::Directory::open(&self.0)?, &mut Rng::new([1; 32]))?;
+        directory.set_settings(Settings {
+            network: Network {
+                mesh_v4: [242, 0, 0, 0],
+                mesh_v4_len: 8,
+                mesh_v6: [0xFD, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            },
+            domain: "cluster.local".into(),
+            servers: vec!["s:1".into()],
+        })?;
+        Ok(directory)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn token(directory: &mut Directory, node: &str, seed: u8) -> [u8; 16] {
+    let new = NewToken { node: node.into(), ttl: Duration::from_secs(60), servers: vec![] };
+    directory.new_token(new, 1_000, &mut Rng::new([seed; 32])).unwrap().secret
+}
+
+fn refusal(directory: &mut Directory, name: &str, key: u8, secret: &[u8], now: u64) -> Refusal {
+    directory.admit(name, [key; 32], secret, now).unwrap().unwrap_err().0
+}
+
+#[test]
+fn a_token_enrols_one_key_and_repeating_that_is_harmless() {
+    let scratch = Scratch::new("enrol");
+    let mut directory = scratch.open().unwrap();
+    let secret = token(&mut directory, "a", 5);
+    assert_eq!(refusal(&mut directory, "a", 1, &[], 1_000), Refusal::NotEnrolled);
+    assert_eq!(refusal(&mut directory, "a", 1, &[0; 16], 1_000), Refusal::WrongToken);
+    assert_eq!(refusal(&mut directory, "b", 1, &secret, 1_000), Refusal::WrongToken);
+    assert_eq!(refusal(&mut directory, "a", 1, &secret, 1_061), Refusal::Expired);
+    let first = directory.admit("a", [1; 32], &secret, 1_060).unwrap().unwrap();
+    assert_eq!(first, Admission { index: 1, enrolled: true });
+    for _ in 0..2 {
+        let again = directory.admit("a", [1; 32], &secret, 9_999).unwrap().unwrap();
+        assert_eq!(again, Admission { index: 1, enrolled: false });
+    }
+    assert_eq!(refusal(&mut directory, "a", 2, &secret, 1_000), Refusal::UsedByAnotherKey);
+    assert_eq!(refusal(&mut directory, "a", 2, &[], 1_000), Refusal::NameTaken);
+    assert_eq!(refusal(&mut directory, "b", 1, &[], 1_000), Refusal::NameTaken);
+    assert!(directory.record(1).is_some() && directory.record(2).is_none());
+
+    let rejoin = token(&mut directory, "a", 6);
+    let old = directory.relay_key(1).unwrap();
+    assert_eq!(directory.admit("a", [3; 32], &rejoin, 1_000).unwrap().unwrap().index, 1);
+    assert_eq!(directory.nodes()[&1].serial, 2);
+    assert_ne!(directory.relay_key(1).unwrap(), old);
+    assert_eq!(refusal(&mut directory, "a", 1, &[], 1_000), Refusal::NameTaken);
+}
+
+#[test]
+fn everything_is_there_again_after_the_process_died() {
+    let scratch = Scratch::new("again");
+    let mut directory = scratch.open().unwrap();
+    let secret = token(&mut directory, "a", 5);
+    let unused = token(&mut directory, "c", 7);
+    let _ = directory.admit("a", [1; 32], &secret, 1_000).unwrap().unwrap();
+    let mark = directory.assign(|a| (a.node("b"), [7; 32])).unwrap();
+    assert_eq!(mark, (2, FeedMark { sequence: 1, digest: [7; 32] }));
+    let (greeting, record) = (directory.keys.greeting(1), directory.record(1));
+    drop(directory);
+    let mut directory = scratch.open().unwrap();
+    assert_eq!((directory.keys.greeting(1), directory.record(1)), (greeting, record));
+    assert_eq!(directory.index_of("b"), Some(2));
+    assert_eq!(directory.mark, mark.1);
+    assert_eq!(
+        directory.assign(|_| ((), [7; 32])).unwrap().1.sequence,
+        1,
+        "the same table is the same sequence"
+    );
+    assert_eq!(directory.assign(|_| ((), [8; 32])).unwrap().1.sequence, 2);
+    assert_eq!(directory.admit("c", [4; 32], &unused, 1_000).unwrap().unwrap().index, 3);
+}
+
+#[test]
+fn endpoint_vips_are_in_the_upper_half_and_stay() {
+    use edgemesh_discovery::table::Key;
+    let scratch = Scratch::new("vips");
+    let service = Key { namespace: "n".into(), name: "db".into() };
+    let vip = |directory: &mut Directory, hostname: &str, address: &str| {
+        let key = VipKey { service: &service, hostname, node: "e", address: address.parse().unwrap() };
+        directory.assign(|a| (a.endpoint_vip(&key), [0; 32])).unwrap().0.unwrap().to_string()
+    };
+    let mut directory = scratch.open().unwrap();
+    assert_eq!(vip(&mut directory, "db-0", "172.17.0.2"), "242.128.0.1");
+    assert_eq!(vip(&mut directory, "db-1", "172.17.0.2"), "242.128.0.2");
+    assert_eq!(vip(&mut directory, "db-1", "fd00::2"), "fd01::8000:0:0:3");
+    drop(directory);
+    let mut directory = scratch.open().unwrap();
+    assert_eq!(vip(&mut directory, "db-0", "172.17.0.9"), "242.128.0.1");
+    let network = Network { mesh_v4: [10, 1, 2, 0], mesh_v4_len: 24, mesh_v6: [0; 16] };
+    assert_eq!(endpoint_vip(&network, 126, true), Some("10.1.2.254".parse().unwrap()));
+    assert_eq!(endpoint_vip(&network, 127, true), None);
+}
+
+#[test]
+fn a_prefix_that_is_used_up_refuses_politely() {
+    let scratch = Scratch::new("small");
+    let mut directory = scratch.open().unwrap();
+    let mut settings = directory.settings().unwrap().clone();
+    settings.network = Network { mesh_v4: [10, 0, 0, 0], mesh_v4_len: 24, mesh_v6: [0; 16] };
+    directory.set_settings(settings).unwrap();
+    let (indices, _) = directory
+        .assign(|a| ((0..70).map(|n| a.node(&format!("n{n}"))).collect::<Vec<_>>(), [0; 32]))
+        .unwrap();
+    assert_eq!(indices[61..], [62, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let secret = token(&mut directory, "late", 5);
+    assert_eq!(refusal(&mut directory, "late", 1, &secret, 1_000), Refusal::NotEnrolled);
+}
+
+#[test]
+fn damaged_state_is_named_and_a_grown_log_is_rewritten() {
+    let scratch = Scratch::new("damaged");
+    let mut directory = scratch.open().unwrap();
+    let feed = |n: u32| {
+        let mut digest = [0; 32];
+        digest[..4].copy_from_slice(&n.to_le_bytes());
+        Entry::Feed { sequence: u64::from(n), digest }
+    };
+    directory.log.append(&(0..6_000).map(feed).collect::<Vec<_>>()).unwrap();
+    let long = directory.log.len();
+    drop(directory);
+    let directory = scratch.open().unwrap();
+    assert!(long > SLACK && directory.log.len() < 1_000);
+    assert_eq!(directory.mark.sequence, 5_999);
+    drop(directory);
+
+    let path = scratch.0.join(FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[0] ^= 0xFF;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = scratch.open().err().unwrap().to_string();
+    assert!(error.contains("directory") && error.contains("damaged at byte 0"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(scratch.0.join("keys"), b"short").unwrap();
+    let error = scratch.open().err().unwrap().to_string();
+    assert!(error.contains("keys") && error.contains("backup"), "{error}");
+}

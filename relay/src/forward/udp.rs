@@ -1,0 +1,142 @@
+//! The relay's UDP socket: its own thread, bursts in (GRO) and bursts out (GSO).
+//!
+//! A received burst of equal segments in one session goes out as one burst, unchanged and uncopied; mixed ones are
+//! split where the session changes. The socket never waits for room: what it does not take at once is dropped.
+
+use super::{From, Switch, Verdict, Way};
+use crate::counters::Loss;
+use edgemesh_core::wire::relay::BIND;
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+/// Messages read by one call; each may be a burst of up to 64 KiB.
+const MESSAGES: usize = 4;
+const BURST: usize = 64 * 1024;
+/// Socket buffers asked for, in bytes; the system may grant less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Most bytes of one burst out: the largest UDP payload.
+const BURST_OUT: usize = 65_507;
+
+/// Starts the thread. It ends with the process.
+///
+/// # Errors
+/// When the socket cannot be set up or no thread can be made.
+pub(crate) fn spawn(switch: Arc<Switch>, socket: UdpSocket) -> io::Result<()> {
+    let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+    // Best effort: without the privilege the system's limit holds.
+    let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+    let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+    let mut relay = Relay { switch, socket, state };
+    let work = move || relay.run();
+    std::thread::Builder::new().name("relay-udp".to_owned()).stack_size(256 * 1024).spawn(work)?;
+    Ok(())
+}
+
+struct Relay {
+    switch: Arc<Switch>,
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Relay {
+    fn run(&mut self) {
+        let mut space = vec![0u8; MESSAGES * BURST];
+        let mut metas = [RecvMeta::default(); MESSAGES];
+        loop {
+            let mut slices: Vec<IoSliceMut<'_>> = space.chunks_mut(BURST).map(IoSliceMut::new).collect();
+            match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas) {
+                Ok(count) => {
+                    drop(slices);
+                    for (meta, buffer) in metas.iter().zip(space.chunks(BURST)).take(count) {
+                        self.burst(meta, buffer.get(..meta.len).unwrap_or_default());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(),
+                // Errors of single destinations (ICMP) surface here; the socket goes on.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let forever: Option<&Timespec> = None;
+        let _ = poll(&mut fds, forever);
+    }
+
+    /// Relays one received burst: segments of `meta.stride` bytes, the last one maybe shorter.
+    fn burst(&self, meta: &RecvMeta, bytes: &[u8]) {
+        let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+        let stride = meta.stride.max(1);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at(run_length(rest, stride));
+            let first = run.get(..stride.min(run.len())).unwrap_or_default();
+            let mut out = [0; BIND];
+            match self.switch.datagram(From::Udp(source), first, &mut out) {
+                Verdict::Forward(way) => self.forward(&way, run, stride),
+                Verdict::Answer(len) => {
+                    let answer = out.get(..len).unwrap_or_default();
+                    self.send(meta.addr, answer, None, 0);
+                }
+                Verdict::Nothing => {}
+            }
+            rest = after;
+        }
+    }
+
+    fn forward(&self, way: &Way, run: &[u8], stride: usize) {
+        match way {
+            Way::Tcp(_) => run.chunks(stride).for_each(|datagram| self.switch.deliver(way, datagram)),
+            Way::Udp(to) => {
+                let segments = self.state.max_gso_segments().max(1).min((BURST_OUT / stride).max(1));
+                for part in run.chunks(stride.saturating_mul(segments)) {
+                    let count = part.len().div_ceil(stride);
+                    self.send(*to, part, (count > 1).then_some(stride), count as u64);
+                }
+            }
+        }
+    }
+
+    /// Sends, counting `relayed` datagrams; 0 for an answer of our own.
+    fn send(&self, destination: SocketAddr, contents: &[u8], segment_size: Option<usize>, relayed: u64) {
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+            Ok(()) if relayed > 0 => self.switch.counters.relayed(relayed, contents.len()),
+            Ok(()) => {}
+            Err(_) => self.switch.counters.count(Loss::Send, relayed.max(1)),
+        }
+    }
+}
+
+/// How many leading bytes are datagrams that share their fate with the first: data of the same session.
+fn run_length(bytes: &[u8], stride: usize) -> usize {
+    let head = |segment: &[u8]| segment.first_chunk::<8>().copied();
+    let mut segments = bytes.chunks(stride);
+    let Some(first) = segments.next() else { return 0 };
+    let wanted = head(first).filter(|[kind, ..]| *kind == edgemesh_core::wire::relay::envelope(0)[0]);
+    let same = segments.take_while(|s| wanted.is_some() && head(s) == wanted);
+    first.len() + same.map(<[u8]>::len).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::run_length;
+    use edgemesh_core::wire::relay::envelope;
+
+    #[test]
+    fn a_burst_is_split_where_the_session_changes() {
+        let datagram = |session: u32, len: usize| [&envelope(session)[..], &vec![0; len - 8]].concat();
+        let same = [datagram(1, 100), datagram(1, 100), datagram(1, 40)].concat();
+        assert_eq!(run_length(&same, 100), 240);
+        let mixed = [datagram(1, 100), datagram(2, 100), datagram(1, 40)].concat();
+        assert_eq!(run_length(&mixed, 100), 100);
+        assert_eq!(run_length(&mixed[100..], 100), 100);
+        assert_eq!(run_length(&[0xE1; 300], 100), 100, "binds are looked at one by one");
+        assert_eq!(run_length(&[1, 2, 3], 100), 3);
+        assert_eq!(run_length(&[], 1), 0);
+    }
+}

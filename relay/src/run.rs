@@ -1,0 +1,187 @@
+//! `edgemesh-server run`: how the parts are put together.
+
+use crate::Failure;
+use crate::admin::{Admin, VERSION};
+use crate::cli::{MeshPrefix, Role, Run};
+use crate::control::{self, Shared};
+use crate::counters::Counters;
+use crate::directory::{Directory, Settings};
+use crate::feed::Feed;
+use crate::forward::{Switch, spawn_udp};
+use edgemesh_core::rng::Rng;
+use edgemesh_core::wire::control::Network;
+use edgemesh_discovery::manifests::Source;
+use edgemesh_discovery::table::Table;
+use edgemesh_host::admin::{self, Address, Listener};
+use edgemesh_host::{entropy, signal, state};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The privileged admin socket, in the state directory.
+pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
+/// How long the feed waits before it tries again to write the directory.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Runs the server until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    check(args)?;
+    raise_file_limit();
+    let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
+    let mut state = state::Directory::open(&args.state_dir).map_err(|e| failed(&e))?;
+    state.lock().map_err(|e| failed(&e))?;
+    let mut rng = Rng::new(entropy::seed().map_err(|e| failed(&e))?);
+    let directory = Directory::open(state, &mut rng).map_err(|e| failed(&e))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed(&e))?;
+    runtime.block_on(serve(args, directory, rng))
+}
+
+async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(), Failure> {
+    let named = |what: &str, e: io::Error| Failure::Failed(format!("{what}: {e}"));
+    let listen = args.listen;
+    let tcp = TcpListener::bind(listen).await.map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
+    let listen = tcp.local_addr().map_err(|e| named("--listen", e))?;
+    let udp = UdpSocket::bind(listen).map_err(|e| named(&format!("--listen {listen} (UDP)"), e))?;
+    let settings = settings(args, listen, directory.settings(), &mut rng)?;
+    directory.set_settings(settings).map_err(|e| Failure::Failed(e.to_string()))?;
+    let directory = Arc::new(Mutex::new(directory));
+    let counters = Arc::new(Counters::default());
+    let sender = udp.try_clone().map_err(|e| named("UDP socket", e))?;
+    let keys = directory.clone();
+    let relay_key = move |index| keys.lock().unwrap_or_else(PoisonError::into_inner).relay_key(index);
+    let switch = Arc::new(Switch::new(sender, counters.clone(), &mut rng, relay_key));
+    let relays = args.role.contains(&Role::Relay);
+    if relays {
+        spawn_udp(switch.clone(), udp).map_err(|e| named("relay thread", e))?;
+    }
+    let feed = Arc::new(Feed::new());
+    let _source = match &args.manifests {
+        Some(path) => Some(follow(path, directory.clone(), feed.clone(), counters.clone())?),
+        None => None,
+    };
+    let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
+    serve_admin(args, &shared).await?;
+    tokio::spawn(control::serve(tcp, shared));
+    tracing::info!(version = VERSION, %listen, state = %args.state_dir.display(), "server is up");
+    let signal = signal::shutdown().await.map_err(|e| named("signals", e))?;
+    tracing::info!(signal, "server ends");
+    // Everything that matters is on disk already; sockets in the state directory go with their listeners.
+    let _ = std::fs::remove_file(args.state_dir.join(ADMIN_SOCKET));
+    if let Address::Unix(path) = &args.admin {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+async fn serve_admin(args: &Run, shared: &Arc<Shared>) -> Result<(), Failure> {
+    let private = Address::Unix(args.state_dir.join(ADMIN_SOCKET));
+    for (address, privileged) in [(&private, true), (&args.admin, false)] {
+        let listener = Listener::bind(address).await.map_err(|e| Failure::Failed(e.to_string()))?;
+        let handler = Admin { shared: shared.clone(), has_source: args.manifests.is_some(), privileged };
+        tokio::spawn(admin::serve(listener, Arc::new(handler)));
+    }
+    Ok(())
+}
+
+/// What clap cannot see.
+fn check(args: &Run) -> Result<(), Failure> {
+    if !args.role.contains(&Role::Directory) {
+        return Err(Failure::Config(
+            "--role: a server without a directory has nobody to ask for its nodes yet; accepted: directory, or \
+             directory,relay"
+                .to_owned(),
+        ));
+    }
+    if let Some(path) = &args.manifests {
+        std::fs::read_dir(path).map_err(|e| {
+            Failure::Config(format!("--manifests: {}: {e}; accepted: a readable directory", path.display()))
+        })?;
+    }
+    Ok(())
+}
+
+/// The settings of this run; the network is the one of the first.
+fn settings(
+    args: &Run,
+    listen: SocketAddr,
+    stored: Option<&Settings>,
+    rng: &mut Rng,
+) -> Result<Settings, Failure> {
+    let network = match stored {
+        Some(stored) => {
+            let prefix = MeshPrefix::of(&stored.network);
+            if let Some(wanted) = args.mesh_cidr.filter(|wanted| *wanted != prefix) {
+                return Err(Failure::Config(format!(
+                    "--mesh-cidr: value {wanted}; accepted: {prefix}, which this cluster's nodes have addresses in"
+                )));
+            }
+            stored.network
+        }
+        None => {
+            let prefix = args.mesh_cidr.unwrap_or(MeshPrefix::DEFAULT);
+            // RFC 4193: fd, 40 random bits, a subnet, and here 64 bits for us.
+            let [a, b, c, d, e] = rng.bytes();
+            let mesh_v6 = [0xFD, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            Network { mesh_v4: prefix.address, mesh_v4_len: prefix.len, mesh_v6 }
+        }
+    };
+    Ok(Settings { network, domain: args.cluster_domain.clone(), servers: advertised(args, listen) })
+}
+
+/// What join tokens name: as told, or where the server listens, or the address that this machine sends from.
+fn advertised(args: &Run, listen: SocketAddr) -> Vec<String> {
+    if !args.advertise.is_empty() {
+        return args.advertise.clone();
+    }
+    if !listen.ip().is_unspecified() {
+        return vec![listen.to_string()];
+    }
+    let found = own_address(listen.is_ipv4());
+    if let Some(ip) = found {
+        tracing::warn!(%ip, "no --advertise: join tokens will name this machine's own address");
+    }
+    found.map(|ip| SocketAddr::new(ip, listen.port()).to_string()).into_iter().collect()
+}
+
+/// The address that a packet to far away would have; nothing is sent.
+fn own_address(v4: bool) -> Option<IpAddr> {
+    let (local, far) = if v4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+    let socket = UdpSocket::bind(local).ok()?;
+    socket.connect(far).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+/// Feeds what a directory of manifests says.
+fn follow(
+    path: &Path,
+    directory: Arc<Mutex<Directory>>,
+    feed: Arc<Feed>,
+    counters: Arc<Counters>,
+) -> Result<Source, Failure> {
+    let publish = move |table: Table| {
+        while let Err(error) = feed.publish(&directory, &table) {
+            tracing::error!(%error, "the Services cannot be fed");
+            std::thread::sleep(RETRY);
+        }
+        if let Some(version) = feed.newest() {
+            tracing::info!(sequence = version.sequence, services = version.table.len(), "Services are fed");
+        }
+    };
+    let report = move |problem: String| {
+        counters.manifest_problems.fetch_add(1, Relaxed);
+        tracing::warn!(problem, "manifest does not apply");
+    };
+    Source::spawn(path, publish, report).map_err(|e| Failure::Failed(format!("--manifests: {e}")))
+}
+
+/// A control connection is an open file: as many as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,129 @@
+//! The service feed from a directory of manifests, over real connections.
+
+use crate::support::{Heard, Node, Scratch, Server};
+use edgemesh_discovery::encoded::Replica;
+use edgemesh_discovery::table::Key;
+
+fn service(name: &str, ip: &str) -> String {
+    format!(
+        "---\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{name: http, port: 80}}]}}\n"
+    )
+}
+
+fn slice(name: &str, node: &str) -> String {
+    format!(
+        "---\nkind: EndpointSlice\nmetadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: 8080}}]\n\
+         endpoints: [{{addresses: [172.17.0.2], nodeName: {node}, hostname: pod-0}}]\n"
+    )
+}
+
+fn key(name: &str) -> Key {
+    Key { namespace: "default".into(), name: name.into() }
+}
+
+/// Applies the feed up to the next commit; returns its sequence and how many frames came before.
+fn follow(node: &mut Node, replica: &mut Replica) -> (u64, usize) {
+    let mut frames = 0;
+    loop {
+        match node.hear() {
+            Some(Heard::Feed(bytes)) => {
+                replica.apply_run(&bytes).unwrap();
+                frames += 1;
+            }
+            Some(Heard::Commit(sequence, digest)) => {
+                assert_eq!(replica.table().digest(), digest, "the digest is that of the content");
+                return (sequence, frames);
+            }
+            other => panic!("{other:?} instead of the feed"),
+        }
+    }
+}
+
+fn run_text(replica: &Replica, name: &str) -> String {
+    let run = replica.table().get(&key(name)).unwrap_or_else(|| panic!("no {name}"));
+    edgemesh_core::wire::control::updates(run).map(|u| format!("{:?} ", u.unwrap())).collect()
+}
+
+#[test]
+fn a_node_gets_the_table_then_every_change_and_a_mistake_changes_nothing() {
+    let (state, manifests) = (Scratch::new("feed"), Scratch::new("feed-manifests"));
+    manifests.write("a.yaml", &(service("web", "10.96.0.1") + &slice("web", "edge-9")));
+    let path = manifests.0.to_str().unwrap().to_owned();
+    let server = Server::start(&state.0, 0, &["--manifests", &path]);
+    let mut node = Node::join(&server.token("a", &[]), server.address, 1, true);
+    let mut replica = Replica::default();
+    let (first, _) = follow(&mut node, &mut replica);
+    assert_eq!(server.get("/readyz"), "ok\n");
+    let nodes = server.json("/nodes");
+    let edge = nodes.as_array().unwrap().iter().find(|n| n["node"] == "edge-9").unwrap().clone();
+    assert_eq!(edge["joined"], false);
+    assert!(run_text(&replica, "web").contains(&format!("node: {}", edge["index"])));
+
+    manifests.write("b.yaml", &service("more", "10.96.0.2"));
+    let (second, frames) = follow(&mut node, &mut replica);
+    assert_eq!((second, frames, replica.table().len()), (first + 1, 1, 2));
+
+    manifests.write("b.yaml", &service("more", "not-an-address"));
+    assert!(server.log("b.yaml").contains("spec.clusterIP"));
+    assert_eq!(server.metric("manifest_problems_total"), 1);
+    manifests.write("a.yaml", &service("web", "10.96.0.3"));
+    let (third, _) = follow(&mut node, &mut replica);
+    assert_eq!((third, replica.table().len()), (second + 1, 2), "the last good version of b.yaml stays");
+    assert!(run_text(&replica, "web").contains("10.96.0.3"));
+
+    std::fs::remove_file(manifests.0.join("b.yaml")).unwrap();
+    follow(&mut node, &mut replica);
+    assert!(replica.table().get(&key("more")).is_none());
+}
+
+#[test]
+fn a_node_that_comes_back_gets_only_what_it_missed_also_from_a_restarted_server() {
+    let (state, manifests) = (Scratch::new("missed"), Scratch::new("missed-manifests"));
+    let many: String =
+        (0..300).map(|n| service(&format!("s{n}"), &format!("10.96.{}.{}", 1 + n / 250, n % 250))).collect();
+    manifests.write("many.yaml", &many);
+    let path = manifests.0.to_str().unwrap().to_owned();
+    let server = Server::start(&state.0, 0, &["--manifests", &path]);
+    let token = server.token("a", &[]);
+    let mut replica = Replica::default();
+    let mut node = Node::join(&token, server.address, 1, true);
+    let (first, frames) = follow(&mut node, &mut replica);
+    assert!(frames > 5 && replica.table().len() == 300);
+    drop(node);
+    manifests.write("more.yaml", &service("more", "10.97.0.1"));
+    server.reaches("feed_services", 301);
+    let mut node = Node::join_from(&token, server.address, 1, true, first);
+    let (second, frames) = follow(&mut node, &mut replica);
+    assert_eq!((frames, replica.table().len()), (1, 301));
+
+    let server = server.kill_and_restart(&["--manifests", &path]);
+    let mut node = Node::join_from(&token, server.address, 1, true, second);
+    assert_eq!(follow(&mut node, &mut replica), (second, 0), "the same table is the same sequence");
+    let mut node = Node::join_from(&token, server.address, 1, true, second + 1_000);
+    let mut fresh = Replica::default();
+    assert!(follow(&mut node, &mut fresh).1 > 5, "an unknown version costs the full list");
+    assert_eq!(fresh.table(), replica.table());
+}
+
+#[test]
+fn endpoints_of_headless_services_have_addresses_that_stay() {
+    let (state, manifests) = (Scratch::new("vips"), Scratch::new("vips-manifests"));
+    manifests.write("a.yaml", &(service("db", "None") + &slice("db", "edge-1")));
+    let path = manifests.0.to_str().unwrap().to_owned();
+    let server = Server::start(&state.0, 0, &["--manifests", &path]);
+    let token = server.token("a", &[]);
+    let vip = |server: &Server| {
+        let mut node = Node::join(&token, server.address, 1, true);
+        let mut replica = Replica::default();
+        follow(&mut node, &mut replica);
+        let text = run_text(&replica, "db");
+        text.split("vip: Some(").nth(1).unwrap().split(')').next().unwrap().to_owned()
+    };
+    assert_eq!(vip(&server), "242.128.0.1");
+    manifests.write("b.yaml", &(service("other", "None") + &slice("other", "edge-2")));
+    manifests.write("a.yaml", &(service("db", "None") + &slice("db", "edge-3")));
+    server.reaches("feed_services", 2);
+    let server = server.kill_and_restart(&["--manifests", &path]);
+    assert_eq!(vip(&server), "242.128.0.1", "the pod moved to another node, the server was killed");
+}

@@ -1,0 +1,7 @@
+//! A real server process on loopback, with nodes made of the core's own parts.
+
+mod directory;
+mod feeding;
+mod mistakes;
+mod relaying;
+mod support;

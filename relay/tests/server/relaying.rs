@@ -1,0 +1,166 @@
+//! The relay over real sockets: UDP, TCP, and between the two.
+
+use crate::support::{Node, Scratch, Server, data, tcp_receive, tcp_send};
+use edgemesh_core::wire::relay::Message;
+use std::net::UdpSocket;
+
+struct Pair {
+    server: Server,
+    a: Node,
+    b: Node,
+    /// Sessions from a to b and back.
+    ab: u32,
+    ba: u32,
+    state: Scratch,
+}
+
+fn pair(name: &str) -> Pair {
+    let state = Scratch::new(name);
+    let server = Server::start(&state.0, 0, &[]);
+    let mut a = Node::join(&server.token("a", &[]), server.address, 1, false);
+    let mut b = Node::join(&server.token("b", &[]), server.address, 2, false);
+    a.ask(b.index);
+    let (_, ab, ba) = a.hear_peer();
+    assert_eq!(b.hear_peer(), (a.index, ba, ab));
+    Pair { server, a, b, ab, ba, state }
+}
+
+fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 2048];
+    let len = socket.recv(&mut buffer).unwrap();
+    buffer[..len].to_vec()
+}
+
+#[test]
+fn datagrams_echo_over_udp_with_their_boundaries() {
+    let Pair { server, mut a, mut b, ab, ba, state: _state, .. } = pair("udp");
+    let (sa, sb) = (a.bind_udp(server.address), b.bind_udp(server.address));
+    for len in [1, 100, 1400, 1452, 7] {
+        let payload = vec![len as u8; len];
+        sa.send(&data(ab, &payload)).unwrap();
+        assert_eq!(receive(&sb), data(ab, &payload), "unchanged, envelope and all");
+        sb.send(&data(ba, &payload)).unwrap();
+        assert_eq!(receive(&sa), data(ba, &payload));
+    }
+    assert_eq!(server.metric("relay_datagrams_total"), 10);
+    assert_eq!(server.metric("relay_bound_nodes{transport=\"udp\"}"), 2);
+}
+
+#[test]
+fn bursts_go_through_whole_and_in_order() {
+    let Pair { server, mut a, mut b, ab, state: _state, .. } = pair("burst");
+    let (sa, sb) = (a.bind_udp(server.address), b.bind_udp(server.address));
+    let state = quinn_udp::UdpSocketState::new((&sa).into()).unwrap();
+    let (segment, count) = (1_200, state.max_gso_segments().min(40));
+    for round in 0..10u8 {
+        let burst: Vec<u8> = (0..count).flat_map(|n| data(ab, &vec![n as u8 ^ round; segment - 8])).collect();
+        let transmit = quinn_udp::Transmit {
+            destination: server.address,
+            ecn: None,
+            contents: &burst,
+            segment_size: Some(segment),
+            src_ip: None,
+        };
+        state.try_send((&sa).into(), &transmit).unwrap();
+        for n in 0..count {
+            let got = receive(&sb);
+            assert_eq!((got.len(), got[8]), (segment, n as u8 ^ round));
+        }
+    }
+    assert_eq!(server.metric("relay_datagrams_total"), 10 * count as u64);
+}
+
+#[test]
+fn udp_and_tcp_nodes_reach_each_other_and_a_move_is_seamless() {
+    let Pair { server, mut a, mut b, ab, ba, state: _state, .. } = pair("cross");
+    let sa = a.bind_udp(server.address);
+    let mut tb = b.bind_tcp(server.address);
+    sa.send(&data(ab, b"to tcp")).unwrap();
+    assert_eq!(tcp_receive(&mut tb).unwrap(), data(ab, b"to tcp"));
+    tcp_send(&mut tb, &data(ba, b"to udp"));
+    assert_eq!(receive(&sa), data(ba, b"to udp"));
+    assert_eq!(server.metric("relay_bound_nodes{transport=\"tcp\"}"), 1);
+
+    let mut ta = a.bind_tcp(server.address);
+    tcp_send(&mut tb, &data(ba, b"tcp to tcp"));
+    assert_eq!(tcp_receive(&mut ta).unwrap(), data(ba, b"tcp to tcp"));
+
+    let sb = b.bind_udp(server.address);
+    tcp_send(&mut ta, &data(ab, b"back on udp"));
+    assert_eq!(receive(&sb), data(ab, b"back on udp"));
+    drop(tb);
+    tcp_send(&mut ta, &data(ab, b"still"));
+    assert_eq!(receive(&sb), data(ab, b"still"), "the old connection's end takes nothing with it");
+}
+
+#[test]
+fn only_the_bound_sender_is_relayed_and_a_rebind_mends_what_a_nat_broke() {
+    let Pair { server, mut a, mut b, ab, state: _state, .. } = pair("source");
+    let (sa, sb) = (a.bind_udp(server.address), b.bind_udp(server.address));
+    let moved = UdpSocket::bind("127.0.0.1:0").unwrap();
+    moved.connect(server.address).unwrap();
+    moved.set_read_timeout(Some(crate::support::WAIT)).unwrap();
+    moved.send(&data(ab, b"from elsewhere")).unwrap();
+    assert_eq!(Message::parse(&receive(&moved)), Ok(Message::Unbound { session: ab }));
+    assert_eq!(server.metric("server_drops_total{reason=\"wrong_source\"}"), 1);
+    a.rebind(&moved);
+    moved.send(&data(ab, b"rebound")).unwrap();
+    assert_eq!(receive(&sb), data(ab, b"rebound"));
+    sa.send(&data(ab, b"the old mapping")).unwrap();
+    server.reaches("server_drops_total{reason=\"wrong_source\"}", 2);
+}
+
+#[test]
+fn after_a_kill_the_relay_knows_its_nodes_and_they_only_have_to_ask_again() {
+    let Pair { server, mut a, mut b, ab, state: _state, .. } = pair("again");
+    let sa = a.bind_udp(server.address);
+    let server = server.kill_and_restart(&[]);
+    sa.send(&data(ab, b"lost")).unwrap();
+    let mut buffer = [0; 64];
+    // The first datagram after a restart may meet a closed port, which the socket reports here.
+    let len =
+        sa.recv(&mut buffer).or_else(|_| sa.send(&data(ab, b"lost")).and_then(|_| sa.recv(&mut buffer)));
+    assert_eq!(Message::parse(&buffer[..len.unwrap()]), Ok(Message::Unbound { session: ab }));
+    a.rebind(&sa);
+    let tokens = [server.token("a", &[]), server.token("b", &[])];
+    let mut a2 = Node::join(&tokens[0], server.address, 1, false);
+    let mut b2 = Node::join(&tokens[1], server.address, 2, false);
+    assert_eq!(a2.relay_epoch, a.relay_epoch);
+    a2.ask(b2.index);
+    let (_, ab, _) = a2.hear_peer();
+    b2.relay_epoch = b.relay_epoch;
+    let sb = b2.bind_udp(server.address);
+    sa.send(&data(ab, b"again")).unwrap();
+    assert_eq!(receive(&sb), data(ab, b"again"));
+    b.relay_epoch = 0;
+}
+
+#[test]
+fn a_slow_tcp_node_loses_its_oldest_datagrams_and_control_goes_on() {
+    let Pair { server, mut a, mut b, ab, state: _state, .. } = pair("slow");
+    let mut ta = a.bind_tcp(server.address);
+    let mut tb = b.bind_tcp(server.address);
+    let total = 20_000u32;
+    let sender = std::thread::spawn(move || {
+        for n in 0..total {
+            tcp_send(&mut ta, &data(ab, &[&n.to_le_bytes()[..], &[0; 1200]].concat()));
+        }
+        ta
+    });
+    let _ta = sender.join().unwrap();
+    server.reaches("relay_datagrams_total", u64::from(total));
+    let dropped = server.metric("server_drops_total{reason=\"queue_full\"}");
+    assert!(dropped > 0);
+    a.ask(b.index);
+    assert_eq!(a.hear_peer().0, b.index);
+    let mut last = None;
+    let mut received = 0u64;
+    while last != Some(total - 1) {
+        let datagram = tcp_receive(&mut tb).unwrap();
+        let n = u32::from_le_bytes(datagram[8..12].try_into().unwrap());
+        assert!(last.is_none_or(|l| l < n), "in order");
+        last = Some(n);
+        received += 1;
+    }
+    assert_eq!(received + dropped, u64::from(total));
+}

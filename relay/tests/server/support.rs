@@ -1,0 +1,380 @@
+//! A real server process and nodes made of the core's own parts, on loopback.
+
+use edgemesh_core::control::{Authority, Credentials, Link};
+use edgemesh_core::noise::StaticSecret;
+use edgemesh_core::rng::Rng;
+use edgemesh_core::wire::control::{Preamble, ToNode};
+use edgemesh_core::wire::relay::{BIND, Message, verify};
+use edgemesh_host::admin::{self, Address};
+use edgemesh_host::clock;
+use edgemesh_host::token::Token;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+pub(crate) const WAIT: Duration = Duration::from_secs(30);
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_edgemesh-server");
+
+/// A directory that goes away with the test.
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("edgemesh-server-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let temporary = self.0.join(".new");
+        std::fs::write(&temporary, text).unwrap();
+        std::fs::rename(temporary, self.0.join(name)).unwrap();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running server. Killed when dropped.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) state: PathBuf,
+    pub(crate) address: SocketAddr,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Server {
+    /// Starts a server on a port of the system's choice, or `port`.
+    pub(crate) fn start(state: &Path, port: u16, args: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--listen", &format!("127.0.0.1:{port}"), "--admin"]);
+        command.arg(format!("unix:{}", state.join("public.sock").display())).arg("--state-dir").arg(state);
+        Self::spawn(command.args(args), state)
+    }
+
+    /// Starts what `command` says and waits until it is up.
+    pub(crate) fn spawn(command: &mut Command, state: &Path) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+        });
+        let mut server =
+            Self { child, state: state.to_owned(), address: "127.0.0.1:0".parse().unwrap(), lines };
+        let line = server.log("server is up");
+        let listen = line.split("listen=").nth(1).unwrap().split(' ').next().unwrap();
+        server.address = listen.parse().unwrap();
+        server
+    }
+
+    /// Waits for a log line with `text` in it.
+    pub(crate) fn log(&self, text: &str) -> String {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no log line with {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn admin(&self) -> Address {
+        Address::Unix(self.state.join("public.sock"))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
+        String::from_utf8(admin::get(&self.admin(), path).unwrap()).unwrap()
+    }
+
+    pub(crate) fn json(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.get(path)).unwrap()
+    }
+
+    /// A sample of the metrics.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics");
+        let sample = text.lines().find_map(|l| l.strip_prefix(&format!("edgemesh_{name} ")));
+        sample.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+    }
+
+    /// Waits until a sample has reached `value`.
+    pub(crate) fn reaches(&self, name: &str, value: u64) {
+        let deadline = Instant::now() + WAIT;
+        while self.metric(name) < value {
+            assert!(Instant::now() < deadline, "{name} stays below {value}");
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn token(&self, node: &str, args: &[&str]) -> Token {
+        let output = token_command(&self.state, node, args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        text.parse().unwrap()
+    }
+
+    /// SIGKILL, and a new server with the same state on the same port.
+    pub(crate) fn kill_and_restart(mut self, args: &[&str]) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Self::start(&self.state.clone(), self.address.port(), args)
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn token_command(state: &Path, node: &str, args: &[&str]) -> Output {
+    Command::new(BINARY)
+        .args(["token", "--node", node, "--state-dir"])
+        .arg(state)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// What a node heard, owned.
+#[derive(Debug, Clone)]
+pub(crate) enum Heard {
+    Welcome { index: u32, relay_key: [u8; 32], relay_epoch: u64, name: String },
+    Refused(String, String),
+    Peer { index: u32, name: String, key: [u8; 32], send: u32, receive: u32 },
+    NoPeer(u32),
+    Feed(Vec<u8>),
+    Commit(u64, [u8; 32]),
+}
+
+/// A node with its control connection.
+pub(crate) struct Node {
+    pub(crate) secret: StaticSecret,
+    pub(crate) link: Link,
+    pub(crate) stream: TcpStream,
+    pub(crate) rng: Rng,
+    pub(crate) index: u32,
+    pub(crate) relay_key: [u8; 32],
+    pub(crate) relay_epoch: u64,
+}
+
+impl Node {
+    /// Connects with a token and no key known to the server.
+    pub(crate) fn connect(token: &Token, server: SocketAddr, seed: u8, feed: bool, sequence: u64) -> Self {
+        let secret = StaticSecret::from_bytes([seed; 32]);
+        let credentials = Credentials {
+            name: heapless::String::try_from(token.node.as_str()).unwrap(),
+            secret: Some(token.secret),
+            agent: "test 1",
+            feed,
+        };
+        let authority = Authority { root: token.root, directory: [0; 32], epoch: 0 };
+        let mut link = Link::new(secret.clone(), credentials, authority);
+        link.set_sequence(sequence);
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.write_all(&Preamble::Control.bytes()).unwrap();
+        link.connected(clock::now());
+        Self {
+            secret,
+            link,
+            stream,
+            rng: Rng::new([seed ^ 0x55; 32]),
+            index: 0,
+            relay_key: [0; 32],
+            relay_epoch: 0,
+        }
+    }
+
+    /// Connects and waits for the welcome.
+    pub(crate) fn join(token: &Token, server: SocketAddr, seed: u8, feed: bool) -> Self {
+        Self::join_from(token, server, seed, feed, 0)
+    }
+
+    /// As [`Node::join`], holding the feed up to `sequence`.
+    pub(crate) fn join_from(token: &Token, server: SocketAddr, seed: u8, feed: bool, sequence: u64) -> Self {
+        let mut node = Self::connect(token, server, seed, feed, sequence);
+        match node.hear() {
+            Some(Heard::Welcome { index, relay_key, relay_epoch, name }) => {
+                assert_eq!(name, token.node);
+                (node.index, node.relay_key, node.relay_epoch) = (index, relay_key, relay_epoch);
+            }
+            other => panic!("{other:?} instead of a welcome"),
+        }
+        node
+    }
+
+    fn flush(&mut self, mut lookup: Option<u32>) {
+        let mut out = [0; 1600];
+        while let Some(len) =
+            self.link.poll_frame(clock::now(), &mut self.rng, &mut out, || lookup.take()).unwrap()
+        {
+            let mut bytes = (len as u16).to_le_bytes().to_vec();
+            bytes.extend_from_slice(&out[..len]);
+            // A connection that is closed shows when it is read.
+            let _ = self.stream.write_all(&bytes);
+        }
+    }
+
+    /// Asks for a node.
+    pub(crate) fn ask(&mut self, index: u32) {
+        self.flush(Some(index));
+    }
+
+    /// Only the handshake and the hello are sent; nothing is read after them.
+    pub(crate) fn send_hello_and_hang_up(mut self) {
+        for _ in 0..2 {
+            let frame = self.read().unwrap();
+            let mut frame = frame;
+            let heard = self.link.frame(clock::now(), &mut frame).unwrap();
+            assert!(heard.is_none());
+            self.flush(None);
+        }
+    }
+
+    fn read(&mut self) -> Option<Vec<u8>> {
+        let mut len = [0; 2];
+        self.stream.read_exact(&mut len).ok()?;
+        let mut frame = vec![0; usize::from(u16::from_le_bytes(len))];
+        self.stream.read_exact(&mut frame).ok()?;
+        Some(frame)
+    }
+
+    /// The next message; `None` when the server has closed.
+    pub(crate) fn hear(&mut self) -> Option<Heard> {
+        loop {
+            self.flush(None);
+            let mut frame = self.read()?;
+            let authority = *self.link.authority();
+            let message = self.link.frame(clock::now(), &mut frame).unwrap();
+            let Some(message) = message else { continue };
+            let authority = if authority.directory == [0; 32] { None } else { Some(authority) };
+            return Some(match message {
+                ToNode::Welcome(w) => {
+                    let record = authority.unwrap().record(&w.record).unwrap();
+                    assert_eq!(record.key, self.secret.public().0);
+                    Heard::Welcome {
+                        index: record.index,
+                        relay_key: w.relay_key,
+                        relay_epoch: w.relay_epoch,
+                        name: record.name.to_owned(),
+                    }
+                }
+                ToNode::Refused { reason, detail } => {
+                    Heard::Refused(format!("{reason:?}"), detail.to_owned())
+                }
+                ToNode::Peer(p) => {
+                    let record = authority.unwrap().record(&p.record).unwrap();
+                    Heard::Peer {
+                        index: record.index,
+                        name: record.name.to_owned(),
+                        key: record.key,
+                        send: p.send_session,
+                        receive: p.receive_session,
+                    }
+                }
+                ToNode::NoPeer { index, .. } => Heard::NoPeer(index),
+                ToNode::Feed(bytes) => Heard::Feed(bytes.to_vec()),
+                ToNode::FeedCommit(commit) => {
+                    authority.unwrap().commit(&commit).unwrap();
+                    Heard::Commit(commit.sequence, commit.digest)
+                }
+                ToNode::Pong(_) => continue,
+            });
+        }
+    }
+
+    /// The record and sessions of a peer, asked for or not.
+    pub(crate) fn hear_peer(&mut self) -> (u32, u32, u32) {
+        match self.hear() {
+            Some(Heard::Peer { index, send, receive, .. }) => (index, send, receive),
+            other => panic!("{other:?} instead of a peer"),
+        }
+    }
+
+    /// Binds a UDP socket at the relay.
+    pub(crate) fn bind_udp(&mut self, server: SocketAddr) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(server).unwrap();
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        self.rebind(&socket);
+        socket
+    }
+
+    /// Binds `socket` (again).
+    pub(crate) fn rebind(&mut self, socket: &UdpSocket) {
+        let mut cookie = [0; 16];
+        for _ in 0..3 {
+            self.relay_epoch += 1;
+            let bind = Message::Bind { index: self.index, epoch: self.relay_epoch, cookie };
+            let mut datagram = [0; BIND];
+            bind.emit(&self.relay_key, &mut datagram).unwrap();
+            socket.send(&datagram).unwrap();
+            let len = socket.recv(&mut datagram).unwrap();
+            assert!(verify(&self.relay_key, &datagram[..len]));
+            match Message::parse(&datagram[..len]).unwrap() {
+                Message::Challenge { cookie: new, .. } => cookie = new,
+                Message::Bound { observed, epoch, .. } => {
+                    assert_eq!((observed, epoch), (socket.local_addr().unwrap(), self.relay_epoch));
+                    return;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("not bound after three binds");
+    }
+
+    /// Binds a TCP connection at the relay.
+    pub(crate) fn bind_tcp(&mut self, server: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.write_all(&Preamble::Relay.bytes()).unwrap();
+        self.relay_epoch += 1;
+        let mut datagram = [0; BIND];
+        let bind = Message::Bind { index: self.index, epoch: self.relay_epoch, cookie: [0; 16] };
+        bind.emit(&self.relay_key, &mut datagram).unwrap();
+        tcp_send(&mut stream, &datagram);
+        let answer = tcp_receive(&mut stream).unwrap();
+        assert!(matches!(Message::parse(&answer), Ok(Message::Bound { .. })));
+        stream
+    }
+}
+
+pub(crate) fn tcp_send(stream: &mut TcpStream, datagram: &[u8]) {
+    let mut bytes = (datagram.len() as u16).to_le_bytes().to_vec();
+    bytes.extend_from_slice(datagram);
+    stream.write_all(&bytes).unwrap();
+}
+
+pub(crate) fn tcp_receive(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len)?;
+    let mut datagram = vec![0; usize::from(u16::from_le_bytes(len))];
+    stream.read_exact(&mut datagram)?;
+    Ok(datagram)
+}
+
+/// A tunnel datagram in its envelope.
+pub(crate) fn data(session: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; payload.len() + 8];
+    Message::Data { session, payload }.emit(&[0; 32], &mut out).unwrap();
+    out
+}
