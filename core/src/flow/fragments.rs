@@ -82,7 +82,7 @@ impl<'a> Fragments<'a> {
         let new_id = match known {
             // A copy of the first fragment must join the same datagram.
             Some(old) if old.state == DECIDED && old.new_dst == slot.new_dst && old.to == to => old.new_id,
-            _ if route.rename => self.fresh_id(&slot),
+            _ if route.rename => self.fresh_id(route.dst, PeerRef(to)),
             _ => probe.id,
         };
         let released = known.filter(|s| s.state == AWAITED).map(|s| Ticket(s.new_id));
@@ -167,14 +167,15 @@ impl<'a> Fragments<'a> {
             .map(|(number, _)| number)
     }
 
-    fn fresh_id(&mut self, slot: &FragmentSlot) -> u32 {
+    /// An identification that datagrams to this destination did not have lately.
+    pub(super) fn fresh_id(&mut self, dst: IpAddr, to: PeerRef) -> u32 {
         let mut hasher = hasher(self.keys);
-        hasher.write(slot.new_dst.bytes());
-        hasher.write_u32(slot.to);
+        hasher.write(Address::from(dst).bytes());
+        hasher.write_u32(to.0);
         let place = hasher.finish() as usize % COUNTERS;
-        let Some(counter) = self.ids.get_mut(place) else { return slot.id };
+        let Some(counter) = self.ids.get_mut(place) else { return 0 };
         *counter = counter.wrapping_add(1);
-        if slot.new_src.ip_or_unspecified().is_ipv6() { *counter } else { *counter & 0xffff }
+        if dst.is_ipv6() { *counter } else { *counter & 0xffff }
     }
 }
 

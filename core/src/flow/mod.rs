@@ -79,6 +79,9 @@ pub struct Outcome {
     pub deadline: Option<(u32, Instant)>,
     /// Fragments parked under this ticket are to be handed in again, after this packet.
     pub released: Option<Ticket>,
+    /// The path carries no more than this in one piece, and the packet may be cut: send the pieces that
+    /// [`split`](crate::wire::ip::split) makes of it. Its checksum is complete then, whatever it was.
+    pub split: Option<u16>,
 }
 
 /// A flow to be opened.
@@ -366,7 +369,7 @@ fn send(peer: PeerRef) -> Translated {
 }
 
 fn only(verdict: Translated) -> Outcome {
-    Outcome { verdict, deadline: None, released: None }
+    Outcome { verdict, deadline: None, released: None, split: None }
 }
 
 fn drop_it(reason: DropReason) -> Outcome {

@@ -5,7 +5,8 @@ use super::fragments::{Followed, Route};
 use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Ticket, Translated, Vip, only, send};
 use crate::counters::DropReason;
 use crate::wire::ip::{
-    ACK, Checksum, Fragment, Kind, RST, Rewrite, SYN, clamp_mss, reply, rewrite, set_fragment_id,
+    ACK, Checksum, Fragment, Kind, RST, Rewrite, SYN, clamp_mss, finish_checksum, reply, rewrite,
+    set_fragment_id, set_whole_id,
 };
 use core::net::IpAddr;
 
@@ -27,9 +28,7 @@ impl Flows<'_> {
             return self.miss(call, new);
         };
         let (endpoint, mapped) = self.table.endpoint(id);
-        if call.offload.largest > usize::from(call.policy.mtu(endpoint.peer)) {
-            return too_big(call, endpoint.peer);
-        }
+        let Ok(split) = fit(call, endpoint.peer) else { return too_big(call, endpoint.peer) };
         let dst_port = if t.kind == Kind::EchoRequest { 0 } else { endpoint.port };
         let to = Rewrite {
             src: self.source(endpoint.peer, t.src),
@@ -40,7 +39,13 @@ impl Flows<'_> {
         let verdict = send(endpoint.peer);
         let released = self.translate(call, &to, verdict)?;
         clamp(call, endpoint.peer)?;
-        Ok(Outcome { verdict, deadline: self.table.progress(call.now, id, true, &t), released })
+        if split.is_some() && t.fragment == Fragment::None {
+            // Other clients' packets to this endpoint have the same source.
+            let fresh = self.fragments.fresh_id(endpoint.address, endpoint.peer);
+            set_whole_id(call.packet.bytes_mut(), &t, fresh as u16)?;
+        }
+        let deadline = self.table.progress(call.now, id, true, &t);
+        prepare_split(call, Outcome { verdict, deadline, released, split })
     }
 
     /// Whether the flow still leads where a new one could: UDP has no end of its own, so a change of the
@@ -108,7 +113,8 @@ impl Flows<'_> {
         let verdict = Translated::Local;
         let released = self.translate(call, &to, verdict)?;
         clamp(call, peer)?;
-        Ok(Outcome { verdict, deadline: self.table.progress(call.now, id, false, &t), released })
+        let deadline = self.table.progress(call.now, id, false, &t);
+        Ok(Outcome { deadline, released, ..only(verdict) })
     }
 
     /// A reply of one of this node's endpoints to a client on `peer`. What the endpoint sends from a port that
@@ -142,10 +148,9 @@ impl Flows<'_> {
         if known.is_none() && !served() {
             return Err(DropReason::NoFlow);
         }
-        if call.offload.largest > usize::from(call.policy.mtu(peer)) {
-            return too_big(call, peer);
-        }
-        self.pass(call, &tuple, known, false, send(peer))
+        let Ok(split) = fit(call, peer) else { return too_big(call, peer) };
+        let outcome = self.pass(call, &tuple, known, false, send(peer))?;
+        prepare_split(call, Outcome { split, ..outcome })
     }
 
     /// A packet of a client on a peer to one of this node's endpoints.
@@ -196,7 +201,7 @@ impl Flows<'_> {
         };
         clamp(call, tuple.peer)?;
         let deadline = deadline.map(|(id, at)| (self.admitted_timer(id), at));
-        Ok(Outcome { verdict, deadline, released })
+        Ok(Outcome { deadline, released, ..only(verdict) })
     }
 
     /// Gives a packet its new addresses and, if it is a first fragment, its followers theirs.
@@ -223,18 +228,17 @@ impl Flows<'_> {
         match self.fragments.follow(call.now, call.from, &t)? {
             Followed::Park { ticket, slot, at } => {
                 let deadline = at.map(|at| (self.fragment_timer(slot), at));
-                Ok(Outcome { verdict: Translated::Park(ticket), deadline, released: None })
+                Ok(Outcome { deadline, ..only(Translated::Park(ticket)) })
             }
             Followed::Way { src, dst, id, verdict } => {
-                if let Translated::To(peer) = verdict
-                    && call.offload.largest > usize::from(call.policy.mtu(peer))
-                {
-                    return Err(DropReason::TooBig);
-                }
+                let split = match verdict {
+                    Translated::To(peer) => fit(call, peer)?,
+                    _ => None,
+                };
                 let bytes = call.packet.bytes_mut();
                 set_fragment_id(bytes, &t, id)?;
                 rewrite(bytes, &t, &Rewrite { src, dst, src_port: 0, dst_port: 0 }, Checksum::Complete)?;
-                Ok(only(verdict))
+                Ok(Outcome { split, ..only(verdict) })
             }
         }
     }
@@ -244,6 +248,25 @@ impl Flows<'_> {
         let v6 = family.is_ipv6();
         if peer == PeerRef::SELF { self.mesh.alias(v6) } else { self.mesh.own(v6) }
     }
+}
+
+/// Whether the packet fits the path to `peer`, if need be in pieces no longer than this.
+fn fit(call: &Call<'_, '_>, peer: PeerRef) -> Result<Option<u16>, DropReason> {
+    let mtu = call.policy.mtu(peer);
+    match call.offload.largest > usize::from(mtu) {
+        false => Ok(None),
+        // Not the segments of a super-packet: each would need its own headers first.
+        true if call.t.may_fragment && call.offload.largest >= call.t.len() => Ok(Some(mtu)),
+        true => Err(DropReason::TooBig),
+    }
+}
+
+/// The checksum of a packet that is cut cannot be finished later.
+fn prepare_split(call: &mut Call<'_, '_>, outcome: Outcome) -> Result<Outcome, DropReason> {
+    if outcome.split.is_some() && call.offload.checksum == Checksum::Partial {
+        finish_checksum(call.packet.bytes_mut(), &call.t)?;
+    }
+    Ok(outcome)
 }
 
 fn too_big(call: &mut Call<'_, '_>, peer: PeerRef) -> Result<Outcome, DropReason> {

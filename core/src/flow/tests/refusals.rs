@@ -198,10 +198,18 @@ fn fragments_without_room_or_end_are_dropped() {
     assert_eq!(dropped(pair.send(&first)), DropReason::Fragment);
     pair.wait(1);
     assert_eq!(pair.send(&first).0.verdict, Translated::To(PeerRef(2)));
-    // A path that shrank below a later fragment's size.
-    let more = Spec { fragment: Some((900, 8, false)), ..spec(c.client, c.vip, UDP, vec![0; 1000]) }.build();
+}
+
+#[test]
+fn later_fragments_that_neither_fit_nor_may_be_cut_are_dropped() {
+    let mut pair = Pair::new();
+    let c = V6;
+    let part =
+        |offset, body| Spec { fragment: Some((900, offset, true)), ..spec(c.client, c.vip, UDP, body) };
+    let first = part(0, udp_body(1, 53, b"")).build();
+    assert_eq!(pair.send(&first).0.verdict, Translated::To(PeerRef(2)));
     pair.client_rules.mtu = 900;
-    assert_eq!(dropped(pair.send(&more)), DropReason::TooBig);
+    assert_eq!(dropped(pair.send(&part(8, vec![0; 1000]).build())), DropReason::TooBig);
 }
 
 #[test]

@@ -489,3 +489,83 @@ fn a_table_is_adopted_by_the_next_run() {
     }
     assert_eq!((next.len(), next.admitted()), (0, 0));
 }
+
+#[test]
+fn datagrams_that_may_be_cut_are_cut_and_their_followers_too() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.client_rules.mtu = 100;
+    let pieces = |bytes: &[u8]| {
+        let t = Transport::parse(bytes).unwrap();
+        let mut out = [0; 100];
+        (0..99)
+            .map_while(|n| {
+                crate::wire::ip::split(bytes, &t, 100, n, &mut out).unwrap().map(|len| out[..len].to_vec())
+            })
+            .collect::<Vec<_>>()
+    };
+    let (outcome, sent) = pair.send(&udp((c.client, 4000), (c.vip, 53), &[7; 200]));
+    assert_eq!((outcome.verdict, outcome.split), (Translated::To(PeerRef(2)), Some(100)));
+    let arrived: Vec<_> = pieces(&sent).iter().map(|f| pair.server_in(1, f).1).collect();
+    assert_eq!((arrived.len(), reassembled(&arrived)), (3, at(c.mesh[0], 4000, c.pod, 8080)));
+    // Another client's datagram has another identification.
+    let (_, other) = pair.send(&udp(("172.17.0.3", 4000), (c.vip, 53), &[7; 200]));
+    assert_ne!(other[4..6], sent[4..6]);
+    // A partial checksum is finished first.
+    let mut partial = udp((c.client, 4000), (c.vip, 53), &[9; 200]);
+    fill(&mut partial, 20, UDP, Checksum::Partial);
+    let len = partial.len();
+    let offload = Offload { checksum: Checksum::Partial, largest: len };
+    let mut packet = Packet::new(&mut partial, 0, len).unwrap();
+    let outcome = pair.client.outbound(pair.now, &mut packet, offload, &pair.client_rules);
+    assert_eq!(outcome.split, Some(100));
+    verify(&partial, Checksum::Complete);
+    // Fragments that are too long for the path.
+    pair.client_rules.mtu = 50;
+    let mut arrived = vec![];
+    for fragment in fragments((c.client, 4000), (c.vip, 53), 77) {
+        let (outcome, sent) = pair.send(&fragment);
+        let t = Transport::parse(&sent).unwrap();
+        let mut out = [0; 50];
+        let mtu = outcome.split.unwrap_or(1000);
+        for n in 0..3 {
+            let room: &mut [u8] = if mtu == 50 { &mut out } else { &mut [0; 100] };
+            if let Some(len) = crate::wire::ip::split(&sent, &t, mtu, n, room).unwrap() {
+                assert!(len <= usize::from(mtu));
+                arrived.push(pair.server_in(1, &room[..len]).1);
+            }
+        }
+    }
+    assert_eq!((arrived.len(), reassembled(&arrived)), (5, at(c.mesh[0], 4000, c.pod, 8080)));
+    // The endpoint's side.
+    pair.server_rules.mtu = 100;
+    let (outcome, _) = pair.server_out(&udp((c.pod, 8080), (c.mesh[0], 4000), &[1; 200]));
+    assert_eq!((outcome.verdict, outcome.split), (Translated::To(PeerRef(1)), Some(100)));
+}
+
+#[test]
+fn what_must_not_be_cut_is_not_cut() {
+    let mut whole = udp((V4.client, 4000), (V4.vip, 53), &[7; 200]);
+    let t = Transport::parse(&whole).unwrap();
+    let cut = |bytes: &[u8], t: &Transport, mtu, room: usize| {
+        crate::wire::ip::split(bytes, t, mtu, 0, &mut vec![0; room])
+    };
+    assert_eq!(cut(&whole, &t, 27, 100), Err(DropReason::TooBig));
+    assert_eq!(cut(&whole, &t, 103, 100), Ok(Some(100)));
+    assert_eq!(cut(&whole, &t, 103, 99), Err(DropReason::NoRoom));
+    // Nor the segments of a super-packet.
+    let mut pair = Pair::new();
+    assert_eq!(pair.send(&whole).0.split, None);
+    pair.client_rules.mtu = 100;
+    let mut bytes = whole.clone();
+    bytes.resize(600, 0);
+    let mut packet = Packet::new(&mut bytes, 0, whole.len()).unwrap();
+    let offload = Offload { checksum: Checksum::Complete, largest: 150 };
+    let outcome = pair.client.outbound(pair.now, &mut packet, offload, &pair.client_rules);
+    assert_eq!(outcome.verdict, Translated::Reply);
+    whole[6] |= 0x40;
+    let t = Transport::parse(&whole).unwrap();
+    assert_eq!(cut(&whole, &t, 100, 100), Err(DropReason::TooBig));
+    let v6 = udp((V6.client, 4000), (V6.vip, 53), &[7; 200]);
+    assert_eq!(cut(&v6, &Transport::parse(&v6).unwrap(), 100, 100), Err(DropReason::TooBig));
+}

@@ -133,11 +133,14 @@ pub fn set_fragment_id(bytes: &mut [u8], t: &Transport, id: u32) -> Result<(), D
     if t.src.is_ipv6() {
         return put(bytes, t.fragment_header.saturating_add(4), id.to_be_bytes());
     }
+    set_ipv4_id(bytes, t, id as u16)
+}
+
+pub(super) fn set_ipv4_id(bytes: &mut [u8], t: &Transport, id: u16) -> Result<(), DropReason> {
     let at = t.start.saturating_add(4);
-    let new = id as u16;
     let mut delta = Delta::default();
-    delta.replace_word(word(bytes, at)?, new);
-    put(bytes, at, new.to_be_bytes())?;
+    delta.replace_word(word(bytes, at)?, id);
+    put(bytes, at, id.to_be_bytes())?;
     update_header(bytes, t, delta).map(|_| ())
 }
 

@@ -14,10 +14,12 @@ mod edit;
 mod mesh;
 mod parse;
 pub mod reply;
+mod split;
 
 pub use address::Address;
 pub use edit::{Rewrite, clamp_mss, finish_checksum, rewrite, rewrite_error, set_fragment_id};
 pub use mesh::Mesh;
+pub use split::{set_whole_id, split};
 
 use crate::counters::DropReason;
 use core::net::IpAddr;
@@ -116,6 +118,8 @@ pub struct Transport {
     pub kind: Kind,
     /// Its place in a fragmented datagram.
     pub fragment: Fragment,
+    /// Whether routers may cut it: IPv4 without "don't fragment".
+    pub may_fragment: bool,
     /// Where the IP header starts.
     pub start: usize,
     /// Where the transport header starts.

@@ -102,6 +102,9 @@ impl Spec {
                     let field = (offset / 8) | if more { 0x2000 } else { 0 };
                     out[6..8].copy_from_slice(&field.to_be_bytes());
                 }
+                if self.protocol == TCP {
+                    out[6] |= 0x40; // don't fragment
+                }
                 out[8] = 63;
                 out[9] = self.protocol;
                 out[12..16].copy_from_slice(&src.octets());
