@@ -77,6 +77,9 @@ pub(super) fn flags(mesh: &mut Mesh) -> Result {
     complained(&node.run(&[&agent, "no-such-command"])?, 2, &["no-such-command"])?;
     complained(&node.run(&[&server, "run", "--listen", "nonsense"])?, 2, &["listen", "nonsense"])?;
     complained(&node.run(&[&server, "token", "--node", "a1", "--ttl", "soon"])?, 2, &["ttl", "soon"])?;
+    let spoilt = mesh.server.token(&mesh.lab.server, "a1", "24h")? + "x";
+    let join = ["run", "--node", "a1", "--join", &spoilt, "--state-dir", "unused"];
+    complained(&node.run(&[&[&agent[..]], &join[..]].concat())?, 2, &["join"])?;
     agent_ends(mesh, &["--service-cidr", "10.96.0.0/99"], 2, &["service-cidr", "10.96.0.0/99"])?;
     agent_ends(mesh, &["--source", "clouds"], 2, &["source", "clouds"])?;
     agent_ends(mesh, &["--config", "/nowhere/at-all.yaml"], 2, &["/nowhere/at-all.yaml"])
