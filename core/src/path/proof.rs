@@ -286,3 +286,30 @@ fn smooth(old: u32, new: u32, weight: u64) -> u32 {
     let sum = u64::from(old).saturating_mul(weight.saturating_sub(1)).saturating_add(new.into());
     u32::try_from(sum.checked_div(weight).unwrap_or_default()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::slot::{Candidate, HOST, REFLEXIVE};
+
+    #[test]
+    fn nearer_wins_and_equally_near_must_be_clearly_faster() {
+        let candidate = |kind, address: &str, rtt| Candidate {
+            remote: Remote::new(0, address.parse().unwrap()),
+            kind,
+            rtt,
+            ..Candidate::EMPTY
+        };
+        let host = |rtt| candidate(HOST, "192.0.2.1:1", rtt);
+        let far = |rtt| candidate(REFLEXIVE, "192.0.2.2:1", rtt);
+        let near = |rtt| candidate(super::super::slot::OBSERVED, "10.0.0.1:1", rtt);
+        assert!(is_better(&host(90_000), &far(20_000), 20_000));
+        assert!(is_better(&near(90_000), &far(20_000), 20_000));
+        assert!(!is_better(&far(1_000), &host(90_000), 90_000));
+        // 20 % of 100 ms, and at least 10 ms.
+        assert!(!is_better(&far(80_000), &far(100_000), 100_000));
+        assert!(is_better(&far(79_999), &far(100_000), 100_000));
+        assert!(!is_better(&far(10_000), &far(20_000), 20_000));
+        assert!(is_better(&far(9_999), &far(20_000), 20_000));
+    }
+}

@@ -343,3 +343,15 @@ fn a_restarted_node_is_direct_again_at_once() {
     let took = world.until_direct(start, SECOND.times(5));
     assert!(took.is_some_and(|took| took <= R.plus(D.times(2))), "{took:?}");
 }
+
+#[test]
+fn ipv6_is_direct_at_once_and_its_longer_header_counted() {
+    let world = direct(Site::PublicV6, Site::PublicV6);
+    let remote = world.nodes[1].inside;
+    assert_eq!(
+        world.nodes[0].paths.route(world.now, PEER, 100).first,
+        Some(Route::Direct { local: 0, remote })
+    );
+    assert_eq!(world.nodes[0].paths.mtu(world.now, PEER), 1_408);
+    assert!(world.is_direct(1));
+}

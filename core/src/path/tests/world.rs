@@ -31,6 +31,8 @@ pub(super) fn server() -> SocketAddr {
 pub(super) enum Site {
     /// A public address of its own.
     Public,
+    /// A public IPv6 address of its own.
+    PublicV6,
     /// Behind its own NAT.
     Nat(Depends, Depends),
     /// Behind the other node's NAT, on the same network.
@@ -152,6 +154,7 @@ impl World {
             let public = IpAddr::from([198, 51, 100, host]);
             inside.push(match site {
                 Site::Public => SocketAddr::new(public, PORT),
+                Site::PublicV6 => SocketAddr::from(([0x2001, 0xDB8, 0, 0, 0, 0, 0, host.into()], PORT)),
                 _ => SocketAddr::from(([192, 168, 1, host], PORT)),
             });
             if let Site::Nat(mapping, filtering) = site {
@@ -341,7 +344,10 @@ impl World {
         bytes.extend(inner);
         bytes.resize(inner.len().next_multiple_of(16) + 1, 0);
         match route {
-            Route::Direct { remote, .. } => self.udp(n, remote, &bytes, sealed + 28, dont_fragment),
+            Route::Direct { remote, .. } => {
+                let headers = if remote.is_ipv6() { 48 } else { 28 };
+                self.udp(n, remote, &bytes, sealed + headers, dont_fragment);
+            }
             Route::Relay { session } | Route::RelayTcp { session } => {
                 let mut enveloped = relay::envelope(session).to_vec();
                 enveloped.extend(bytes);
@@ -395,7 +401,9 @@ impl World {
             // No NAT here reflects its own side's datagrams back inside.
             Some(i) if i == n || self.sites[n] == Site::Neighbour => return,
             Some(i) => Arrival::Nat { node: i, from: d.from, port: d.to.port(), bytes: d.bytes },
-            None if d.to == self.nodes[1 - n].inside && self.sites[1 - n] == Site::Public => {
+            None if d.to == self.nodes[1 - n].inside
+                && matches!(self.sites[1 - n], Site::Public | Site::PublicV6) =>
+            {
                 Arrival::Node { node: 1 - n, from: d.from, bytes: d.bytes }
             }
             None => return,
