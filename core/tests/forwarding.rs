@@ -1,0 +1,256 @@
+//! The Service table and the flow machine together, as the node composes them: rows of `docs/forwarding.md`.
+
+use edgemesh_core::counters::DropReason;
+use edgemesh_core::flow::{
+    self, AdmittedSlot, Endpoint, FlowSlot, Flows, FragmentSlot, NewFlow, Offload, Outcome, PeerRef, Policy,
+    Translated, Vip,
+};
+use edgemesh_core::packet::Packet;
+use edgemesh_core::rng::Rng;
+use edgemesh_core::service::{self, Request, Selection, Serves, Table};
+use edgemesh_core::time::{Duration, Instant};
+use edgemesh_core::wire::control::Network;
+use edgemesh_core::wire::feed::{
+    ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, EndpointDef, FLAG_INTERNAL_LOCAL, PortDef,
+    Protocol, ServiceDef, ServiceKind, Update,
+};
+use edgemesh_core::wire::ip::{Checksum, Kind, Mesh, TCP, Transport};
+use std::net::{IpAddr, Ipv4Addr};
+
+const OWN: u32 = 1;
+const CLIENT: [u8; 4] = [172, 17, 0, 2];
+const VIP: [u8; 4] = [10, 96, 0, 1];
+
+/// What the flow machine asks, answered from the table: the node's part.
+struct View<'v>(&'v Table<'v>);
+
+impl Policy for View<'_> {
+    fn vip(&self, address: IpAddr) -> Vip {
+        if self.0.is_vip(address) {
+            Vip::Service
+        } else if self.0.endpoint_of_vip(address).is_some() {
+            Vip::Endpoint
+        } else {
+            Vip::None
+        }
+    }
+    fn admits(&self, protocol: u8, address: IpAddr, port: u16) -> bool {
+        self.0.serves(OWN, protocol, address, port) != Serves::Nothing
+    }
+    fn still_serves(&self, flow: &NewFlow, endpoint: &Endpoint) -> bool {
+        let node = if endpoint.peer == PeerRef::SELF { OWN } else { endpoint.peer.0 };
+        self.0.still_serves(flow.protocol, flow.vip, flow.vip_port, (node, endpoint.address, endpoint.port))
+    }
+    fn generation(&self) -> u32 {
+        self.0.generation()
+    }
+    fn mtu(&self, _: PeerRef) -> u16 {
+        1408
+    }
+}
+
+struct Node {
+    table: Table<'static>,
+    flows: Flows<'static>,
+    rng: Rng,
+    now: Instant,
+}
+
+fn leak<T: Clone>(value: T, n: usize) -> &'static mut [T] {
+    vec![value; n].leak()
+}
+
+impl Node {
+    fn new() -> Self {
+        let mut rng = Rng::new([1; 32]);
+        let table = Table::new(
+            service::Resources {
+                services: leak(service::ServiceSlot::ZERO, 16),
+                ports: leak(service::PortSlot::ZERO, 32),
+                targets: leak(service::TargetSlot::ZERO, 32),
+                endpoints: leak(service::EndpointSlot::ZERO, 32),
+                names: leak(service::NameBlock::ZERO, 64),
+                namespaces: leak(service::NamespaceSlot::ZERO, 8),
+                affinity: leak(service::AffinitySlot::ZERO, 16),
+                by_name: leak(0, 64),
+                by_vip: leak(0, 64),
+                by_namespace: leak(0, 64),
+                by_address: leak(0, 64),
+                by_endpoint_vip: leak(0, 64),
+                by_ordinal: leak(0, 64),
+            },
+            &mut rng,
+        );
+        let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xfd; 16] };
+        let flows = Flows::new(
+            flow::Resources {
+                flows: leak(FlowSlot::ZERO, 16),
+                by_client: leak(0, 32),
+                by_mapped: leak(0, 32),
+                sources: leak(0, 16),
+                admitted: leak(AdmittedSlot::ZERO, 16),
+                by_tuple: leak(0, 32),
+                admitters: leak(0, 16),
+                fragments: leak(FragmentSlot::ZERO, 8),
+            },
+            Mesh::new(network, OWN),
+            &mut rng,
+        );
+        Self { table, flows, rng, now: Instant::ZERO.after(Duration::from_secs(1)) }
+    }
+
+    /// The service "web" at the VIP, with its endpoints (node, last octet, conditions).
+    fn define(&mut self, flags: u8, endpoints: &[(u32, u8, u8)]) {
+        let vips = [IpAddr::from(VIP)].into_iter().collect();
+        let kind = ServiceKind::ClusterIp(vips);
+        let head = ServiceDef { namespace: "default", name: "web", kind, affinity_secs: 0, flags };
+        self.table.apply(&Update::Service(head)).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            self.table.apply(&Update::Port(PortDef { name: "", protocol, port: 80 })).unwrap();
+        }
+        self.table.apply(&Update::Targets(&[0x90, 0x1f, 0x90, 0x1f])).unwrap();
+        for (node, host, conditions) in endpoints {
+            let address = IpAddr::from([172, 17, 0, *host]);
+            let def = EndpointDef { node: *node, address, vip: None, hostname: "", conditions: *conditions };
+            self.table.apply(&Update::Endpoint(def)).unwrap();
+        }
+        self.table.apply(&Update::Commit).unwrap();
+    }
+
+    /// A packet from the TUN device, through selection if it opens a flow.
+    fn send(&mut self, bytes: &[u8]) -> (Translated, Vec<u8>) {
+        let mut room = [0; 1500];
+        room[..bytes.len()].copy_from_slice(bytes);
+        let mut packet = Packet::new(&mut room, 0, bytes.len()).unwrap();
+        let offload = Offload { checksum: Checksum::Complete, largest: bytes.len() };
+        let mut verdict = self.outbound(&mut packet, offload).verdict;
+        if let Translated::Miss(new) = verdict {
+            let request =
+                Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
+            verdict = match self.table.select(self.now, &request, OWN, &mut self.rng) {
+                Selection::Endpoint { node, address, port } => {
+                    let peer = if node == OWN { PeerRef::SELF } else { PeerRef(node) };
+                    let endpoint = Endpoint { peer, address, port };
+                    let generation = self.table.generation();
+                    self.flows.open(self.now, &new, &endpoint, generation, &mut self.rng).unwrap();
+                    self.outbound(&mut packet, offload).verdict
+                }
+                Selection::NoEndpoints => self.flows.refuse(&mut packet, DropReason::NoEndpoints),
+                Selection::UnknownPort => self.flows.refuse(&mut packet, DropReason::UnknownPort),
+                Selection::NotLocal => Translated::Drop(DropReason::NoEndpoints),
+                Selection::NotAVip => Translated::Drop(DropReason::NoRoute),
+            };
+        }
+        (verdict, packet.bytes().to_vec())
+    }
+
+    fn outbound(&mut self, packet: &mut Packet<'_>, offload: Offload) -> Outcome {
+        self.flows.outbound(self.now, packet, offload, &View(&self.table))
+    }
+
+    fn receive(&mut self, from: u32, bytes: &[u8]) -> Translated {
+        let mut bytes = bytes.to_vec();
+        let len = bytes.len();
+        let mut packet = Packet::new(&mut bytes, 0, len).unwrap();
+        let offload = Offload { checksum: Checksum::Complete, largest: len };
+        self.flows.inbound(self.now, PeerRef(from), &mut packet, offload, &View(&self.table)).verdict
+    }
+}
+
+/// An IPv4 packet without transport checksum: a TCP SYN, or a UDP datagram.
+fn packet(tcp: bool, src: [u8; 4], src_port: u16, dst: [u8; 4], dst_port: u16) -> Vec<u8> {
+    let mut bytes =
+        vec![0x45, 0, 0, if tcp { 40 } else { 28 }, 0, 0, 0, 0, 64, if tcp { 6 } else { 17 }, 0, 0];
+    bytes.extend([src, dst].concat());
+    bytes.extend([src_port.to_be_bytes(), dst_port.to_be_bytes()].concat());
+    if tcp {
+        bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0]);
+    } else {
+        bytes.extend([0, 8, 0, 0]);
+    }
+    bytes
+}
+
+const UP: u8 = ENDPOINT_READY | ENDPOINT_SERVING;
+const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
+
+#[test]
+fn new_flows_go_where_the_table_says() {
+    let mut node = Node::new();
+    let syn = packet(true, CLIENT, 4000, VIP, 80);
+    assert_eq!(node.send(&syn).0, Translated::Drop(DropReason::NoRoute), "unallocated VIP: dropped (row C3)");
+    node.define(0, &[(2, 9, UP)]);
+    let (verdict, sent) = node.send(&syn);
+    let t = Transport::parse(&sent).unwrap();
+    assert_eq!(verdict, Translated::To(PeerRef(2)));
+    assert_eq!(
+        (t.src, t.dst, t.dst_port),
+        (Ipv4Addr::new(242, 0, 0, 1).into(), Ipv4Addr::new(172, 17, 0, 9).into(), 8080)
+    );
+    node.define(0, &[(OWN, 9, UP)]);
+    assert_eq!(
+        node.send(&packet(true, CLIENT, 4001, VIP, 80)).0,
+        Translated::Local,
+        "an endpoint of this node"
+    );
+}
+
+#[test]
+fn what_leads_nowhere_is_refused_at_once_rows_c2_and_c3() {
+    let mut node = Node::new();
+    let reset = |(verdict, bytes): (Translated, Vec<u8>)| {
+        let t = Transport::parse(&bytes).unwrap();
+        verdict == Translated::Reply && t.protocol == TCP && t.src == IpAddr::from(VIP)
+    };
+    let unreachable = |(verdict, bytes): (Translated, Vec<u8>)| {
+        let t = Transport::parse(&bytes).unwrap();
+        verdict == Translated::Reply && matches!(t.kind, Kind::IcmpError { .. }) && t.src == IpAddr::from(VIP)
+    };
+    node.define(0, &[]);
+    assert!(reset(node.send(&packet(true, CLIENT, 4000, VIP, 80))));
+    assert!(unreachable(node.send(&packet(false, CLIENT, 4000, VIP, 80))));
+    node.define(0, &[(2, 9, UP)]);
+    assert!(reset(node.send(&packet(true, CLIENT, 4000, VIP, 81))));
+    assert!(unreachable(node.send(&packet(false, CLIENT, 4000, VIP, 53))));
+    node.define(FLAG_INTERNAL_LOCAL, &[(2, 9, UP)]);
+    let elsewhere = node.send(&packet(true, CLIENT, 4000, VIP, 80)).0;
+    assert_eq!(elsewhere, Translated::Drop(DropReason::NoEndpoints), "row T3");
+    assert!(node.flows.is_empty());
+}
+
+#[test]
+fn udp_flows_follow_the_endpoints_rows_q1_to_q5() {
+    let mut node = Node::new();
+    let query = packet(false, CLIENT, 4000, VIP, 80);
+    node.define(0, &[(2, 9, UP)]);
+    assert_eq!(node.send(&query).0, Translated::To(PeerRef(2)));
+    node.define(0, &[(2, 9, DRAINING), (3, 9, UP)]);
+    assert_eq!(node.send(&query).0, Translated::To(PeerRef(2)), "terminating, but serving: stays");
+    node.define(0, &[(3, 9, UP)]);
+    assert_eq!(node.send(&query).0, Translated::To(PeerRef(3)), "deleted: moved");
+    node.define(0, &[]);
+    assert_eq!(node.send(&query).0, Translated::Reply, "none is left: refused");
+    assert!(node.flows.is_empty());
+    node.define(0, &[(4, 9, UP)]);
+    assert_eq!(node.send(&query).0, Translated::To(PeerRef(4)), "some again: works");
+    // The VIP in another Service's hands (row S14).
+    node.table.apply(&Update::Remove { namespace: "default", name: "web" }).unwrap();
+    assert_eq!(node.send(&query).0, Translated::Drop(DropReason::NoRoute));
+}
+
+#[test]
+fn peers_reach_what_this_node_serves_until_it_is_done() {
+    let mut node = Node::new();
+    node.define(0, &[(OWN, 9, UP), (2, 8, UP)]);
+    let peer = [242, 0, 0, 2];
+    let to = |host, port| packet(true, peer, 4000, [172, 17, 0, host], port);
+    assert_eq!(node.receive(2, &to(9, 8080)), Translated::Local);
+    for refused in [to(9, 22), to(8, 8080), packet(true, peer, 4000, [192, 168, 1, 1], 8080)] {
+        assert_eq!(node.receive(2, &refused), Translated::Drop(DropReason::NotAnEndpoint));
+    }
+    assert_eq!(node.receive(3, &to(9, 8080)), Translated::Drop(DropReason::SourceAddress));
+    node.define(0, &[]);
+    assert_eq!(node.receive(2, &to(9, 8080)), Translated::Local, "admitted before");
+    let later = packet(true, peer, 4001, [172, 17, 0, 9], 8080);
+    assert_eq!(node.receive(2, &later), Translated::Drop(DropReason::NotAnEndpoint));
+}
