@@ -1,5 +1,8 @@
 //! The Service table and the flow machine together, as the node composes them: rows of `docs/forwarding.md`.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use core::net::{IpAddr, Ipv4Addr};
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::flow::{
     self, AdmittedSlot, Endpoint, FlowSlot, Flows, FragmentSlot, NewFlow, Offload, Outcome, PeerRef, Policy,
@@ -15,7 +18,6 @@ use edgemesh_core::wire::feed::{
     Protocol, ServiceDef, ServiceKind, Update,
 };
 use edgemesh_core::wire::ip::{Checksum, Kind, Mesh, TCP, Transport};
-use std::net::{IpAddr, Ipv4Addr};
 
 const OWN: u32 = 1;
 const CLIENT: [u8; 4] = [172, 17, 0, 2];
