@@ -246,9 +246,14 @@ impl<'a> Paths<'a> {
         let fallback = self.relay.rtt().unwrap_or(Duration::from_millis(100));
         let relayed = self.relay.leg() == RelayLeg::Udp;
         let Some(slot) = self.slot_mut(peer) else { return };
+        let begun = slot.is(UP) && slot.list_sent.get().is_none_or(|at| at == now);
         slot.set(UP | KNOWN);
-        slot.relay_rtt = u32::try_from(rtt.unwrap_or(fallback).as_micros()).unwrap_or(u32::MAX);
-        slot.start(now, relayed);
+        if rtt.is_some() || !begun {
+            slot.relay_rtt = u32::try_from(rtt.unwrap_or(fallback).as_micros()).unwrap_or(u32::MAX);
+        }
+        if !begun {
+            slot.start(now, relayed);
+        }
         self.touch(now, peer);
     }
 
@@ -298,7 +303,7 @@ impl<'a> Paths<'a> {
     /// [`Paths::received`].
     ///
     /// # Errors
-    /// [`DropReason::PathMessage`] for a malformed one, [`DropReason::NoSession`] for one without session,
+    /// [`DropReason::PathMessage`] for a malformed one, [`DropReason::NoSession`] for a peer that is not known,
     /// [`DropReason::ProbeAck`] for an acknowledgement of no probe of ours, [`DropReason::QueueFull`] when an
     /// acknowledgement has no place.
     pub fn message(
@@ -309,7 +314,10 @@ impl<'a> Paths<'a> {
         inner: &[u8],
     ) -> Result<(), DropReason> {
         self.begin(now);
-        self.slot(peer).filter(|s| s.is(UP)).ok_or(DropReason::NoSession)?;
+        if !self.slot(peer).filter(|s| s.is(KNOWN)).ok_or(DropReason::NoSession)?.is(UP) {
+            // What came through the session proves it, even before the tunnel's event was drained.
+            self.session_up(now, peer, None);
+        }
         let result = match Message::parse(inner)? {
             Message::Candidates(list) => {
                 self.take_list(now, peer, &list);

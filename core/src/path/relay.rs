@@ -140,7 +140,7 @@ impl super::Paths<'_> {
         self.relay.tcp_down(now);
     }
 
-    /// Our socket and the server's address for [`Route::Relay`].
+    /// Our socket and the server's address for [`Route::Relay`](super::Route::Relay).
     pub fn relay_via(&self) -> Option<(u8, SocketAddr)> {
         self.relay.server()
     }

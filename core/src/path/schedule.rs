@@ -125,6 +125,7 @@ impl PathSlot {
     pub(super) fn start(&mut self, now: Instant, relayed: bool) {
         self.sent = At::new(now);
         (self.list_due, self.list_tries) = (At::new(now), 0);
+        self.list_sent = At::NONE;
         self.has = 0;
         self.round = At::NONE;
         self.rounds = 0;

@@ -255,8 +255,15 @@ fn messages_without_session_and_unknown_peers_are_refused() {
     assert_eq!(paths.message(at(4), PEER, &Source::Relay, &[0x11, 9, 0, 0]), Err(DropReason::PathMessage));
     assert_eq!(paths.set_sessions(at(4), PeerId(2), 1, 2), Err(DropReason::PeersFull));
     paths.session_down(at(5), PEER);
-    assert_eq!(paths.message(at(5), PEER, &Source::Relay, &probe(1)), Err(DropReason::NoSession));
     assert!(drain(&mut paths, at(5)).is_empty() && paths.deadline(1).is_none());
+    // A message that overtakes the tunnel's event is as good as the event.
+    assert_eq!(paths.message(at(6), PEER, &Source::Relay, &list(1, &["192.0.2.9:1"])), Ok(()));
+    paths.session_up(at(6), PEER, Some(R));
+    let sent = run(&mut paths, at(6), at(100));
+    assert!(directs(&sent).contains_key(&"192.0.2.9:1".parse().unwrap()));
+    assert!(matches!(PathMessage::parse(&sent[0].1), Ok(PathMessage::Candidates(_))));
+    paths.remove(PEER);
+    assert_eq!(paths.message(at(7), PEER, &Source::Relay, &probe(1)), Err(DropReason::NoSession));
 }
 
 #[test]
