@@ -5,6 +5,8 @@
 
 pub mod clock;
 pub mod dns;
+#[cfg(test)]
+mod loop_tests;
 pub mod netlink;
 pub mod offload;
 pub mod poll;
