@@ -1,24 +1,13 @@
-//! The agent's clock: `CLOCK_BOOTTIME`, which counts through suspend.
+//! The agent's clock: [`edgemesh_host::clock`], and points of the standard library's clock on it.
 //!
-//! Its epoch is the machine's boot, so instants in tables that the next process adopts keep their meaning.
-//! Stateless. Wall time is read apart and may jump.
+//! Stateless. Its epoch is the machine's boot and it counts through suspend, so instants in tables that the next
+//! process adopts keep their meaning.
 
-use std::time::{Duration as StdDuration, SystemTime, UNIX_EPOCH};
+use std::time::Duration as StdDuration;
 
-use edgemesh_core::time::{Duration, Instant, WallTime};
+use edgemesh_core::time::{Duration, Instant};
 
-use crate::sys;
-
-/// Now, in microseconds since boot.
-pub fn now() -> Instant {
-    Instant::from_micros(micros(sys::clock::boottime()))
-}
-
-/// The wall clock; before 1970 counts as 1970.
-pub fn wall() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime { secs: since.as_secs(), nanos: since.subsec_nanos() }
-}
+pub use edgemesh_host::clock::{now, wall};
 
 /// A point on the standard library's clock as one on ours. The two run alike except through a suspend, so a
 /// point is exact when no suspend lies between it and now.
@@ -69,11 +58,5 @@ mod tests {
         let apart = later.since(earlier).as_micros();
         assert!((9_900_000..10_200_000).contains(&apart), "{apart}");
         assert!(earlier <= now() && later > now());
-    }
-
-    #[test]
-    fn wall_time_is_that_of_the_system() {
-        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        assert!(wall().secs.abs_diff(system) <= 1);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod dns;
+pub mod interception;
 #[cfg(test)]
 mod loop_tests;
 pub mod netlink;

@@ -5,14 +5,16 @@
 //! wake-up, or when the deadline has passed, never before. Bounds: [`EVENTS`] ready descriptors per call; what is
 //! left is told by the next. It owns no descriptor but its own: deregister before closing one that was duplicated.
 
+use core::mem::MaybeUninit;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use edgemesh_core::time::Instant;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
 
 use crate::clock;
-use crate::sys::event;
 
 /// Ready descriptors told by one [`Poller::wait`].
 pub const EVENTS: usize = 32;
@@ -48,7 +50,7 @@ impl Waker {
     /// Wakes the poller, now or at its next wait. Many calls count as one.
     pub fn wake(&self) {
         // The only failure is a counter at its limit, and then the poller wakes as well.
-        let _ = event::eventfd_signal(self.0.as_fd());
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }
 
@@ -56,7 +58,6 @@ impl Waker {
 pub struct Poller {
     epoll: OwnedFd,
     waker: Waker,
-    raw: Vec<event::Raw>,
 }
 
 impl Poller {
@@ -65,10 +66,10 @@ impl Poller {
     /// # Errors
     /// As `epoll_create(2)` and `eventfd(2)`: out of descriptors.
     pub fn new() -> io::Result<Self> {
-        let epoll = event::epoll()?;
-        let waker = Waker(Arc::new(event::eventfd()?));
-        event::epoll_add(epoll.as_fd(), waker.0.as_fd(), libc::EPOLLIN, WAKER)?;
-        Ok(Self { epoll, waker, raw: vec![event::Raw { events: 0, u64: 0 }; EVENTS] })
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let waker = Waker(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        epoll::add(&epoll, &waker.0, epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, waker })
     }
 
     /// A handle that ends waits.
@@ -85,10 +86,10 @@ impl Poller {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let events = match interest {
-            Interest::Read => libc::EPOLLIN,
-            Interest::Write => libc::EPOLLOUT,
+            Interest::Read => epoll::EventFlags::IN,
+            Interest::Write => epoll::EventFlags::OUT,
         };
-        event::epoll_add(self.epoll.as_fd(), descriptor.as_fd(), events, token)
+        Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(token), events)?)
     }
 
     /// No longer waits for `descriptor`.
@@ -96,7 +97,7 @@ impl Poller {
     /// # Errors
     /// As `epoll_ctl(2)`; `ENOENT` when it was not registered.
     pub fn remove(&self, descriptor: impl AsFd) -> io::Result<()> {
-        event::epoll_remove(self.epoll.as_fd(), descriptor.as_fd())
+        Ok(epoll::delete(&self.epoll, descriptor)?)
     }
 
     /// Waits until something is ready, the waker is used or `deadline` has passed, and hands each event to
@@ -105,29 +106,34 @@ impl Poller {
     /// # Errors
     /// As `epoll_wait(2)`; a signal is not an error and does not end the wait.
     pub fn wait(&mut self, deadline: Option<Instant>, mut each: impl FnMut(Event)) -> io::Result<()> {
+        let mut room = [const { MaybeUninit::uninit() }; EVENTS];
         loop {
             let left = deadline.map(|deadline| milliseconds_until(deadline, clock::now()));
-            let timeout = left.unwrap_or(LONGEST_WAIT_MS).min(LONGEST_WAIT_MS);
-            let ready = match event::epoll_wait(self.epoll.as_fd(), &mut self.raw, timeout as libc::c_int) {
-                Ok(ready) => ready,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
+            let timeout = milliseconds(left.unwrap_or(LONGEST_WAIT_MS).min(LONGEST_WAIT_MS));
+            let ready = match epoll::wait(&self.epoll, &mut room, Some(&timeout)) {
+                Ok((ready, _)) => &*ready,
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
             };
-            for raw in self.raw.iter().take(ready) {
-                match raw.u64 {
+            for ready in ready {
+                match ready.data.u64() {
                     WAKER => {
                         // Zero means that the wake-up was told already: nothing to do.
-                        let _ = event::eventfd_take(self.waker.0.as_fd());
+                        let _ = rustix::io::read(&self.waker.0, &mut [0; 8]);
                         each(Event::Woken);
                     }
                     token => each(Event::Ready(token)),
                 }
             }
-            if ready > 0 || deadline.is_some_and(|deadline| clock::now() >= deadline) {
+            if !ready.is_empty() || deadline.is_some_and(|deadline| clock::now() >= deadline) {
                 return Ok(());
             }
         }
     }
+}
+
+fn milliseconds(ms: u64) -> Timespec {
+    Timespec { tv_sec: (ms / 1000) as _, tv_nsec: (ms % 1000 * 1_000_000) as _ }
 }
 
 /// Rounded up, so that a wait never ends before its deadline.

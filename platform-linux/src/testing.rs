@@ -55,3 +55,28 @@ pub(crate) fn sh(command: &str) -> String {
 pub(crate) fn sh_output(command: &str) -> Output {
     Command::new("sh").args(["-c", command]).output().expect("a shell")
 }
+
+/// A directory that goes with its test.
+pub(crate) struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("edgemesh-test-{}-{n}", std::process::id()));
+        std::fs::create_dir(&path).expect("a scratch directory");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A test that failed half-way may have removed it; nothing else depends on it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

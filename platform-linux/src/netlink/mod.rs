@@ -41,6 +41,9 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
 
@@ -86,6 +89,8 @@ pub struct LinkChange<'a> {
     pub alias: Option<&'a str>,
     /// Bring it up.
     pub up: bool,
+    /// Give it no IPv6 link-local address; to be asked for before it is up.
+    pub no_link_local: bool,
 }
 
 /// How far an address is valid (`rtm_scope`).
@@ -160,7 +165,7 @@ impl Netlink {
     /// # Errors
     /// As `socket(2)`.
     pub fn open() -> io::Result<Self> {
-        let fd = sys::socket::netlink(libc::NETLINK_ROUTE)?;
+        let fd = sys::socket::netlink(libc::NETLINK_ROUTE, true)?;
         sys::option::set_read_timeout(fd.as_fd(), Duration::from_secs(5))?;
         Ok(Self { socket: File::from(fd), sequence: 0, buffer: vec![0; 64 * 1024] })
     }
@@ -202,6 +207,11 @@ impl Netlink {
         }
         if let Some(alias) = change.alias {
             request = request.attribute(IFLA_IFALIAS, alias.as_bytes());
+        }
+        if change.no_link_local {
+            let mode = wire::attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+            let family = wire::attribute(libc::AF_INET6 as u16, &mode);
+            request = request.attribute(IFLA_AF_SPEC, &family);
         }
         self.command(request)
     }

@@ -8,20 +8,20 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::wire;
+use super::{Address, Link, Route, wire};
 use crate::sys;
 
 /// Where to look again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
     /// A device came, went or changed.
-    Link,
+    Link(Link),
     /// An address came or went.
-    Address,
+    Address(Address),
     /// A route came or went.
-    Route,
-    /// The nftables table of the name given to [`Monitor::open`] lost something.
-    Table,
+    Route(Route),
+    /// Chains or rules of the nftables table with this name changed, or it went.
+    Table(String),
     /// The kernel had more news than room for them.
     Missed,
 }
@@ -35,6 +35,7 @@ const NETLINK_ADD_MEMBERSHIP: libc::c_int = 1;
 
 const NFT_SUBSYSTEM: u16 = 10;
 const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_DELCHAIN: u16 = 5;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_DELRULE: u16 = 8;
@@ -45,21 +46,26 @@ const NFTA_TABLE: u16 = 1;
 pub struct Monitor {
     routing: File,
     nftables: Option<File>,
-    table: String,
+    tables: Vec<String>,
     buffer: Vec<u8>,
 }
 
 impl Monitor {
-    /// Starts listening. Without CAP_NET_ADMIN, or on a kernel without nftables, table changes are not heard of.
+    /// Starts listening; of nftables only tables with one of the names given are told of. Without CAP_NET_ADMIN, or on a kernel without nftables, table changes are not heard of.
     ///
     /// # Errors
     /// As `socket(2)`.
-    pub fn open(table: &str) -> io::Result<Self> {
+    pub fn open(tables: &[&str]) -> io::Result<Self> {
         let groups =
             [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE];
         let routing = listen(libc::NETLINK_ROUTE, &groups)?;
         let nftables = listen(libc::NETLINK_NETFILTER, &[libc::NFNLGRP_NFTABLES]).ok();
-        Ok(Self { routing, nftables, table: table.to_owned(), buffer: vec![0; 32 * 1024] })
+        Ok(Self {
+            routing,
+            nftables,
+            tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+            buffer: vec![0; 32 * 1024],
+        })
     }
 
     /// What to wait for reading on.
@@ -69,18 +75,19 @@ impl Monitor {
 
     /// Reads all news; each kind is reported at least once.
     pub fn drain(&mut self, mut report: impl FnMut(Change)) {
-        drain_one(&mut self.routing, &mut self.buffer, |message| match message.kind {
-            16 | 17 => report(Change::Link),
-            20 | 21 => report(Change::Address),
-            24 | 25 => report(Change::Route),
-            OVERRUN => report(Change::Missed),
-            _ => {}
+        drain_one(&mut self.routing, &mut self.buffer, |message| {
+            let change = super::parse_link(message)
+                .map(Change::Link)
+                .or_else(|| super::parse_address(message).map(Change::Address))
+                .or_else(|| super::parse_route(message).map(Change::Route))
+                .or((message.kind == OVERRUN).then_some(Change::Missed));
+            change.into_iter().for_each(&mut report);
         });
         let Some(nftables) = self.nftables.as_mut() else { return };
-        drain_one(nftables, &mut self.buffer, |message| {
-            if message.kind == OVERRUN || (concerns(message, &self.table)) {
-                report(if message.kind == OVERRUN { Change::Missed } else { Change::Table });
-            }
+        drain_one(nftables, &mut self.buffer, |message| match table_of(message) {
+            Some(table) if self.tables.contains(&table) => report(Change::Table(table)),
+            None if message.kind == OVERRUN => report(Change::Missed),
+            _ => {}
         });
     }
 }
@@ -89,11 +96,10 @@ impl Monitor {
 const OVERRUN: u16 = 4;
 
 fn listen(family: libc::c_int, groups: &[libc::c_int]) -> io::Result<File> {
-    let fd = sys::socket::netlink(family)?;
+    let fd = sys::socket::netlink(family, false)?;
     for group in groups {
         sys::option::set(fd.as_fd(), libc::SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, *group)?;
     }
-    sys::option::set_nonblocking(fd.as_fd())?;
     Ok(File::from(fd))
 }
 
@@ -109,11 +115,13 @@ fn drain_one(socket: &mut File, buffer: &mut [u8], mut each: impl FnMut(&wire::M
     }
 }
 
-/// Whether an nftables message tells of something that `table` lost, or of a rule put into it.
-fn concerns(message: &wire::Message<'_>, table: &str) -> bool {
-    let kinds = [NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN, NFT_MSG_NEWRULE, NFT_MSG_DELRULE];
-    message.kind >> 8 == NFT_SUBSYSTEM
-        && kinds.contains(&(message.kind & 0xff))
-        && wire::attributes(message.body.get(4..).unwrap_or_default())
-            .any(|(kind, value)| kind == NFTA_TABLE && wire::text(value) == table)
+/// The table that an nftables message tells a change of its chains or rules of.
+fn table_of(message: &wire::Message<'_>) -> Option<String> {
+    let kinds = [NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_DELCHAIN, NFT_MSG_NEWRULE, NFT_MSG_DELRULE];
+    if message.kind >> 8 != NFT_SUBSYSTEM || !kinds.contains(&(message.kind & 0xff)) {
+        return None;
+    }
+    wire::attributes(message.body.get(4..)?)
+        .find(|(kind, _)| *kind == NFTA_TABLE)
+        .map(|(_, name)| wire::text(name))
 }

@@ -43,10 +43,7 @@ impl Request {
 
     /// Appends an attribute.
     pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        self.bytes.extend_from_slice(&((value.len() + 4) as u16).to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(value);
-        self.pad();
+        self.bytes.extend(attribute(kind, value));
         self
     }
 
@@ -66,6 +63,16 @@ impl Request {
         self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
         self.bytes
     }
+}
+
+/// An attribute on its own, to nest in another.
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(padded(value.len()) + 4);
+    bytes.extend_from_slice(&((value.len() + 4) as u16).to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(padded(bytes.len()), 0);
+    bytes
 }
 
 /// One message of an answer.

@@ -4,9 +4,7 @@
 //! descriptors it creates. No policy lives here: which option to set, and what an error means, is the callers'.
 #![allow(unsafe_code)]
 
-pub(crate) mod clock;
 pub(crate) mod device;
-pub(crate) mod event;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub(crate) mod option;

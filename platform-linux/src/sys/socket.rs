@@ -7,8 +7,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::{check, check_len, option};
 
 /// A new netlink socket of the family given (`NETLINK_ROUTE` ..).
-pub(crate) fn netlink(family: libc::c_int) -> io::Result<OwnedFd> {
-    open(libc::AF_NETLINK, libc::SOCK_RAW, family)
+pub(crate) fn netlink(family: libc::c_int, blocking: bool) -> io::Result<OwnedFd> {
+    let flags = if blocking { 0 } else { libc::SOCK_NONBLOCK };
+    let fd = open(libc::AF_NETLINK, libc::SOCK_RAW | flags, family)?;
+    // SAFETY: sockaddr_nl is a C struct of integers, for which all-zero is a valid value.
+    let mut name: libc::sockaddr_nl = unsafe { core::mem::zeroed() };
+    name.nl_family = libc::AF_NETLINK as _;
+    // An unbound socket has port 0, which multicasts take for the requester that they leave out.
+    // SAFETY: `name` is a valid netlink address of the length given and outlives the call.
+    check(unsafe {
+        libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size_of::<libc::sockaddr_nl>() as _)
+    })?;
+    Ok(fd)
 }
 
 fn open(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {

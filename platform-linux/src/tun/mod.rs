@@ -22,7 +22,7 @@ use crate::offload::{self, SuperPacket, VNET_HDR_LEN, VnetHdr};
 use crate::sys::device;
 
 pub use error::TunError;
-pub use owner::ALIAS;
+pub use owner::{ALIAS, check as check_ours};
 
 /// Our device's name unless configured.
 pub const DEFAULT_NAME: &str = "edgemesh0";
@@ -177,7 +177,10 @@ fn set_offloads(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 fn configure(netlink: &mut Netlink, link: &Link, mtu: u32) -> io::Result<()> {
-    let change = LinkChange { mtu: Some(mtu), alias: Some(ALIAS), up: true, gso_max_size: None };
+    // Spares the engine the kernel's router solicitations; a kernel without IPv6 refuses and has none.
+    let quiet = LinkChange { no_link_local: true, ..LinkChange::default() };
+    let _ = netlink.change_link(link.index, &quiet);
+    let change = LinkChange { mtu: Some(mtu), alias: Some(ALIAS), up: true, ..LinkChange::default() };
     netlink.change_link(link.index, &change)?;
     // A kernel that cannot do this sends bursts that the socket layer splits once more.
     let bound = LinkChange { gso_max_size: Some(GSO_MAX_SIZE), ..LinkChange::default() };

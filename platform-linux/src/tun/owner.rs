@@ -12,7 +12,10 @@ use crate::netlink::Link;
 pub const ALIAS: &str = "edgemesh-agent";
 
 /// Refuses a device that another program made.
-pub(super) fn check(link: &Link) -> Result<(), TunError> {
+///
+/// # Errors
+/// [`TunError::Foreign`], which says what it is.
+pub fn check(link: &Link) -> Result<(), TunError> {
     let what = match (link.kind.as_str(), link.alias.as_str()) {
         ("tun", ALIAS) => return Ok(()),
         ("tun", "") => "a TUN or TAP device of another program".to_owned(),

@@ -14,6 +14,7 @@ fn a_new_device_is_ours_up_and_configured() {
         assert_eq!((link.kind.as_str(), link.alias.as_str(), link.mtu, link.up), ("tun", ALIAS, 1408, true));
         assert_eq!(link.gso_max_size, GSO_MAX_SIZE);
         assert!(sh("ip -d link show emtest0").contains("gso_max_size 61072"));
+        assert_eq!(sh("ip -6 address show dev emtest0"), "");
         assert_eq!(tun.name(), "emtest0");
     });
 }

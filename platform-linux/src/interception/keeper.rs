@@ -1,0 +1,391 @@
+//! Making a plan true and keeping it true.
+//!
+//! [`Keeper::start`] applies a plan once. [`Keeper::spawn`] moves it to a thread that listens to the kernel's
+//! news: when something of ours changes it waits a moment for the rest of the change, looks at what is missing
+//! and puts it back, well within a second. Every [`FULL_LOOK`] it looks at everything, for what sends no news
+//! (legacy iptables). Bounds: at most one look per [`SETTLE`]; one report per distinct failure until it passes.
+//! A deleted device is only reported: whoever reads it must open it anew, and then its addresses come back.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use edgemesh_core::time::{Duration, Instant};
+
+use super::ledger::{Ledger, Touched};
+use super::overlap::{self, describe};
+use super::{Plan, SetupError, firewall, nft, sysctl};
+use crate::clock;
+use crate::netlink::{Change, Link, LinkChange, Monitor, Netlink, Route};
+use crate::poll::{Event, Interest, Poller, Waker};
+use crate::prefix::Prefix;
+use crate::tun;
+
+/// How long news are gathered before a look, and the least time between two looks.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How often everything is looked at.
+const FULL_LOOK: Duration = Duration::from_secs(10);
+/// The table of iptables' nft flavour that holds FORWARD and DOCKER-USER.
+const IPTABLES_FILTER: &str = "filter";
+/// The one that holds the raw PREROUTING chain.
+const IPTABLES_RAW: &str = "raw";
+const MAIN_TABLE: u32 = 254;
+
+/// Something that was missing or wrong and was put right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Restored {
+    /// The device was down or had another MTU.
+    Device,
+    /// An address of the device.
+    Address(IpAddr),
+    /// A route to the device.
+    Route(Prefix),
+    /// A route of an earlier plan was taken away.
+    StaleRoute(Prefix),
+    /// Our nftables table.
+    Table,
+    /// An accept in a chain of others.
+    Rule(Touched),
+}
+
+/// News of the keeper.
+#[derive(Debug)]
+pub enum Report {
+    /// Others had taken this away.
+    Restored(Restored),
+    /// It could not be put right; told once until it changes.
+    Failed(SetupError),
+    /// The device does not exist: open it anew.
+    DeviceGone,
+    /// The failure before has passed.
+    Recovered,
+}
+
+/// What to look at.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Look {
+    network: bool,
+    table: bool,
+    firewall: bool,
+}
+
+impl Look {
+    const ALL: Self = Self { network: true, table: true, firewall: true };
+
+    fn is_due(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// Owner of one applied plan. See the module's documentation.
+pub struct Keeper {
+    plan: Plan,
+    ledger: Ledger,
+    netlink: Netlink,
+    monitor: Monitor,
+    /// The device's number when it was last seen.
+    device: u32,
+    /// How `nft` printed our tables after we loaded them.
+    listings: HashMap<&'static str, Option<String>>,
+}
+
+impl Keeper {
+    /// Checks the plan and makes it true. The device must have been opened ([`crate::tun::Tun::open`]).
+    ///
+    /// # Errors
+    /// The first thing that is in the way. What was done before stays, and `cleanup` finds it.
+    pub fn start(plan: Plan, mut ledger: Ledger) -> Result<Self, SetupError> {
+        overlap::check(&plan)?;
+        ledger.record(Touched::Device { name: plan.device.clone() }).map_err(SetupError::State)?;
+        let tables = [nft::TABLE, IPTABLES_FILTER, IPTABLES_RAW];
+        let opened = Netlink::open().and_then(|netlink| Ok((netlink, Monitor::open(&tables)?)));
+        let (netlink, monitor) = opened.map_err(|e| SetupError::Netlink("opening a netlink socket", e))?;
+        sysctl::enable_forwarding(&plan, &mut ledger)?;
+        let mut keeper = Self { plan, ledger, netlink, monitor, device: 0, listings: HashMap::new() };
+        keeper.restore(Look::ALL)?;
+        Ok(keeper)
+    }
+
+    /// What was changed outside our own table, in words for people.
+    pub fn touched(&self) -> Vec<String> {
+        self.ledger.touched().iter().map(ToString::to_string).collect()
+    }
+
+    /// Looks and puts right; stops at the first thing that cannot be.
+    fn restore(&mut self, look: Look) -> Result<Vec<Restored>, SetupError> {
+        let mut done = Vec::new();
+        if look.network {
+            self.restore_network(&mut done)?;
+        }
+        if look.table {
+            self.restore_table(&mut done)?;
+        }
+        if look.firewall {
+            done.extend(firewall::ensure(&self.plan, &mut self.ledger)?.into_iter().map(Restored::Rule));
+        }
+        Ok(done)
+    }
+
+    fn restore_network(&mut self, done: &mut Vec<Restored>) -> Result<(), SetupError> {
+        let asked = self.netlink.link(&self.plan.device);
+        let link = asked.map_err(|e| SetupError::Netlink("asking for the device", e))?;
+        let link = link.ok_or_else(|| SetupError::NoDevice(self.plan.device.clone()))?;
+        tun::check_ours(&link).map_err(SetupError::Device)?;
+        self.device = link.index;
+        self.restore_link(&link, done).map_err(|e| SetupError::Netlink("bringing the device up", e))?;
+        self.restore_addresses(done).map_err(|e| SetupError::Netlink("adding an address", e))?;
+        self.restore_routes(done)
+    }
+
+    fn restore_link(&mut self, link: &Link, done: &mut Vec<Restored>) -> io::Result<()> {
+        if link.up && link.mtu == self.plan.mtu {
+            return Ok(());
+        }
+        done.push(Restored::Device);
+        let change = LinkChange { mtu: Some(self.plan.mtu), up: true, ..LinkChange::default() };
+        self.netlink.change_link(link.index, &change)
+    }
+
+    fn restore_addresses(&mut self, done: &mut Vec<Restored>) -> io::Result<()> {
+        let there: HashSet<IpAddr> =
+            self.netlink.addresses()?.iter().filter(|a| a.index == self.device).map(|a| a.ip).collect();
+        for (ip, scope) in self.plan.addresses() {
+            if !there.contains(&ip) {
+                self.netlink.add_address(self.device, ip, scope)?;
+                done.push(Restored::Address(ip));
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_routes(&mut self, done: &mut Vec<Restored>) -> Result<(), SetupError> {
+        let failed = |e| SetupError::Netlink("reading the machine's routes", e);
+        let routes = self.netlink.routes().map_err(failed)?;
+        let ours: HashMap<Prefix, Route> = routes
+            .iter()
+            .filter(|r| r.table == MAIN_TABLE && r.device == self.device && r.is_ours())
+            .map(|r| (r.to, *r))
+            .collect();
+        let wanted = self.plan.routes();
+        for (to, source) in &wanted {
+            match ours.get(to) {
+                Some(route) if route.source == *source => continue,
+                Some(_) => self.netlink.replace_route(*to, self.device, *source),
+                None => self.netlink.add_route(*to, self.device, *source),
+            }
+            .map_err(|e| self.explain(*to, &routes, e))?;
+            done.push(Restored::Route(*to));
+        }
+        for to in ours.keys().filter(|to| wanted.iter().all(|(wanted, _)| wanted != *to)) {
+            match self.netlink.delete_route(*to, self.device) {
+                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(SetupError::Netlink("removing a route", e));
+                }
+                _ => done.push(Restored::StaleRoute(*to)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A route that cannot be added because another holds its place is named.
+    fn explain(&mut self, to: Prefix, routes: &[Route], error: io::Error) -> SetupError {
+        let other = routes.iter().find(|r| r.to == to && r.table == MAIN_TABLE && r.device != self.device);
+        match other {
+            Some(route) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let links = self.netlink.links().unwrap_or_default();
+                let names = links.into_iter().map(|link| (link.index, link.name)).collect();
+                SetupError::Taken { to, route: describe(route, &names) }
+            }
+            _ => SetupError::Netlink("adding a route", error),
+        }
+    }
+
+    fn restore_table(&mut self, done: &mut Vec<Restored>) -> Result<(), SetupError> {
+        let families = nft::families(&self.plan);
+        let mut sound = true;
+        for family in &families {
+            sound &= self.listings.contains_key(family)
+                && self.listings.get(family) == Some(&nft::listing(family)?);
+        }
+        if sound {
+            return Ok(());
+        }
+        nft::load(&self.plan)?;
+        for family in families {
+            self.listings.insert(family, nft::listing(family)?);
+        }
+        done.push(Restored::Table);
+        Ok(())
+    }
+
+    /// What the news of the kernel ask to be looked at.
+    fn news(&mut self) -> Look {
+        let mut look = Look::default();
+        let (name, device) = (&self.plan.device, self.device);
+        self.monitor.drain(|change| match change {
+            Change::Link(link) => look.network |= link.name == *name || link.index == device,
+            Change::Address(address) => look.network |= address.index == device,
+            Change::Route(route) => look.network |= route.device == device,
+            Change::Table(table) if table == nft::TABLE => look.table = true,
+            Change::Table(_) => look.firewall = true,
+            Change::Missed => look = Look::ALL,
+        });
+        look
+    }
+
+    /// Keeps the plan true on a thread of its own until the handle is stopped or dropped.
+    ///
+    /// # Errors
+    /// Out of descriptors or threads.
+    pub fn spawn(self, report: impl FnMut(Report) + Send + 'static) -> io::Result<KeeperHandle> {
+        let poller = Poller::new()?;
+        for descriptor in self.monitor.descriptors() {
+            poller.add(descriptor, Interest::Read, 0)?;
+        }
+        let (sender, commands) = channel();
+        let touched = Arc::new(Mutex::new(self.touched()));
+        let waker = poller.waker();
+        let thread =
+            Thread { keeper: self, poller, commands, touched: touched.clone(), failure: None, report };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || thread.run())?;
+        Ok(KeeperHandle { commands: sender, waker, touched, thread: Some(thread) })
+    }
+}
+
+enum Command {
+    Services(Vec<Prefix>),
+    Stop,
+}
+
+/// The thread that keeps a plan true.
+struct Thread<R> {
+    keeper: Keeper,
+    poller: Poller,
+    commands: Receiver<Command>,
+    touched: Arc<Mutex<Vec<String>>>,
+    /// The failure that was reported last and has not passed.
+    failure: Option<String>,
+    report: R,
+}
+
+impl<R: FnMut(Report)> Thread<R> {
+    fn run(mut self) {
+        let mut look = Look::default();
+        let mut next_full = clock::now().after(FULL_LOOK);
+        let mut next_look: Option<Instant> = None;
+        loop {
+            let deadline = next_look.map_or(next_full, |at| at.min(next_full));
+            let (mut woken, mut ready) = (false, false);
+            let waited = self.poller.wait(Some(deadline), |event| match event {
+                Event::Woken => woken = true,
+                Event::Ready(_) => ready = true,
+            });
+            if waited.is_err() {
+                return;
+            }
+            if woken {
+                match self.take_commands() {
+                    Some(asked) => look.network |= asked,
+                    None => return,
+                }
+            }
+            if ready {
+                let news = self.keeper.news();
+                look = Look {
+                    network: look.network || news.network,
+                    table: look.table || news.table,
+                    firewall: look.firewall || news.firewall,
+                };
+            }
+            let now = clock::now();
+            if now >= next_full {
+                look = Look::ALL;
+                next_full = now.after(FULL_LOOK);
+                next_look = Some(now);
+            }
+            match next_look {
+                Some(at) if now >= at => {
+                    self.look(look);
+                    look = Look::default();
+                    next_look = None;
+                }
+                None if look.is_due() => next_look = Some(now.after(SETTLE)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the network must be looked at; `None` to stop.
+    fn take_commands(&mut self) -> Option<bool> {
+        let mut asked = false;
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Services(services)) => {
+                    self.keeper.plan.services = services;
+                    asked = true;
+                }
+                Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
+                Err(std::sync::mpsc::TryRecvError::Empty) => return Some(asked),
+            }
+        }
+    }
+
+    fn look(&mut self, look: Look) {
+        let outcome = self.keeper.restore(look);
+        *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = self.keeper.touched();
+        match outcome {
+            Ok(done) => {
+                if self.failure.take().is_some() {
+                    (self.report)(Report::Recovered);
+                }
+                done.into_iter().for_each(|restored| (self.report)(Report::Restored(restored)));
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.failure.as_ref() != Some(&text) {
+                    self.failure = Some(text);
+                    (self.report)(match error {
+                        SetupError::NoDevice(_) => Report::DeviceGone,
+                        other => Report::Failed(other),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Control over a keeper's thread. Dropping it stops the thread and leaves everything as it is.
+pub struct KeeperHandle {
+    commands: Sender<Command>,
+    waker: Waker,
+    touched: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KeeperHandle {
+    /// Routes these Service prefixes from now on, instead of those before.
+    pub fn set_services(&self, services: Vec<Prefix>) {
+        // The thread is gone only after its poller failed, which it cannot.
+        let _ = self.commands.send(Command::Services(services));
+        self.waker.wake();
+    }
+
+    /// What was changed outside our own table, in words for people.
+    pub fn touched(&self) -> Vec<String> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for KeeperHandle {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}

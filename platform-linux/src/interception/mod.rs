@@ -1,0 +1,85 @@
+//! Making the kernel bring the node's Service traffic to the TUN device, keeping it so, and undoing it.
+//!
+//! A [`Plan`] says what ought to be there: addresses, routes, settings, our nftables table, accepts in the chains
+//! of others. [`check`] refuses a plan that collides with the machine's own routes. [`Keeper::start`] makes it
+//! so and [`Keeper::spawn`] keeps it so: what others delete is back within a second. [`cleanup()`] removes all of
+//! it, without an agent too, from the [`Ledger`] and from what can be recognised as ours (the device's alias, the
+//! table's name, the routes' protocol number).
+//!
+//! Every step looks before it acts, so each may run any number of times. The state stays when the agent stops:
+//! established connections outlive a restart. It never touches rp_filter, resolv.conf or the INPUT chain.
+
+mod cleanup;
+mod error;
+mod firewall;
+mod keeper;
+mod ledger;
+mod nft;
+mod overlap;
+mod sysctl;
+mod tool;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use crate::netlink::Scope;
+use crate::prefix::Prefix;
+
+pub use cleanup::{Cleaned, cleanup};
+pub use error::SetupError;
+pub use keeper::{Keeper, KeeperHandle, Report, Restored};
+pub use ledger::{Ledger, Touched};
+pub use nft::TABLE;
+pub use overlap::check;
+pub use tool::ToolError;
+
+/// The mesh in one address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mesh {
+    /// This node's own address.
+    pub address: IpAddr,
+    /// All nodes' addresses.
+    pub prefix: Prefix,
+}
+
+/// What the kernel ought to do for us.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// The TUN device, which exists while the plan is applied.
+    pub device: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// One entry per address family in use.
+    pub mesh: Vec<Mesh>,
+    /// Link-local addresses that the node's DNS listens on.
+    pub dns: Vec<IpAddr>,
+    /// What is routed to the device beside the mesh: ranges of Service addresses or single ones.
+    pub services: Vec<Prefix>,
+}
+
+impl Plan {
+    /// The device's addresses. The mesh address comes first: it is the source of the host's own connections, and
+    /// while one address is left the kernel keeps the routes.
+    fn addresses(&self) -> impl Iterator<Item = (IpAddr, Scope)> + '_ {
+        let mesh = self.mesh.iter().map(|mesh| (mesh.address, Scope::Global));
+        mesh.chain(self.dns.iter().map(|dns| (*dns, Scope::Host)))
+    }
+
+    /// The routes to the device, each with the source that the host's own connections take.
+    fn routes(&self) -> Vec<(Prefix, Option<IpAddr>)> {
+        let mut routes: Vec<(Prefix, Option<IpAddr>)> =
+            self.mesh.iter().map(|mesh| (mesh.prefix, Some(mesh.address))).collect();
+        for service in &self.services {
+            let mesh = self.mesh.iter().find(|mesh| mesh.prefix.is_ipv6() == service.is_ipv6());
+            // Without a mesh address of its family nothing could answer: leave such Services to others.
+            if let Some(mesh) = mesh
+                && routes.iter().all(|(to, _)| to != service)
+            {
+                routes.push((*service, Some(mesh.address)));
+            }
+        }
+        routes
+    }
+}

@@ -1,0 +1,349 @@
+//! On real devices and real tables, in network namespaces.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::ledger::FILE;
+use super::*;
+use crate::testing::{Scratch, in_namespace, sh, sh_output};
+use crate::tun::Tun;
+
+const DEVICE: &str = "emtest0";
+
+fn plan() -> Plan {
+    Plan {
+        device: DEVICE.into(),
+        mtu: 1408,
+        mesh: vec![Mesh { address: "242.0.0.5".parse().unwrap(), prefix: "242.0.0.0/8".parse().unwrap() }],
+        dns: vec!["169.254.96.16".parse().unwrap()],
+        services: vec!["10.96.0.0/12".parse().unwrap()],
+    }
+}
+
+fn plan_of_both_families() -> Plan {
+    let mut plan = plan();
+    let prefix = "fd00:1::/32".parse().unwrap();
+    plan.mesh.push(Mesh { address: "fd00:1::5".parse().unwrap(), prefix });
+    plan.services.push("fd00:96::/112".parse().unwrap());
+    plan
+}
+
+fn start(plan: Plan, state: &Path) -> Result<Keeper, SetupError> {
+    Keeper::start(plan, Ledger::open(state).unwrap())
+}
+
+/// A machine on which nothing forwards yet.
+fn fresh_machine() {
+    sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+}
+
+/// Everything an agent could have changed, to compare.
+fn machine() -> String {
+    // What follows the carrier changes a while after the device was opened.
+    sh(
+        "(ip -d address; ip route show table all) | sed 's/ state [A-Z]*//; s/ linkdown//' | sort; ip rule; nft -s list ruleset; \
+        sysctl -a 2>/dev/null | grep -E 'forward|accept_ra |rp_filter|route_localnet|accept_local' | sort; \
+        cat /proc/net/ip_tables_names",
+    )
+}
+
+#[test]
+fn a_plan_becomes_true_and_stays_true_over_a_restart() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let tun = Tun::open(DEVICE, 1408).unwrap();
+        let keeper = start(plan_of_both_families(), state.path()).unwrap();
+        let addresses = sh("ip -4 -o address show dev emtest0 | awk '{print $4, $6}' | sort");
+        assert_eq!(addresses, "169.254.96.16/32 host\n242.0.0.5/32 global\n");
+        for (command, wanted) in [
+            ("ip route show dev emtest0 proto 237", "242.0.0.0/8 scope link src 242.0.0.5"),
+            ("ip route show dev emtest0 proto 237", "10.96.0.0/12 scope link src 242.0.0.5"),
+            ("ip -6 route show dev emtest0 proto 237", "fd00:96::/112 src fd00:1::5"),
+            ("ip route get 10.96.0.1", "dev emtest0 src 242.0.0.5"),
+            ("sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding", "net.ipv4.ip_forward = 1"),
+            ("nft list table ip edgemesh", "oifname \"emtest0\" snat to ip saddr"),
+            ("nft list table ip edgemesh", "tcp option maxseg size set 1368"),
+            ("nft list table ip6 edgemesh", "tcp option maxseg size set 1348"),
+        ] {
+            let text = sh(command);
+            assert!(text.contains(wanted), "{command}: {text}");
+        }
+        let touched = keeper.touched();
+        assert!(touched.iter().any(|t| t.contains("net.ipv4.ip_forward = 1 (was 0)")), "{touched:?}");
+        let before = machine();
+        drop((keeper, tun));
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let again = start(plan_of_both_families(), state.path()).unwrap();
+        assert_eq!(machine(), before);
+        assert_eq!(again.touched(), touched);
+    });
+}
+
+#[test]
+fn cleanup_leaves_the_machine_as_it_was() {
+    in_namespace(|| {
+        fresh_machine();
+        sh("ip link add br0 type veth peer name other && sysctl -qw net.ipv4.conf.br0.forwarding=1");
+        sh("iptables-nft -N DOCKER-USER && iptables-nft -P FORWARD DROP && iptables-legacy -P FORWARD DROP");
+        let rules = "iptables-nft -S; iptables-legacy -S";
+        let (before, rules_before) = (machine(), sh(rules));
+        for lost in [false, true] {
+            let state = Scratch::new();
+            let tun = Tun::open(DEVICE, 1408).unwrap();
+            drop(start(plan_of_both_families(), state.path()).unwrap());
+            drop(tun);
+            assert_ne!(machine(), before);
+            assert_ne!(sh(rules), rules_before);
+            if lost {
+                std::fs::remove_dir_all(state.path()).unwrap();
+            }
+            let cleaned = cleanup(state.path(), DEVICE).unwrap();
+            assert!(cleaned.failed.is_empty() && !cleaned.done.is_empty(), "{cleaned:?}");
+            if lost {
+                // What a setting was is told by nothing but the ledger.
+                fresh_machine();
+                sh("sysctl -qw net.ipv4.conf.br0.forwarding=1");
+                sh("for c in /proc/sys/net/ipv6/conf/*/accept_ra; do echo 1 > $c; done");
+            }
+            assert_eq!(machine(), before);
+            assert_eq!(sh(rules), rules_before);
+            assert!(!state.path().join(FILE).exists());
+            let again = cleanup(state.path(), DEVICE).unwrap();
+            assert!(again.failed.is_empty() && again.done.is_empty(), "{again:?}");
+        }
+    });
+}
+
+#[test]
+fn cleanup_leaves_what_others_changed_since() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let tun = Tun::open(DEVICE, 1408).unwrap();
+        drop(start(plan(), state.path()).unwrap());
+        drop(tun);
+        sh("ip link delete emtest0 && ip tuntap add emtest0 mode tun && nft delete table ip edgemesh");
+        sh("sysctl -qw net.ipv4.ip_forward=0");
+        let before = machine();
+        let cleaned = cleanup(state.path(), DEVICE).unwrap();
+        assert!(cleaned.failed.is_empty(), "{cleaned:?}");
+        assert_eq!(machine(), before);
+    });
+}
+
+#[test]
+fn cleanup_refuses_while_an_agent_runs() {
+    let state = Scratch::new();
+    let mut lock = edgemesh_host::state::Directory::open(state.path()).unwrap();
+    lock.lock().unwrap();
+    assert!(cleanup(state.path(), DEVICE).err().unwrap().to_string().contains("another process"));
+}
+
+#[test]
+fn a_mesh_prefix_in_use_is_refused_by_name() {
+    for (make, named) in [
+        ("ip addr add 242.7.0.1/16 dev v0", Some("242.7.0.0/16 dev v0")),
+        ("ip addr add 242.7.0.1/32 dev v0", Some("local 242.7.0.1/32 dev v0 table local")),
+        ("ip route add 242.9.0.0/24 dev v0 table 77", Some("242.9.0.0/24 dev v0 table 77")),
+        ("ip route add 240.0.0.0/4 dev v0", Some("240.0.0.0/4 dev v0")),
+        ("ip route add unreachable 242.1.0.0/16", Some("242.1.0.0/16")),
+        ("ip route add default dev v0", None),
+        ("ip route add 128.0.0.0/1 dev v0", None),
+        ("ip route add blackhole 240.0.0.0/4", None),
+        ("ip route add 243.0.0.0/8 dev v0", None),
+    ] {
+        in_namespace(move || {
+            sh("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
+            sh(make);
+            let outcome = check(&plan());
+            match named {
+                None => outcome.unwrap_or_else(|e| panic!("{make}: {e}")),
+                Some(named) => {
+                    let message = outcome.unwrap_err().to_string();
+                    assert!(message.contains(named) && message.contains("242.0.0.0/8"), "{make}: {message}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_service_range_that_others_route_is_named_and_left() {
+    in_namespace(|| {
+        fresh_machine();
+        sh("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
+        sh("ip route add 10.96.0.0/12 dev v0");
+        let state = Scratch::new();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let message = start(plan(), state.path()).err().unwrap().to_string();
+        assert!(message.contains("10.96.0.0/12 dev v0"), "{message}");
+        assert!(sh("ip route get 10.96.0.1").contains("dev v0"));
+    });
+}
+
+#[test]
+fn nothing_is_changed_that_cannot_be_written_down() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let ledger = Ledger::open(state.path()).unwrap();
+        std::fs::create_dir(state.path().join(format!(".{FILE}.new"))).unwrap();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let before = machine();
+        let message = Keeper::start(plan(), ledger).err().unwrap().to_string();
+        assert!(message.contains(FILE) && message.contains("nothing was changed"), "{message}");
+        assert_eq!(machine(), before);
+    });
+}
+
+/// A started keeper on its thread and its reports.
+fn kept(plan: Plan, state: &Path) -> (KeeperHandle, Receiver<Report>) {
+    let (sender, reports) = channel();
+    let keeper = start(plan, state).unwrap();
+    let handle = keeper.spawn(move |report| drop(sender.send(report))).unwrap();
+    (handle, reports)
+}
+
+/// Waits until the report comes, at most the second that we promise.
+fn expect(reports: &Receiver<Report>, what: &str, wanted: impl Fn(&Report) -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(1);
+    let mut seen = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        match reports.recv_timeout(left) {
+            Ok(report) if wanted(&report) => return,
+            Ok(report) => seen.push(report),
+            Err(e) => panic!("{what}: {e}, but {seen:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_others_delete_is_back_within_a_second() {
+    in_namespace(|| {
+        fresh_machine();
+        sh("iptables-nft -N DOCKER-USER");
+        let state = Scratch::new();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let (handle, reports) = kept(plan_of_both_families(), state.path());
+        let whole = machine();
+        let route = |text: &str| Restored::Route(text.parse().unwrap());
+        for (damage, wanted) in [
+            ("ip route del 10.96.0.0/12 dev emtest0", route("10.96.0.0/12")),
+            ("ip -6 route del fd00:96::/112 dev emtest0", route("fd00:96::/112")),
+            ("ip addr del 242.0.0.5/32 dev emtest0", route("242.0.0.0/8")),
+            ("ip addr flush dev emtest0", Restored::Address("169.254.96.16".parse().unwrap())),
+            ("ip link set emtest0 down", Restored::Device),
+            ("ip link set emtest0 mtu 1500", Restored::Device),
+            ("nft delete table ip edgemesh", Restored::Table),
+            ("nft flush chain ip edgemesh postrouting", Restored::Table),
+            ("nft add rule ip6 edgemesh forward drop", Restored::Table),
+        ] {
+            sh(damage);
+            expect(&reports, damage, |r| matches!(r, Report::Restored(restored) if *restored == wanted));
+            assert_eq!(machine(), whole, "{damage}");
+        }
+        sh("nft flush ruleset");
+        expect(&reports, "flush ruleset", |r| matches!(r, Report::Restored(Restored::Table)));
+        sh("iptables-nft -N DOCKER-USER");
+        expect(&reports, "a new DOCKER-USER", |r| matches!(r, Report::Restored(Restored::Rule(_))));
+        assert!(sh("iptables-nft -S DOCKER-USER").contains("-i emtest0 -j ACCEPT"));
+        assert!(handle.touched().iter().any(|t| t.contains("DOCKER-USER")));
+    });
+}
+
+#[test]
+fn a_deleted_device_gets_everything_back_once_it_is_open_again() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let tun = Tun::open(DEVICE, 1408).unwrap();
+        let (_handle, reports) = kept(plan(), state.path());
+        sh("ip link delete emtest0");
+        expect(&reports, "device deleted", |r| matches!(r, Report::DeviceGone));
+        drop(tun);
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        expect(&reports, "device back", |r| matches!(r, Report::Recovered));
+        expect(
+            &reports,
+            "device back",
+            |r| matches!(r, Report::Restored(Restored::Route(to)) if *to == "10.96.0.0/12".parse().unwrap()),
+        );
+    });
+}
+
+#[test]
+fn routes_follow_the_services() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let (handle, reports) = kept(plan(), state.path());
+        let vip = "10.96.0.10/32".parse().unwrap();
+        handle.set_services(vec![vip]);
+        expect(&reports, "a new VIP", |r| matches!(r, Report::Restored(Restored::Route(to)) if *to == vip));
+        expect(&reports, "an old range", |r| matches!(r, Report::Restored(Restored::StaleRoute(_))));
+        let routes = sh("ip route show dev emtest0");
+        assert!(routes.contains("10.96.0.10 proto 237") && !routes.contains("10.96.0.0/12"), "{routes}");
+    });
+}
+
+#[test]
+fn accepts_go_into_the_flavour_that_holds_the_chain() {
+    for (tool, other) in [("iptables-nft", "iptables-legacy"), ("iptables-legacy", "iptables-nft")] {
+        in_namespace(move || {
+            fresh_machine();
+            sh(&format!(
+                "{tool} -N DOCKER-USER; {tool} -P FORWARD DROP; {tool} -A FORWARD -j DOCKER-USER; \
+                 {tool} -t raw -A PREROUTING -d 172.17.0.2 ! -i br0 -j DROP"
+            ));
+            let state = Scratch::new();
+            let _tun = Tun::open(DEVICE, 1408).unwrap();
+            let keeper = start(plan(), state.path()).unwrap();
+            assert!(sh(&format!("{tool} -S DOCKER-USER")).contains("-A DOCKER-USER -i emtest0 -j ACCEPT"));
+            let raw = sh(&format!("{tool} -t raw -S PREROUTING"));
+            assert!(raw.contains("-P PREROUTING ACCEPT\n-A PREROUTING -i emtest0 -j ACCEPT\n"), "{raw}");
+            assert!(!sh(&format!("{tool} -S FORWARD")).contains("emtest0"));
+            assert_eq!(keeper.touched().iter().filter(|t| t.starts_with(tool)).count(), 2);
+            if other == "iptables-legacy" {
+                assert_eq!(sh("cat /proc/net/ip_tables_names"), "", "looking loaded the legacy tables");
+            }
+            assert!(!sh_output(&format!("{other} -S DOCKER-USER")).status.success());
+        });
+    }
+}
+
+#[test]
+fn a_forward_chain_that_drops_is_opened_only_without_docker() {
+    for tool in ["iptables-nft", "iptables-legacy"] {
+        in_namespace(move || {
+            fresh_machine();
+            sh(&format!("{tool} -P FORWARD DROP"));
+            let state = Scratch::new();
+            let _tun = Tun::open(DEVICE, 1408).unwrap();
+            drop(start(plan(), state.path()).unwrap());
+            let rules = sh(&format!("{tool} -S FORWARD"));
+            assert!(
+                rules.contains("-i emtest0 -j ACCEPT") && rules.contains("-o emtest0 -j ACCEPT"),
+                "{rules}"
+            );
+            drop(start(plan(), state.path()).unwrap());
+            assert_eq!(sh(&format!("{tool} -S FORWARD")), rules);
+        });
+    }
+}
+
+#[test]
+fn a_firewall_that_lets_us_through_is_left_alone() {
+    in_namespace(|| {
+        fresh_machine();
+        sh("iptables-nft -A FORWARD -s 192.0.2.1 -j DROP");
+        let before = sh("iptables-nft -S");
+        let state = Scratch::new();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        drop(start(plan(), state.path()).unwrap());
+        assert_eq!(sh("iptables-nft -S"), before);
+    });
+}
