@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use crate::netlink::{Change, Monitor, RouteKind};
 use crate::offload::{Coalescer, SEGMENT_BUFFER, segment};
 use crate::poll::{Interest, Poller, Waker};
+use crate::prefix::Prefix;
 use crate::testing::{in_namespace, sh, spawn_in_namespace};
 use crate::tun::{MAX_PACKET, Tun};
 use crate::udp::{RECEIVE_BUFFER, Socket};
@@ -144,11 +146,26 @@ struct Case {
 /// A namespace with a device, which is sent to whoever builds the wire.
 fn side(case: Case, i: usize, tun: &Sender<Tun>) {
     let device = Tun::open("emtest0", 1408).unwrap();
+    let mut monitor = Monitor::open(&[]).unwrap();
     sh(&format!("ip addr add {}/{} dev emtest0 nodad", case.addresses[i], case.prefix));
+    until_local(&mut monitor, case.addresses[i].parse().unwrap());
     if !case.tweak[i].is_empty() {
         sh(case.tweak[i]);
     }
     tun.send(device).unwrap();
+}
+
+/// Waits until the kernel delivers to `address`: for IPv6 it says so some time after the address was added.
+fn until_local(monitor: &mut Monitor, address: IpAddr) {
+    let mut poller = Poller::new().unwrap();
+    monitor.descriptors().for_each(|fd| poller.add(fd, Interest::Read, 0).unwrap());
+    let mut local = false;
+    while !local {
+        poller.wait(None, |_| ()).unwrap();
+        monitor.drain(|change| {
+            local |= matches!(change, Change::Route(r) if r.kind == RouteKind::Local && r.to == Prefix::host(address));
+        });
+    }
 }
 
 /// 64 MB from left to right.

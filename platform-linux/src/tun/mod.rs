@@ -16,6 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use crate::netlink::{Link, LinkChange, Netlink};
 use crate::offload::{self, SuperPacket, VNET_HDR_LEN, VnetHdr};
@@ -33,6 +34,8 @@ pub const GSO_MAX_SIZE: u32 = 61_072;
 /// Bytes that hold any packet of the device.
 pub const MAX_PACKET: usize = 65_535;
 
+/// How long a device may still be held by a process that is on its way out.
+const HELD_AT_MOST: Duration = Duration::from_millis(500);
 /// After so many refused super-packets, [`Tun::takes_super_packets`] says no.
 const REFUSALS: u32 = 3;
 
@@ -65,8 +68,7 @@ impl Tun {
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun")
             .map_err(TunError::from_open)?;
-        device::attach(file.as_fd(), name, libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
-            .map_err(|e| TunError::from_attach(name, e))?;
+        attach(file.as_fd(), name).map_err(|e| TunError::from_attach(name, e))?;
         let udp =
             set_offloads(file.as_fd()).map_err(|e| TunError::System("setting offloads of the device", e))?;
         let link = netlink
@@ -164,6 +166,20 @@ impl AsFd for Tun {
 /// Whether an error of reading or writing means that the device was deleted under us.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV))
+}
+
+/// Attaches to the device. A process that is just ending, or a child that it forked and that has not yet become
+/// another program, still holds it for a moment.
+fn attach(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let give_up = Instant::now() + HELD_AT_MOST;
+    loop {
+        match device::attach(fd, name, libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < give_up => {
+                std::thread::sleep(HELD_AT_MOST / 50);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Sets every offload that the kernel has; tells whether UDP is among them.
