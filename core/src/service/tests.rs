@@ -555,6 +555,67 @@ mod model {
         }
     }
 
+    /// Steps of updates in any order, most of them out of place.
+    fn step() -> impl Strategy<Value = (u8, u8, Vec<u8>)> {
+        (0u8..10, 0u8..6, proptest::collection::vec(any::<u8>(), 0..12))
+    }
+
+    fn apply_step(table: &mut Table<'_>, (kind, n, bytes): &(u8, u8, Vec<u8>)) {
+        let names = ["a", "", "a-name-that-is-longer-than-one-block", "B", "käse", "c"];
+        let name = names[usize::from(*n)];
+        let address = IpAddr::from([10, 0, *n, bytes.first().copied().unwrap_or(127)]);
+        let kind_of = match n {
+            0 => ServiceKind::Headless,
+            1 => ServiceKind::ExternalName(name),
+            _ => ServiceKind::ClusterIp(
+                [address, IpAddr::from([127, 0, 0, *n])].into_iter().take(bytes.len() % 3).collect(),
+            ),
+        };
+        let head =
+            ServiceDef { namespace: names[bytes.len() % 6], name, kind: kind_of, affinity_secs: 0, flags: 0 };
+        let endpoint = EndpointDef { node: 1, address, vip: Some(address), hostname: name, conditions: *n };
+        let _ = table.apply(&match kind {
+            0 => Update::Begin,
+            1 | 2 => Update::Service(head),
+            3 => Update::Port(PortDef { name, protocol: Protocol::Sctp, port: 1 }),
+            4 => Update::Targets(bytes),
+            5 => Update::Endpoint(endpoint),
+            6 => Update::Commit,
+            7 => Update::Remove { namespace: names[bytes.len() % 6], name },
+            8 => Update::Namespace(name),
+            _ => Update::End,
+        });
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order, nothing panics and nothing is lost for ever.
+        #[test]
+        fn any_steps_leak_nothing(steps in proptest::collection::vec(step(), 0..200)) {
+            let mut memory = Memory::new(3);
+            let mut table = memory.table();
+            for step in &steps {
+                apply_step(&mut table, step);
+                for service in table.services() {
+                    prop_assert!(table.service(&service.namespace().to_string(), &service.name().to_string()).is_some());
+                }
+            }
+            table.apply(&Update::Begin).unwrap();
+            table.apply(&Update::End).unwrap();
+            prop_assert_eq!(left_over(&table), [0; 6]);
+        }
+    }
+
+    fn left_over(table: &Table<'_>) -> [usize; 6] {
+        [
+            table.ports.len(),
+            table.targets.len(),
+            table.endpoints.len(),
+            table.services.len(),
+            table.namespaces.len(),
+            table.names.len(),
+        ]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
@@ -600,9 +661,7 @@ mod model {
             }
             table.apply(&Update::Begin).unwrap();
             table.apply(&Update::End).unwrap();
-            for left in [table.ports.len(), table.targets.len(), table.endpoints.len(), table.services.len(), table.namespaces.len(), table.names.len()] {
-                prop_assert_eq!(left, 0);
-            }
+            prop_assert_eq!(left_over(&table), [0; 6]);
         }
     }
 }
