@@ -88,14 +88,12 @@ pub(super) mod flag {
     pub(in crate::tunnel) const KEEPALIVE: u16 = 1 << 4;
     /// More data came while a keepalive was waiting for its time.
     pub(in crate::tunnel) const KEEPALIVE_AGAIN: u16 = 1 << 5;
-    /// The re-key of a session's last seconds was started.
-    pub(in crate::tunnel) const LAST_MINUTE: u16 = 1 << 6;
     /// An initiation is queued or being computed.
-    pub(in crate::tunnel) const INITIATING: u16 = 1 << 7;
+    pub(in crate::tunnel) const INITIATING: u16 = 1 << 6;
     /// `shared` holds the static-static agreement.
-    pub(in crate::tunnel) const SHARED: u16 = 1 << 8;
+    pub(in crate::tunnel) const SHARED: u16 = 1 << 7;
     /// `mac1` holds the MAC of the last handshake message sent.
-    pub(in crate::tunnel) const MAC1: u16 = 1 << 9;
+    pub(in crate::tunnel) const MAC1: u16 = 1 << 8;
 }
 
 /// What is known of one peer.

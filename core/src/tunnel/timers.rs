@@ -66,7 +66,6 @@ impl Tunnels<'_> {
         let Some(slot) = self.live_mut(peer) else { return };
         slot.retransmit = Moment::NONE;
         slot.attempt = Moment::NONE;
-        slot.clear(flag::LAST_MINUTE);
         slot.established = Moment::at(now);
         if let Some(sent) = slot.sent.get() {
             slot.round_trip = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);
@@ -110,10 +109,6 @@ impl Tunnels<'_> {
             .is_some_and(|pair| pair.initiator && pair.born.older(now, REKEY_ON_RECEIVE));
         let Some(slot) = self.live_mut(peer) else { return };
         slot.silence = Moment::NONE;
-        let renew = dying && content != Content::Other && !slot.has(flag::LAST_MINUTE);
-        if renew {
-            slot.set(flag::LAST_MINUTE);
-        }
         if content == Content::Ip {
             if slot.keepalive.is_none() {
                 slot.keepalive = after(now, KEEPALIVE_TIMEOUT);
@@ -122,8 +117,9 @@ impl Tunnels<'_> {
                 slot.set(flag::KEEPALIVE_AGAIN);
             }
         }
-        if renew {
-            self.start(now, peer, true);
+        if dying && content != Content::Other {
+            // Not a fresh reason: what is received does not prolong the attempt.
+            self.start(now, peer, false);
         }
     }
 

@@ -252,6 +252,50 @@ fn removing_a_peer_ends_its_handshake_wherever_it_is() {
     }
 }
 
+/// Data in the old session is no proof that the initiator has the new keys.
+#[test]
+fn a_renewal_whose_response_is_lost_leaves_the_old_session_in_use() {
+    let mut net = Net::connected();
+    net.passes = Box::new(|_, bytes| seek(bytes) != Seek::Response);
+    net.run(secs(10));
+    net.nodes[0].tunnels.initiate(net.now, PEER);
+    net.run(secs(1));
+    assert_eq!(net.count(1, Seek::Response), 1);
+    for _ in 0..3 {
+        net.send(0, b"Eold").unwrap();
+        net.run(Duration::from_millis(100));
+        net.send(1, b"Eold").unwrap();
+        net.run(Duration::from_millis(100));
+    }
+    assert!(net.nodes.iter().all(|node| node.received.len() == 3 && node.drops.is_empty()));
+    net.passes = Box::new(|_, _| true);
+    net.run(secs(6));
+    net.send(1, b"Enew").unwrap();
+    net.run(secs(1));
+    assert_eq!(net.nodes[0].received.len(), 4);
+}
+
+#[test]
+fn removing_a_peer_keeps_others_in_their_queues() {
+    let mut node = Node::with(StaticSecret::from_bytes([1; 32]), Rng::new([1; 32]), 0, memory(4, 2, 8));
+    let now = edgemesh_core::time::Instant::ZERO;
+    for n in 1..=4 {
+        let key = StaticSecret::from_bytes([10 + n; 32]).public();
+        node.tunnels.add_peer(PeerId(u32::from(n)), &key, None).unwrap();
+        node.tunnels.initiate(now, PeerId(u32::from(n)));
+    }
+    node.tunnels.remove_peer(PeerId(1));
+    node.tunnels.remove_peer(PeerId(3));
+    let wall = node.wall(now);
+    while node.tunnels.work(now, wall, &mut node.rng).more {}
+    let mut out = [0; 148];
+    let mut next = || node.tunnels.poll_transmit(now, &mut out).and_then(|transmit| transmit.peer);
+    assert_eq!([next(), next(), next()], [Some(PeerId(2)), Some(PeerId(4)), None]);
+    let mut told: Vec<_> = core::iter::from_fn(|| node.tunnels.poll_deadline()).map(|d| d.0).collect();
+    told.sort();
+    assert_eq!(told, [PeerId(2), PeerId(4)]);
+}
+
 /// The record of a node may come after its first message.
 #[test]
 fn an_initiation_waits_for_its_sender_to_become_a_peer() {

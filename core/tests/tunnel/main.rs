@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod crowd;
 mod handshakes;
 mod hostile;
 mod net;
