@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::wait::wait_until;
-use crate::{Context, Result, fail};
+use crate::{Context, Error, Result, fail};
 
 /// What a short command did.
 #[derive(Debug)]
@@ -205,14 +205,38 @@ impl Process {
         wait_until(&format!("`{line}` ends"), limit, || self.poll().context("still running"))
     }
 
-    /// Waits until the log holds `text`; fails early when the program ends without saying it.
+    /// Waits until `probe` succeeds; gives up at once when the program ends.
     ///
     /// # Errors
-    /// When it is not said within `limit`; the log is in the message.
+    /// When it ends, or the probe still fails after `limit`: how it stands and the end of its log.
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut probe: impl FnMut(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let outcome = wait_until(what, limit, || {
+            // What a program that ended has said before still counts.
+            let running = self.is_running();
+            match probe(self) {
+                Err(cause) if !running => Ok(Err(cause)),
+                other => other.map(Ok),
+            }
+        });
+        let story = |error| {
+            let (fate, log) = (self.fate(), crate::product::tail(&self.log()));
+            Error::new(format!("until {what}: {error}\n`{}`: {fate}; log:\n{log}", self.line))
+        };
+        outcome.and_then(|ended| ended).map_err(story)
+    }
+
+    /// Waits until the log holds `text`.
+    ///
+    /// # Errors
+    /// When the program ends without saying it, or does not say it within `limit`.
     pub fn wait_log(&mut self, text: &str, limit: Duration) -> Result {
-        let line = self.line.clone();
-        wait_until(&format!("`{line}` says {text:?}"), limit, || {
-            if self.log().contains(text) { Ok(()) } else { fail(self.log()) }
+        self.wait_until(&format!("it says {text:?}"), limit, |process| {
+            if process.log().contains(text) { Ok(()) } else { fail("not yet") }
         })
     }
 

@@ -57,6 +57,20 @@ fn get(mut stream: impl Read + Write, path: &str) -> Result<(u16, String)> {
     Ok((code, body))
 }
 
+fn server_admin(machine: &Machine, path: &str) -> Result<(u16, String)> {
+    machine.ns.enter(|| {
+        let stream = TcpStream::connect(("127.0.0.1", 20005)).context("admin endpoint")?;
+        stream.set_read_timeout(Some(secs(5))).context("timeout")?;
+        get(stream, path)
+    })?
+}
+
+fn agent_admin(socket: &Path, path: &str) -> Result<(u16, String)> {
+    let stream = UnixStream::connect(socket).context("admin socket")?;
+    stream.set_read_timeout(Some(secs(5))).context("timeout")?;
+    get(stream, path)
+}
+
 fn must_be_ok(answer: &(u16, String)) -> Result {
     ensure!(answer.0 == 200, "HTTP {}: {}", answer.0, answer.1.trim());
     Ok(())
@@ -120,11 +134,7 @@ impl Server {
     /// # Errors
     /// When nothing listens there or the answer is no HTTP.
     pub fn admin(&self, machine: &Machine, path: &str) -> Result<(u16, String)> {
-        machine.ns.enter(|| {
-            let stream = TcpStream::connect(("127.0.0.1", 20005)).context("admin endpoint")?;
-            stream.set_read_timeout(Some(secs(5))).context("timeout")?;
-            get(stream, path)
-        })?
+        server_admin(machine, path)
     }
 
     /// Waits until `/readyz` says so.
@@ -132,11 +142,9 @@ impl Server {
     /// # Errors
     /// When it ends or does not become ready; the log is in the message.
     pub fn wait_ready(&mut self, machine: &Machine) -> Result {
-        let ready = wait_until("edgemesh-server is ready", READY_LIMIT, || {
-            must_be_ok(&self.admin(machine, "/readyz")?)
-        });
-        let fate = self.process.fate();
-        ready.context(format!("{fate}; log:\n{}", tail(&self.process.log())))
+        self.process.wait_until("edgemesh-server is ready", READY_LIMIT, |_| {
+            must_be_ok(&server_admin(machine, "/readyz")?)
+        })
     }
 
     /// A join token for a node.
@@ -233,9 +241,7 @@ impl Agent {
     /// # Errors
     /// When nothing listens there or the answer is no HTTP.
     pub fn admin(&self, path: &str) -> Result<(u16, String)> {
-        let stream = UnixStream::connect(&self.socket).context("admin socket")?;
-        stream.set_read_timeout(Some(secs(5))).context("timeout")?;
-        get(stream, path)
+        agent_admin(&self.socket, path)
     }
 
     /// Waits until `/readyz` says so.
@@ -243,10 +249,8 @@ impl Agent {
     /// # Errors
     /// When it ends or does not become ready; the log is in the message.
     pub fn wait_ready(&mut self) -> Result {
-        let what = format!("edgemesh-agent on {} is ready", self.node);
-        let ready = wait_until(&what, READY_LIMIT, || must_be_ok(&self.admin("/readyz")?));
-        let fate = self.process.fate();
-        ready.context(format!("{fate}; log:\n{}", tail(&self.process.log())))
+        let (what, socket) = (format!("edgemesh-agent on {} is ready", self.node), &self.socket);
+        self.process.wait_until(&what, READY_LIMIT, |_| must_be_ok(&agent_admin(socket, "/readyz")?))
     }
 
     /// Runs `edgemesh-agent <words> --admin ..` on the node.
