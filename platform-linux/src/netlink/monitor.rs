@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Address, Link, Route, wire};
+use super::{Address, Link, Route, messages, wire};
 use crate::sys;
 
 /// Where to look again.
@@ -76,10 +76,10 @@ impl Monitor {
     /// Reads all news; each kind is reported at least once.
     pub fn drain(&mut self, mut report: impl FnMut(Change)) {
         drain_one(&mut self.routing, &mut self.buffer, |message| {
-            let change = super::parse_link(message)
+            let change = messages::parse_link(message)
                 .map(Change::Link)
-                .or_else(|| super::parse_address(message).map(Change::Address))
-                .or_else(|| super::parse_route(message).map(Change::Route))
+                .or_else(|| messages::parse_address(message).map(Change::Address))
+                .or_else(|| messages::parse_route(message).map(Change::Route))
                 .or((message.kind == OVERRUN).then_some(Change::Missed));
             change.into_iter().for_each(&mut report);
         });

@@ -127,3 +127,26 @@ fn read_udp(tun: &Tun, buffer: &mut [u8]) -> (VnetHdr, usize) {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_super_packet_that_the_kernel_refuses_is_written_in_pieces() {
+    in_namespace(|| {
+        let mut tun = Tun::open("emtest0", 1408).unwrap();
+        sh("ip addr add 10.9.0.1/24 dev emtest0");
+        let mut socket = crate::udp::Socket::bind("10.9.0.1:0".parse().unwrap()).unwrap();
+        let datagram = [7; 1000];
+        socket.send("10.9.0.2:9".parse().unwrap(), None, &[IoSlice::new(&datagram); 3]);
+        let mut buffer = [0; 8192];
+        let (header, len) = read_udp(&tun, &mut buffer);
+        assert_eq!((header.gso_type, len), (offload::GsoType::UdpL4, 28 + 3000));
+        let unknown = VnetHdr { gso_type: offload::GsoType::Other(0x7f), ..header }.emit();
+        let parts = [IoSlice::new(&unknown), IoSlice::new(&buffer[..len])];
+        let received = || sh("awk '/emtest0/ {print $3}' /proc/net/dev").trim().parse::<u64>().unwrap();
+        for refusals in 1..=3 {
+            assert!(tun.takes_super_packets());
+            tun.write(&SuperPacket { header, parts: &parts, packets: 3 }).unwrap();
+            assert_eq!(received(), 3 * refusals);
+        }
+        assert!(!tun.takes_super_packets() && !tun.takes_udp_super_packets());
+    });
+}
