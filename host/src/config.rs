@@ -2,11 +2,13 @@
 //!
 //! The clap structs of a program are the only description of its settings. A flag `--state-dir` is the variable
 //! that its `env` attribute names and the key `stateDir` of the file named by `--config`. File values become
-//! clap defaults, so one set of value parsers judges all three sources. Everything wrong is an error that names
-//! the field, the value and what is accepted; the process ends with code 2.
+//! clap defaults, so one set of value parsers judges all three sources. One file may serve all subcommands: keys
+//! that only another one knows are left alone. Everything wrong is an error that names the field, the value and
+//! what is accepted; the process ends with code 2.
 
 use clap::builder::OsStr;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -57,10 +59,12 @@ pub fn try_parse<P: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<
     let args: Vec<OsString> = args.into_iter().collect();
     let mut command = P::command();
     if let Some((subcommand, file)) = config_file(&command, &args) {
-        let values = read(&file).map_err(ConfigError::File)?;
+        let mut values = read(&file).map_err(ConfigError::File)?;
         command = match &subcommand {
             None => layer(command, &file, values)?,
             Some(name) => {
+                let elsewhere = keys_of_others(&command, name);
+                values.retain(|key, _| !elsewhere.contains(key));
                 let mut result = Ok(());
                 command = command.mut_subcommand(name, |inner| match layer(inner.clone(), &file, values) {
                     Ok(layered) => layered,
@@ -87,6 +91,14 @@ fn config_file(command: &Command, args: &[OsString]) -> Option<(Option<String>, 
         }
         None => file(&matches).map(|path| (None, path)),
     }
+}
+
+/// Keys that subcommands other than `name` know, and `name` itself does not.
+fn keys_of_others(command: &Command, name: &str) -> HashSet<String> {
+    let keys = |c: &Command| c.get_arguments().filter(|a| settable(a)).map(camel).collect::<HashSet<_>>();
+    let own = command.find_subcommand(name).map(keys).unwrap_or_default();
+    let others = command.get_subcommands().filter(|c| c.get_name() != name).flat_map(keys);
+    others.filter(|key| !own.contains(key)).collect()
 }
 
 type Fields = serde_json::Map<String, serde_json::Value>;

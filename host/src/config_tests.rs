@@ -11,6 +11,17 @@ struct Program {
 #[derive(Subcommand, Debug)]
 enum Verb {
     Run(Run),
+    Show(Show),
+}
+
+#[derive(Args, Debug)]
+struct Show {
+    #[arg(long)]
+    state_dir: PathBuf,
+    #[arg(long, default_value = "plain")]
+    style: String,
+    #[arg(long)]
+    config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -49,6 +60,7 @@ fn run(args: &[&str]) -> Result<Run, String> {
     let args = ["prog", "run"].iter().chain(args).map(OsString::from);
     match try_parse::<Program>(args) {
         Ok(Program { command: Verb::Run(run) }) => Ok(run),
+        Ok(Program { command: Verb::Show(show) }) => panic!("{show:?}"),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -119,6 +131,16 @@ fn every_mistake_names_field_value_and_what_is_accepted() {
     wrong("yaml", "listen: [", &["not a YAML mapping"]);
     wrong("scalar", "just words", &["not a YAML mapping"]);
     says(run(&["--state-dir", "/x", "--config", "/no/such/file"]), &["/no/such/file", "No such file"]);
+}
+
+#[test]
+fn one_file_serves_all_subcommands() {
+    let file = File::new("shared", "stateDir: /x\nstyle: bold\nlisten: 127.0.0.1:1\n");
+    assert_eq!(with_file(&file, &[]).unwrap().listen.port(), 1);
+    let args = ["prog", "show", "--config", file.0.to_str().unwrap()].map(OsString::from);
+    let Verb::Show(show) = try_parse::<Program>(args).unwrap().command else { panic!() };
+    assert_eq!((show.state_dir, show.style.as_str()), (PathBuf::from("/x"), "bold"));
+    assert!(show.config.is_some());
 }
 
 #[test]

@@ -228,7 +228,8 @@ pub struct Peer<'a> {
 pub struct FeedCommit<'a> {
     /// Grows with every change of the table.
     pub sequence: u64,
-    /// BLAKE2s-256 of the whole table as the source defines it.
+    /// BLAKE2s-256 over the BLAKE2s-256 of each namespace's update and of each Service's run of updates (from
+    /// [`Update::Service`] to [`Update::Commit`]), namespaces first, both in the order of their names.
     pub digest: [u8; 32],
     /// The directory's Ed25519 over context, sequence and digest, 64 bytes.
     pub signature: &'a [u8],

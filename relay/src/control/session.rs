@@ -9,7 +9,7 @@ use super::hub::Push;
 use crate::counters::Loss;
 use crate::feed::{Cursor, Version};
 use edgemesh_core::noise::ik::{Responder, Transport};
-use edgemesh_core::wire::control::{FRAME_MAX, Hello, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
+use edgemesh_core::wire::control::{FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
 use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
 use std::io;
 use std::net::SocketAddr;
@@ -115,15 +115,21 @@ async fn admit(
     };
     frames::write(&mut sender.write, message2.get(..len).unwrap_or_default()).await?;
     let frame = reader.next().await?;
-    let Some(ToServer::Hello(hello)) = sender.open(frame)? else {
-        return Err(io::ErrorKind::InvalidData.into());
+    let hello = match sender.open(frame)? {
+        Some(ToServer::Hello(hello)) => hello,
+        None => {
+            let detail = "this server does not understand the node's version";
+            refuse(shared, sender, "", peer, Refusal::Version, detail).await?;
+            return Ok(None);
+        }
+        Some(_) => return Err(io::ErrorKind::InvalidData.into()),
     };
     let now = edgemesh_host::clock::wall().secs;
     let result = shared.directory().admit(hello.name, key, hello.secret, now);
     let admission = match result {
         Ok(Ok(admission)) => admission,
         Ok(Err((reason, detail))) => {
-            refuse(shared, sender, &hello, peer, reason, &detail).await?;
+            refuse(shared, sender, hello.name, peer, reason, &detail).await?;
             return Ok(None);
         }
         Err(error) => {
@@ -148,7 +154,7 @@ async fn admit(
 async fn refuse(
     shared: &Shared,
     sender: &mut Sender,
-    hello: &Hello<'_>,
+    node: &str,
     peer: SocketAddr,
     reason: Refusal,
     detail: &str,
@@ -156,7 +162,7 @@ async fn refuse(
     if let Some(counter) = shared.counters.refused.get(reason as usize) {
         counter.fetch_add(1, Relaxed);
     }
-    tracing::warn!(node = hello.name, %peer, ?reason, detail, "node refused");
+    tracing::warn!(node, %peer, ?reason, detail, "node refused");
     sender.message(&ToNode::Refused { reason, detail }).await
 }
 

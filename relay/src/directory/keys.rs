@@ -34,8 +34,8 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Reads the keys, or makes them in a directory that has none.
-    pub(super) fn open(state: &Directory, rng: &mut Rng) -> Result<Self, StateError> {
+    /// Reads the keys, or makes them where `fresh` says that nobody has relied on any yet.
+    pub(super) fn open(state: &Directory, fresh: bool, rng: &mut Rng) -> Result<Self, StateError> {
         let stored = match state.read(FILE)? {
             Some(mut bytes) => {
                 let stored = postcard::from_bytes::<Stored>(&bytes).ok().filter(|s| s.version == 1);
@@ -46,6 +46,10 @@ impl Keys {
                         "these are no keys of this server; restore them from a backup",
                     )
                 })?
+            }
+            None if !fresh => {
+                let what = "missing, while nodes have joined under these keys; restore them from a backup";
+                return Err(StateError::invalid(state.path(FILE), what));
             }
             None => {
                 let stored = Stored {

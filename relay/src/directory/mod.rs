@@ -89,8 +89,8 @@ pub(crate) struct Directory {
 impl Directory {
     /// Opens the directory in `state`, whose lock is held.
     pub(crate) fn open(state: state::Directory, rng: &mut Rng) -> Result<Self, StateError> {
-        let keys = Keys::open(&state, rng)?;
         let (log, entries) = Log::open(&state, FILE)?;
+        let keys = Keys::open(&state, entries.is_empty(), rng)?;
         let mut directory = Self {
             keys,
             state,

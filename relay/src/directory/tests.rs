@@ -153,7 +153,12 @@ fn damaged_state_is_named_and_a_grown_log_is_rewritten() {
     let error = scratch.open().err().unwrap().to_string();
     assert!(error.contains("directory") && error.contains("damaged at byte 0"), "{error}");
     std::fs::remove_file(&path).unwrap();
-    std::fs::write(scratch.0.join("keys"), b"short").unwrap();
+    drop(scratch.open().unwrap());
+    let keys = std::fs::read(scratch.0.join("keys")).unwrap();
+    std::fs::remove_file(scratch.0.join("keys")).unwrap();
+    let error = scratch.open().err().unwrap().to_string();
+    assert!(error.contains("keys: missing") && error.contains("backup"), "{error}");
+    std::fs::write(scratch.0.join("keys"), &keys[1..]).unwrap();
     let error = scratch.open().err().unwrap().to_string();
     assert!(error.contains("keys") && error.contains("backup"), "{error}");
 }

@@ -88,6 +88,8 @@ pub(crate) struct Switch {
     cookie_key: [u8; 32],
     started: Instant,
     udp: UdpSocket,
+    /// The socket speaks IPv6, also to IPv4 nodes.
+    v6: bool,
     counters: Arc<Counters>,
     relay_key: Box<dyn Fn(u32) -> Option<[u8; 32]> + Send + Sync>,
 }
@@ -105,6 +107,7 @@ impl Switch {
             unbound: Mutex::new(vec![0; UNBOUND_SLOTS]),
             cookie_key: rng.bytes(),
             started: Instant::now(),
+            v6: udp.local_addr().is_ok_and(|address| address.is_ipv6()),
             udp,
             counters,
             relay_key: Box::new(relay_key),
@@ -279,11 +282,19 @@ impl Switch {
         self.started.elapsed().as_secs() as u32 + COOKIE_SECS as u32
     }
 
+    /// A node's address as the socket takes it.
+    fn destination(&self, address: SocketAddr) -> SocketAddr {
+        match address.ip() {
+            IpAddr::V4(v4) if self.v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+            _ => address,
+        }
+    }
+
     /// Sends to where a datagram that came over TCP has to go.
     fn deliver(&self, way: &Way, datagram: &[u8]) {
         match way {
             Way::Tcp(queue) => self.counters.queued(queue.push(datagram), datagram.len()),
-            Way::Udp(address) => match self.udp.send_to(datagram, address) {
+            Way::Udp(address) => match self.udp.send_to(datagram, self.destination(*address)) {
                 Ok(_) => self.counters.relayed(1, datagram.len()),
                 Err(_) => self.counters.count(Loss::Send, 1),
             },

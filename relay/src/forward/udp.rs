@@ -6,11 +6,12 @@
 use super::{From, Switch, Verdict, Way};
 use crate::counters::Loss;
 use edgemesh_core::wire::relay::BIND;
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Messages read by one call; each may be a burst of up to 64 KiB.
 const MESSAGES: usize = 4;
@@ -19,6 +20,7 @@ const BURST: usize = 64 * 1024;
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Most bytes of one burst out: the largest UDP payload.
 const BURST_OUT: usize = 65_507;
+const ERROR_PAUSE: Duration = Duration::from_millis(1);
 
 /// Starts the thread. It ends with the process.
 ///
@@ -46,17 +48,19 @@ impl Relay {
         let mut space = vec![0u8; MESSAGES * BURST];
         let mut metas = [RecvMeta::default(); MESSAGES];
         loop {
-            let mut slices: Vec<IoSliceMut<'_>> = space.chunks_mut(BURST).map(IoSliceMut::new).collect();
+            let mut places = space.chunks_mut(BURST);
+            let mut slices: [IoSliceMut<'_>; MESSAGES] =
+                std::array::from_fn(|_| IoSliceMut::new(places.next().unwrap_or_default()));
             match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas) {
                 Ok(count) => {
-                    drop(slices);
                     for (meta, buffer) in metas.iter().zip(space.chunks(BURST)).take(count) {
                         self.burst(meta, buffer.get(..meta.len).unwrap_or_default());
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(),
-                // Errors of single destinations (ICMP) surface here; the socket goes on.
-                Err(_) => {}
+                // Errors of single destinations (ICMP) surface here; the socket goes on. The pause keeps an error
+                // that stays from taking a core.
+                Err(_) => std::thread::sleep(ERROR_PAUSE),
             }
         }
     }
@@ -77,10 +81,10 @@ impl Relay {
             let first = run.get(..stride.min(run.len())).unwrap_or_default();
             let mut out = [0; BIND];
             match self.switch.datagram(From::Udp(source), first, &mut out) {
-                Verdict::Forward(way) => self.forward(&way, run, stride),
+                Verdict::Forward(way) => self.forward(&way, run, stride, meta.ecn),
                 Verdict::Answer(len) => {
                     let answer = out.get(..len).unwrap_or_default();
-                    self.send(meta.addr, answer, None, 0);
+                    self.send(source, answer, None, None, 0);
                 }
                 Verdict::Nothing => {}
             }
@@ -88,22 +92,30 @@ impl Relay {
         }
     }
 
-    fn forward(&self, way: &Way, run: &[u8], stride: usize) {
+    fn forward(&self, way: &Way, run: &[u8], stride: usize, ecn: Option<EcnCodepoint>) {
         match way {
             Way::Tcp(_) => run.chunks(stride).for_each(|datagram| self.switch.deliver(way, datagram)),
             Way::Udp(to) => {
                 let segments = self.state.max_gso_segments().max(1).min((BURST_OUT / stride).max(1));
                 for part in run.chunks(stride.saturating_mul(segments)) {
                     let count = part.len().div_ceil(stride);
-                    self.send(*to, part, (count > 1).then_some(stride), count as u64);
+                    self.send(*to, part, (count > 1).then_some(stride), ecn, count as u64);
                 }
             }
         }
     }
 
     /// Sends, counting `relayed` datagrams; 0 for an answer of our own.
-    fn send(&self, destination: SocketAddr, contents: &[u8], segment_size: Option<usize>, relayed: u64) {
-        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+    fn send(
+        &self,
+        to: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        ecn: Option<EcnCodepoint>,
+        relayed: u64,
+    ) {
+        let destination = self.switch.destination(to);
+        let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
         match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
             Ok(()) if relayed > 0 => self.switch.counters.relayed(relayed, contents.len()),
             Ok(()) => {}

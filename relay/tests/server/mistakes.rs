@@ -88,6 +88,7 @@ fn state_that_is_damaged_or_of_another_network() {
     says(&with(&["--mesh-cidr", "10.8.0.0/16"]), 2, &["--mesh-cidr", "10.8.0.0/16", "accepted: 10.9.0.0/16"]);
     std::fs::write(state.0.join("directory"), [0xFF; 100]).unwrap();
     says(&with(&[]), 1, &["directory", "damaged at byte 0"]);
+    std::fs::remove_file(state.0.join("directory")).unwrap();
     std::fs::write(state.0.join("keys"), b"nonsense").unwrap();
     says(&with(&[]), 1, &["keys", "backup"]);
     std::fs::write(other_file(&state), b"").unwrap();

@@ -94,6 +94,28 @@ fn udp_and_tcp_nodes_reach_each_other_and_a_move_is_seamless() {
 }
 
 #[test]
+fn a_server_on_ipv6_serves_ipv4_nodes() {
+    let state = Scratch::new("dual");
+    let mut command = std::process::Command::new(crate::support::BINARY);
+    command.args(["run", "--listen", "[::]:0", "--advertise", "localhost:1", "--admin"]);
+    command.arg(format!("unix:{}", state.0.join("public.sock").display())).arg("--state-dir").arg(&state.0);
+    let server = Server::spawn(&mut command, &state.0);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    let mut a = Node::join(&server.token("a", &[]), address, 1, false);
+    let mut b = Node::join(&server.token("b", &[]), address, 2, false);
+    a.ask(b.index);
+    let (_, ab, ba) = a.hear_peer();
+    let (sa, mut tb) = (a.bind_udp(address), b.bind_tcp(address));
+    sa.send(&data(ab, b"to tcp")).unwrap();
+    assert_eq!(tcp_receive(&mut tb).unwrap(), data(ab, b"to tcp"));
+    tcp_send(&mut tb, &data(ba, b"to udp"));
+    assert_eq!(receive(&sa), data(ba, b"to udp"));
+    let sb = b.bind_udp(address);
+    sa.send(&data(ab, b"udp to udp")).unwrap();
+    assert_eq!(receive(&sb), data(ab, b"udp to udp"));
+}
+
+#[test]
 fn only_the_bound_sender_is_relayed_and_a_rebind_mends_what_a_nat_broke() {
     let Pair { server, mut a, mut b, ab, state: _state, .. } = pair("source");
     let (sa, sb) = (a.bind_udp(server.address), b.bind_udp(server.address));
