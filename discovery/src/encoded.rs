@@ -3,7 +3,7 @@
 //! Every Service is one run of postcard [`Update`]s, from its head to its commit, with a hash. Two tables differ
 //! where hashes differ; the digest of a table is BLAKE2s-256 over the hashes of its namespaces and Services in
 //! order, so a receiver that holds the whole table ([`Replica`]) can check a signed commit against its content.
-//! Runs are shared between versions of a table: a change costs memory for what changed.
+//! Versions of a table can share their runs ([`Encoded::sharing`]): a change costs memory for what changed.
 
 use crate::object::ServiceKind;
 use crate::table::{Entry, Key, Table};
@@ -62,7 +62,7 @@ struct Item {
 /// A whole table in wire form. Cloning shares the runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Encoded {
-    services: BTreeMap<Key, Item>,
+    services: BTreeMap<Arc<Key>, Item>,
     namespaces: BTreeSet<String>,
 }
 
@@ -71,9 +71,20 @@ impl Encoded {
     pub fn new(table: &Table, resolver: &mut impl Resolver) -> Self {
         let mut services = BTreeMap::new();
         for (key, entry) in &table.services {
-            services.insert(key.clone(), item(service(key, entry, resolver)));
+            services.insert(Arc::new(key.clone()), item(service(key, entry, resolver)));
         }
         Self { services, namespaces: table.namespaces.clone() }
+    }
+
+    /// The same table, sharing the memory of everything that `old` has as well.
+    #[must_use]
+    pub fn sharing(self, old: &Self) -> Self {
+        let share = |(key, item): (Arc<Key>, Item)| match old.services.get_key_value(&key) {
+            Some((key, same)) if same.hash == item.hash => (key.clone(), same.clone()),
+            Some((key, _)) => (key.clone(), item),
+            None => (key, item),
+        };
+        Self { services: self.services.into_iter().map(share).collect(), namespaces: self.namespaces }
     }
 
     /// How many Services there are.
@@ -108,7 +119,8 @@ impl Encoded {
             return self.full();
         }
         let mut out = Vec::new();
-        for Key { namespace, name } in old.services.keys().filter(|key| !self.services.contains_key(key)) {
+        for key in old.services.keys().filter(|key| !self.services.contains_key(*key)) {
+            let Key { namespace, name } = &**key;
             out.push(run(&[Update::Remove { namespace, name }]));
         }
         out.extend(self.namespaces.difference(&old.namespaces).map(|name| run(&[Update::Namespace(name)])));
@@ -285,7 +297,7 @@ impl Replica {
             Update::Commit => {
                 let (key, mut bytes) = self.open.take().ok_or(ReplicaError::Order)?;
                 put(&mut bytes, update);
-                self.target().services.insert(key, item(bytes));
+                self.target().services.insert(Arc::new(key), item(bytes));
             }
             Update::Begin => self.list = Some(Encoded::default()),
             Update::End => self.table = self.list.take().ok_or(ReplicaError::Order)?,

@@ -100,6 +100,20 @@ fn differences_lead_from_any_table_to_any_other() {
 }
 
 #[test]
+fn versions_share_what_did_not_change() {
+    let mut numbers = Numbers::default();
+    let old = encoded(&[A, B], &mut numbers);
+    let new = encoded(&[A, A_SLICE, B], &mut numbers);
+    let shared = new.clone().sharing(&old);
+    assert_eq!(shared, new);
+    let same = |name: &str| {
+        let key = Key { namespace: "n".into(), name: name.into() };
+        Arc::ptr_eq(shared.get(&key).unwrap(), old.get(&key).unwrap())
+    };
+    assert!(same("b") && !same("a"));
+}
+
+#[test]
 fn half_a_service_and_half_a_list_are_never_seen() {
     let table = encoded(&[A, A_SLICE, B], &mut Numbers::default());
     let mut replica = Replica::new(table.clone());

@@ -62,15 +62,16 @@ impl Feed {
     /// # Errors
     /// When the directory cannot be written: the feed stays as it was.
     pub(crate) fn publish(&self, directory: &Mutex<Directory>, table: &Table) -> Result<(), StateError> {
+        let old = self.newest();
         let mut directory = directory.lock().unwrap_or_else(PoisonError::into_inner);
         let (table, mark) = directory.assign(|assigner| {
             let table = Encoded::new(table, assigner);
+            let table = if let Some(old) = &old { table.sharing(&old.table) } else { table };
             let digest = table.digest();
             (table, digest)
         })?;
         let signature = directory.keys.sign_commit(mark.sequence, &mark.digest);
         drop(directory);
-        let old = self.newest();
         if old.as_ref().is_some_and(|old| old.sequence == mark.sequence) {
             return Ok(());
         }

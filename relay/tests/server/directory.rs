@@ -136,6 +136,19 @@ fn garbage_on_the_port_costs_a_counter_and_nothing_else() {
 }
 
 #[test]
+fn whoever_connects_and_says_nothing_is_ended() {
+    let state = Scratch::new("silent");
+    let server = Server::start(&state.0, 0, &[]);
+    for beginning in [&b""[..], b"EMC1", b"EMC1\x60"] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.write_all(beginning).unwrap();
+        std::thread::spawn(move || stream.read_to_end(&mut Vec::new()));
+    }
+    server.reaches("server_drops_total{reason=\"handshake_timeout\"}", 3);
+}
+
+#[test]
 fn memory_stays_small() {
     let state = Scratch::new("memory");
     let server = Server::start(&state.0, 0, &[]);
