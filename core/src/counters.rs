@@ -45,6 +45,8 @@ reasons! {
     UnknownPort = "unknown_port",
     /// The Service has no usable endpoint.
     NoEndpoints = "no_endpoints",
+    /// Only endpoints of this node may be used, and it has none.
+    NotLocal = "not_local",
     /// From a peer, for an address that is no endpoint of this node's Services.
     NotAnEndpoint = "not_an_endpoint",
     /// From a peer, but the inner source is not that peer's mesh address.
@@ -87,6 +89,8 @@ reasons! {
     QueueFull = "queue_full",
     /// A key exchange yielded the all-zero secret.
     WeakKey = "weak_key",
+    /// A Service table update that the table refused.
+    Table = "table",
     /// No path to the peer is usable.
     NoPath = "no_path",
     /// A relay envelope with an unknown session or version.

@@ -30,6 +30,7 @@ pub mod control;
 pub mod counters;
 pub mod dns;
 pub mod flow;
+pub mod memory;
 pub mod node;
 pub mod noise;
 pub mod packet;

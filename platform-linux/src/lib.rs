@@ -1,9 +1,12 @@
 //! The parts of the EdgeMesh agent that are about Linux.
 //!
-//! Each module stands alone and knows nothing of the engine beyond its packet room and its clock type. All
-//! `unsafe` lives in `sys`.
+//! [`agent`] puts the others around the engine. Each of these stands alone and knows nothing of the engine beyond
+//! its packet room and its clock type. All `unsafe` lives in `sys`.
 
+pub mod agent;
+pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod dns;
 pub mod interception;
 #[cfg(test)]

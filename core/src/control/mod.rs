@@ -12,6 +12,7 @@
 
 mod authority;
 
+pub use crate::wire::control::{Network, Peer, ToNode as Message, Welcome, updates};
 pub use authority::Authority;
 
 use crate::counters::DropReason;
@@ -20,6 +21,7 @@ use crate::noise::{PublicKey, StaticSecret};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::control::{FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode, ToServer};
+use core::net::SocketAddr;
 use heapless::String;
 
 /// How long the server may take for greeting and handshake.
@@ -63,6 +65,7 @@ pub struct Link {
     identity: StaticSecret,
     credentials: Credentials,
     authority: Authority,
+    server: Option<SocketAddr>,
     state: State,
     welcome: bool,
     sequence: u64,
@@ -85,6 +88,7 @@ impl Link {
             identity,
             credentials,
             authority,
+            server: None,
             state: State::Down,
             welcome: false,
             sequence: 0,
@@ -93,9 +97,10 @@ impl Link {
         }
     }
 
-    /// The transport connection to a server stands. The shell has sent [`Preamble::Control`].
-    pub fn connected(&mut self, now: Instant) {
+    /// The transport connection to the server at `server` stands. The shell has sent [`Preamble::Control`].
+    pub fn connected(&mut self, now: Instant, server: SocketAddr) {
         self.reset(State::Connected);
+        self.server = Some(server);
         self.deadline = Some(now.after(HANDSHAKE_TIMEOUT));
     }
 
@@ -112,6 +117,11 @@ impl Link {
     /// Whether the server has accepted this node and the connection stands.
     pub fn is_up(&self) -> bool {
         self.welcome
+    }
+
+    /// The server of the connection now or last.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.server
     }
 
     /// Whether the connection is of no use any more.

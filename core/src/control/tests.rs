@@ -6,6 +6,8 @@ use crate::wire::control::{CERTIFICATE_CONTEXT, NodeRecord, RECORD_CONTEXT, Sign
 use ed25519_dalek::{Signer, SigningKey};
 use std::vec::Vec;
 
+const SERVER: &str = "203.0.113.1:20004";
+
 struct Server {
     root: SigningKey,
     directory: SigningKey,
@@ -64,7 +66,7 @@ fn link(server: &Server) -> Link {
 fn up(server: &Server, link: &mut Link, now: Instant) -> (Transport, Vec<u8>) {
     let mut rng = Rng::new([6; 32]);
     let mut out = [0; 1600];
-    link.connected(now);
+    link.connected(now, SERVER.parse().unwrap());
     assert_eq!(link.frame(now, &mut server.greeting()), Ok(None));
     let len = link.poll_frame(now, &mut rng, &mut out, || None).unwrap().unwrap();
     let responder = Responder::new(StaticSecret::from_bytes([3; 32]), PROLOGUE);
@@ -169,15 +171,15 @@ fn a_server_without_the_roots_word_or_of_an_older_epoch_is_refused() {
     let server = Server::new();
     let other = Server { root: SigningKey::from_bytes(&[9; 32]), ..Server::new() };
     let mut fresh = link(&server);
-    fresh.connected(Instant::ZERO);
+    fresh.connected(Instant::ZERO, SERVER.parse().unwrap());
     assert_eq!(fresh.frame(Instant::ZERO, &mut other.greeting()), Err(DropReason::Authentication));
     assert!(fresh.must_close());
     let mut later = link(&server);
     later.authority.epoch = 5;
-    later.connected(Instant::ZERO);
+    later.connected(Instant::ZERO, SERVER.parse().unwrap());
     assert_eq!(later.frame(Instant::ZERO, &mut server.greeting()), Err(DropReason::OldRecord));
     let mut garbage = link(&server);
-    garbage.connected(Instant::ZERO);
+    garbage.connected(Instant::ZERO, SERVER.parse().unwrap());
     assert_eq!(garbage.frame(Instant::ZERO, &mut [0xFF; 20]), Err(DropReason::Malformed));
 }
 

@@ -201,6 +201,16 @@ impl<'a> Flows<'a> {
         }
     }
 
+    /// This node's place in the mesh.
+    pub fn mesh(&self) -> Mesh {
+        self.mesh
+    }
+
+    /// Gives this node its place in the mesh, once it has joined.
+    pub fn set_mesh(&mut self, mesh: Mesh) {
+        self.mesh = mesh;
+    }
+
     /// Translates a packet from the TUN device: a client's to a VIP, or an endpoint's reply to a peer or, by the
     /// alias, to a client on this node.
     pub fn outbound(

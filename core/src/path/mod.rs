@@ -31,6 +31,7 @@ mod slot;
 mod tests;
 mod types;
 
+pub use crate::wire::relay::{ENVELOPE, envelope, is_relay};
 pub use relay::{FALLBACK, REFRESH, REFRESH_SPREAD, RelayLeg, RelayVia, Terms};
 pub use slot::{AckSlot, PathSlot};
 pub use types::{

@@ -64,11 +64,10 @@ impl<'a> Lookups<'a> {
         Wanted::Asked
     }
 
-    /// The wish is answered, with a record or with the news that there is none.
-    pub fn answered(&mut self, index: u32) {
-        if let Some(slot) = self.slots.iter_mut().find(|s| s.index == index && index != 0) {
-            *slot = LookupSlot::EMPTY;
-        }
+    /// The wish is answered, with a record or with the news that there is none. False when there was no wish.
+    pub fn answered(&mut self, index: u32) -> bool {
+        let found = self.slots.iter_mut().find(|s| s.index == index && index != 0);
+        found.map(|slot| *slot = LookupSlot::EMPTY).is_some()
     }
 
     /// The next index to ask the directory about.
@@ -134,7 +133,8 @@ mod tests {
         let mut slots = [LookupSlot::EMPTY; 1];
         let mut lookups = Lookups::new(&mut slots);
         assert_eq!(lookups.want(Instant::ZERO, 5), Wanted::Asked);
-        lookups.answered(5);
+        assert!(!lookups.answered(6));
+        assert!(lookups.answered(5));
         assert_eq!(lookups.next_question(Instant::ZERO), None);
         assert_eq!(lookups.want(Instant::ZERO, 6), Wanted::Asked);
     }

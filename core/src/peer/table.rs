@@ -19,12 +19,15 @@ pub struct PeerEntry {
     epoch: u32,
     serial: u64,
     used: u64,
+    sent: u64,
+    received: u64,
     key: [u8; 32],
 }
 
 impl PeerEntry {
     /// A free place.
-    pub const EMPTY: Self = Self { index: 0, epoch: 0, serial: 0, used: 0, key: [0; 32] };
+    pub const EMPTY: Self =
+        Self { index: 0, epoch: 0, serial: 0, used: 0, sent: 0, received: 0, key: [0; 32] };
 }
 
 /// What became of a record.
@@ -60,11 +63,25 @@ impl<'a> Peers<'a> {
         self.get(id).map_or(0, |e| e.index)
     }
 
-    /// Notes that the peer is in use.
-    pub fn touch(&mut self, now: Instant, id: u32) {
+    /// Notes that `bytes` were sent to the peer.
+    pub fn sent(&mut self, now: Instant, id: u32, bytes: usize) {
         if let Some(entry) = self.get_mut(id) {
             entry.used = now.as_micros();
+            entry.sent = entry.sent.wrapping_add(bytes as u64);
         }
+    }
+
+    /// Notes that `bytes` came from the peer.
+    pub fn received(&mut self, now: Instant, id: u32, bytes: usize) {
+        if let Some(entry) = self.get_mut(id) {
+            entry.used = now.as_micros();
+            entry.received = entry.received.wrapping_add(bytes as u64);
+        }
+    }
+
+    /// Bytes sent to the peer and received from it.
+    pub fn traffic(&self, id: u32) -> (u64, u64) {
+        self.get(id).map_or((0, 0), |e| (e.sent, e.received))
     }
 
     /// Takes in a verified record.
@@ -80,14 +97,14 @@ impl<'a> Peers<'a> {
         epoch: u32,
         serial: u64,
     ) -> Result<Learned, DropReason> {
-        let fresh = PeerEntry { index, epoch, serial, used: now.as_micros(), key };
+        let fresh = PeerEntry { index, epoch, serial, used: now.as_micros(), key, ..PeerEntry::EMPTY };
         if let Some(id) = self.find(index) {
             let entry = self.get_mut(id).ok_or(DropReason::PeersFull)?;
             if (epoch, serial) < (entry.epoch, entry.serial) {
                 return Err(DropReason::OldRecord);
             }
             let same = entry.key == key;
-            *entry = fresh;
+            *entry = PeerEntry { sent: entry.sent, received: entry.received, ..fresh };
             return Ok(if same { Learned::Known(id) } else { Learned::Replaced(id) });
         }
         let (id, evicted) = self.place(now).ok_or(DropReason::PeersFull)?;
@@ -142,7 +159,8 @@ mod tests {
         assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), Ok(Learned::New(1)));
         assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), Ok(Learned::New(2)));
         assert_eq!(peers.learn(at(2), 12, [3; 32], 1, 1), Err(DropReason::PeersFull));
-        peers.touch(at(200), 1);
+        peers.sent(at(200), 1, 10);
+        assert_eq!(peers.traffic(1), (10, 0));
         assert_eq!(peers.learn(at(201), 12, [3; 32], 1, 1), Ok(Learned::Replaced(2)));
         assert_eq!((peers.find(10), peers.find(11), peers.find(12)), (Some(1), None, Some(2)));
         assert_eq!(peers.iter().collect::<std::vec::Vec<_>>(), [(1, 10), (2, 12)]);

@@ -71,6 +71,7 @@ impl Table<'_> {
             Update::End => {
                 self.discard();
                 self.sweep();
+                self.complete = true;
                 Ok(())
             }
         }

@@ -137,6 +137,7 @@ pub struct Table<'a> {
     list: u32,
     next_uid: u32,
     generation: u32,
+    complete: bool,
     pending: Pending,
 }
 
@@ -167,6 +168,7 @@ impl<'a> Table<'a> {
             list: 0,
             next_uid: 0,
             generation: 0,
+            complete: false,
             pending: Pending::None,
         }
     }
@@ -174,6 +176,11 @@ impl<'a> Table<'a> {
     /// A number that changes whenever a service does; what was looked up under an older one may be stale.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Whether a full list has arrived: until then, what is not here may exist all the same.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Whether forwarding serves `ip` as a Service's VIP.
@@ -187,26 +194,34 @@ impl<'a> Table<'a> {
         let hash = self.keys.vip(vip);
         let is_it = |id| self.endpoints.get(id).is_some_and(|e| e.vip == vip);
         let id = self.by_endpoint_vip.find(hash, is_it)?;
-        Some(EndpointView::new(self, self.endpoints.get(id)?))
+        EndpointView::new(self, id)
     }
 
     /// The service that has VIP `ip`, whether forwarding serves it or only DNS.
     pub fn service_of_vip(&self, ip: IpAddr) -> Option<ServiceView<'_>> {
-        let slot = self.services.get(self.vip_owner(Address::from(ip), |_| true)?)?;
-        Some(ServiceView::new(self, slot))
+        ServiceView::new(self, self.vip_owner(Address::from(ip), |_| true)?)
     }
 
     /// An endpoint that `node` has at `address`, for names of addresses.
     pub fn endpoint_at(&self, node: u32, address: IpAddr) -> Option<EndpointView<'_>> {
         let address = Address::from(address);
         let id = self.find_endpoint(node, address, |_| true)?;
-        Some(EndpointView::new(self, self.endpoints.get(id)?))
+        EndpointView::new(self, id)
     }
 
     /// The service of this name; case does not matter.
     pub fn service(&self, namespace: &str, name: &str) -> Option<ServiceView<'_>> {
-        let slot = self.services.get(self.find_service(namespace, name)?)?;
-        Some(ServiceView::new(self, slot))
+        ServiceView::new(self, self.find_service(namespace, name)?)
+    }
+
+    /// The service with this handle.
+    pub fn service_by_id(&self, id: u32) -> Option<ServiceView<'_>> {
+        ServiceView::new(self, id)
+    }
+
+    /// The endpoint with this handle.
+    pub fn endpoint_by_id(&self, id: u32) -> Option<EndpointView<'_>> {
+        EndpointView::new(self, id)
     }
 
     /// Whether the namespace exists, by itself or because a service is in it; case does not matter.
@@ -216,10 +231,7 @@ impl<'a> Table<'a> {
 
     /// Every service, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
-        (1..=self.services.high_water())
-            .filter_map(|id| self.services.get(id))
-            .filter(|slot| slot.live())
-            .map(|slot| ServiceView::new(self, slot))
+        (1..=self.services.high_water()).filter_map(|id| ServiceView::new(self, id))
     }
 
     /// Every namespace, in no particular order.

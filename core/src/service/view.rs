@@ -21,12 +21,19 @@ pub enum Kind {
 #[derive(Clone, Copy)]
 pub struct ServiceView<'t> {
     table: &'t Table<'t>,
+    id: u32,
     slot: &'t ServiceSlot,
 }
 
 impl<'t> ServiceView<'t> {
-    pub(super) fn new(table: &'t Table<'_>, slot: &'t ServiceSlot) -> Self {
-        Self { table, slot }
+    pub(super) fn new(table: &'t Table<'_>, id: u32) -> Option<Self> {
+        let slot = table.services.get(id).filter(|slot| slot.live())?;
+        Some(Self { table, id, slot })
+    }
+
+    /// Its handle, for [`Table::service_by_id`]; another service may have it after the next change of the table.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// `metadata.namespace`.
@@ -56,7 +63,7 @@ impl<'t> ServiceView<'t> {
     }
 
     /// Its ClusterIPs.
-    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + 't {
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<'t> {
         self.slot.vips.iter().filter_map(|vip| vip.ip())
     }
 
@@ -71,18 +78,18 @@ impl<'t> ServiceView<'t> {
     }
 
     /// Its ports.
-    pub fn ports(&self) -> impl Iterator<Item = PortView<'t>> + 't {
+    pub fn ports(&self) -> impl Iterator<Item = PortView<'t>> + use<'t> {
         let table = self.table;
         self.table.service_ports(self.slot).map(move |slot| PortView { table, slot })
     }
 
     /// Its endpoints, usable or not.
-    pub fn endpoints(&self) -> impl Iterator<Item = EndpointView<'t>> + 't {
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointView<'t>> + use<'t> {
         let (table, mut id) = (self.table, self.slot.endpoints);
         core::iter::from_fn(move || {
-            let slot = table.endpoints.get(id)?;
-            id = slot.next;
-            Some(EndpointView { table, slot })
+            let endpoint = EndpointView::new(table, id)?;
+            id = endpoint.slot.next;
+            Some(endpoint)
         })
     }
 }
@@ -121,17 +128,23 @@ impl<'t> PortView<'t> {
 #[derive(Clone, Copy)]
 pub struct EndpointView<'t> {
     table: &'t Table<'t>,
+    id: u32,
     slot: &'t EndpointSlot,
 }
 
 impl<'t> EndpointView<'t> {
-    pub(super) fn new(table: &'t Table<'_>, slot: &'t EndpointSlot) -> Self {
-        Self { table, slot }
+    pub(super) fn new(table: &'t Table<'_>, id: u32) -> Option<Self> {
+        Some(Self { table, id, slot: table.endpoints.get(id)? })
+    }
+
+    /// Its handle, for [`Table::endpoint_by_id`], as passing as a service's.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// The service that it belongs to.
     pub fn service(&self) -> Option<ServiceView<'t>> {
-        Some(ServiceView { table: self.table, slot: self.table.services.get(self.slot.service)? })
+        ServiceView::new(self.table, self.slot.service)
     }
 
     /// Index of its node, 0 when no node of ours has it.

@@ -14,5 +14,5 @@ mod vnet;
 mod tests;
 
 pub use coalesce::{Coalescer, Full, MAX_BATCH, MAX_SEGMENTS, SuperPacket};
-pub use segment::{SEGMENT_BUFFER, SegmentError, Segments, finish_checksum, segment};
+pub use segment::{SEGMENT_BUFFER, SegmentError, Segments, count, finish_checksum, fragment, segment};
 pub use vnet::{GsoType, VNET_HDR_LEN, VnetHdr};

@@ -9,6 +9,7 @@
 use core::ops::Range;
 
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
+use edgemesh_core::wire::ip;
 
 use super::checksum;
 use super::headers::{Headers, Transport, be16, be32, put16, put32};
@@ -63,6 +64,39 @@ impl Segments {
             .enumerate()
             .map(move |(i, slot)| (slot, if i + 1 == count { last } else { full }))
     }
+}
+
+/// How many IP packets `packet` is on the wire, and how long the longest is, in bytes.
+///
+/// # Errors
+/// As [`segment`].
+pub fn count(header: &VnetHdr, packet: &[u8]) -> Result<(u16, u16), SegmentError> {
+    let short = |n: usize| u16::try_from(n).map_err(|_| SegmentError::Malformed);
+    match Plan::of(header, packet)? {
+        Some(plan) => {
+            let segments = plan.layout(packet.len());
+            Ok((short(segments.count)?, short(segments.full.max(segments.last))?))
+        }
+        None => Ok((1, short(packet.len())?)),
+    }
+}
+
+/// Lays the IP fragments of `packet`, none longer than `mtu`, out in `out`.
+///
+/// # Errors
+/// [`SegmentError`]; `out` then holds rubbish.
+pub fn fragment(packet: &[u8], mtu: u16, out: &mut [u8]) -> Result<Segments, SegmentError> {
+    let t = ip::Transport::parse(packet).map_err(|_| SegmentError::Malformed)?;
+    let stride = HEADROOM + usize::from(mtu) + TAILROOM;
+    let (mut full, mut last, mut number) = (0, 0, 0);
+    for slot in out.chunks_exact_mut(stride) {
+        let room = &mut slot[HEADROOM..HEADROOM + usize::from(mtu)];
+        match ip::split(packet, &t, mtu, number, room).map_err(|_| SegmentError::Malformed)? {
+            Some(len) => (full, last, number) = (if number == 0 { len } else { full }, len, number + 1),
+            None => return Ok(Segments { count: number.into(), stride, full, last }),
+        }
+    }
+    Err(SegmentError::NoRoom)
 }
 
 /// Completes the checksum of a packet that is not cut, in place.

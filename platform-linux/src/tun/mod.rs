@@ -127,6 +127,14 @@ impl Tun {
         (&self.file).write_vectored(&[IoSlice::new(&header), IoSlice::new(packet)]).map(drop)
     }
 
+    /// Writes one packet or super-packet as it was read.
+    ///
+    /// # Errors
+    /// As [`Tun::write_packet`].
+    pub fn write_with(&self, header: &VnetHdr, packet: &[u8]) -> io::Result<()> {
+        (&self.file).write_vectored(&[IoSlice::new(&header.emit()), IoSlice::new(packet)]).map(drop)
+    }
+
     /// Writes what a [`offload::Coalescer`] made. A super-packet that the kernel refuses is cut and written in
     /// pieces.
     ///

@@ -11,6 +11,10 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// Of a node that has not joined: no address is in it.
+    pub const NONE: Self =
+        Self { network: Network { mesh_v4: [0; 4], mesh_v4_len: 32, mesh_v6: [0; 16] }, own: 0 };
+
     /// `own`: this node's index, from 1.
     pub const fn new(network: Network, own: u32) -> Self {
         Self { network, own }
@@ -39,6 +43,17 @@ impl Mesh {
             IpAddr::from((prefix | u128::from(u64::MAX >> 2)).to_be_bytes())
         } else {
             self.address(mesh_capacity(&self.network).saturating_add(1), false)
+        }
+    }
+
+    /// Whether `ip` lies in the mesh prefixes, whatever it is there.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(v4) => {
+                let host = u32::from(v4) ^ u32::from_be_bytes(self.network.mesh_v4);
+                host.checked_shr(32u32.saturating_sub(self.network.mesh_v4_len.into())).unwrap_or(0) == 0
+            }
+            IpAddr::V6(v6) => (u128::from(v6) ^ u128::from_be_bytes(self.network.mesh_v6)) >> 64 == 0,
         }
     }
 
@@ -77,6 +92,11 @@ mod tests {
         }
         assert_eq!(mesh.index_of("242.64.0.1".parse().unwrap()), None);
         assert_eq!(mesh.index_of("10.0.0.1".parse().unwrap()), None);
+        for (ip, inside) in
+            [("242.255.0.1", true), ("243.0.0.1", false), ("fd00:242::f", true), ("fd00:243::f", false)]
+        {
+            assert_eq!(mesh.contains(ip.parse().unwrap()), inside, "{ip}");
+        }
     }
     use std::string::ToString;
 }

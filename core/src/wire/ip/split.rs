@@ -6,6 +6,17 @@ use super::checksum::Delta;
 use super::{Fragment, Transport, array, put, word};
 use crate::counters::DropReason;
 
+/// How many fragments [`split`] makes of a packet of `len` bytes.
+pub fn pieces(len: usize, mtu: u16) -> u16 {
+    let most = usize::from(mtu).saturating_sub(20) & !7;
+    let count = len
+        .saturating_sub(20)
+        .checked_add(most)
+        .and_then(|n| n.checked_sub(1))
+        .and_then(|n| n.checked_div(most));
+    count.and_then(|n| u16::try_from(n).ok()).unwrap_or(1)
+}
+
 /// Writes the fragment with `number`, from 0, of the packet that `t` was parsed from; returns its length, `None`
 /// behind the last one. `mtu`: the longest fragment in bytes. The packet's transport checksum must be complete.
 /// A fragment is cut into fragments of the same datagram.

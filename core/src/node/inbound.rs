@@ -1,0 +1,140 @@
+//! From the network: whose datagram, is it authentic and new, and where does the packet in it go.
+
+use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket, path_peer};
+use crate::counters::DropReason;
+use crate::flow::{Offload, PeerRef, Translated};
+use crate::packet::Packet;
+use crate::path::{RelayVia, Relayed, Source, is_relay};
+use crate::time::Instant;
+use crate::tunnel::{Content, Datagram, Opened, Origin, PeerId};
+use crate::wire::ip::Checksum;
+
+impl Engine<'_> {
+    /// Finds out what a datagram is.
+    pub fn classify(&mut self, now: Instant, from: From, datagram: &[u8]) -> Classified {
+        let (source, peer, payload) = match self.unwrap(now, from, datagram) {
+            Ok(Some(unwrapped)) => unwrapped,
+            Ok(None) => return Classified::Handled,
+            Err(reason) => return Classified::Drop(self.count(reason)),
+        };
+        let start = datagram.len().saturating_sub(payload.len());
+        match self.tunnels.classify(payload) {
+            Datagram::Data(ticket) => Classified::Data(ticket, source, start),
+            Datagram::Message => Classified::Message(Sender { source, peer }, start),
+            Datagram::Drop(reason) => {
+                // Data of a session that one side lost by a restart: a handshake mends it.
+                if let (DropReason::UnknownIndex, Some(peer)) = (reason, peer) {
+                    self.tunnels.initiate(now, peer);
+                    self.settle(now);
+                }
+                Classified::Drop(self.count(reason))
+            }
+        }
+    }
+
+    /// Takes a handshake message.
+    pub fn message(&mut self, now: Instant, sender: Sender, datagram: &mut [u8]) {
+        let origin = origin(sender);
+        if let Err(reason) = self.tunnels.message(now, &origin, datagram, &mut self.rng) {
+            self.count(reason);
+        }
+        self.settle(now);
+    }
+
+    /// Takes an authentic datagram's packet. `opened` proves it.
+    pub fn inbound(
+        &mut self,
+        now: Instant,
+        source: Source,
+        opened: Opened,
+        packet: &mut Packet<'_>,
+    ) -> Inbound {
+        let peer = match self.tunnels.commit(now, opened) {
+            Ok(peer) => peer,
+            Err(reason) => return Inbound::Drop(self.count(reason)),
+        };
+        self.peers.received(now, peer.0, packet.len());
+        self.paths.received(now, path_peer(peer), &source);
+        let verdict = match opened.content() {
+            Content::Keepalive => Inbound::Handled,
+            Content::Other => {
+                // The first message behind a handshake may come before this side was told of its session.
+                self.settle(now);
+                match self.paths.message(now, path_peer(peer), &source, packet.bytes()) {
+                    Ok(()) => Inbound::Handled,
+                    Err(reason) => Inbound::Drop(self.count(reason)),
+                }
+            }
+            Content::Ip => self.again(now, peer, packet),
+        };
+        self.settle(now);
+        verdict
+    }
+
+    /// Takes a packet of a peer, or takes one again that was parked.
+    pub fn again(&mut self, now: Instant, peer: PeerId, packet: &mut Packet<'_>) -> Inbound {
+        let from = PeerRef(self.peers.index(peer.0));
+        let offload = Offload { checksum: Checksum::Complete, largest: packet.len() };
+        let (flows, policy) = self.flows_and_policy(now);
+        let outcome = flows.inbound(now, from, packet, offload, &policy);
+        self.note(&outcome);
+        match outcome.verdict {
+            Translated::Local => Inbound::Deliver,
+            Translated::Reply => match self.grant(now, peer, Burst::single(packet.len()), packet.len()) {
+                Ok(grant) => Inbound::Answer(grant),
+                Err(_) => Inbound::Drop(self.count(DropReason::NoSession)),
+            },
+            Translated::Park(ticket) => Inbound::Park(Ticket::Fragment(ticket.0), peer),
+            Translated::To(_) | Translated::Miss(_) => Inbound::Drop(self.count(DropReason::NoRoute)),
+            Translated::Drop(reason) => Inbound::Drop(self.count(reason)),
+        }
+    }
+
+    /// Counts a datagram that the shell could not open.
+    pub fn dropped(&mut self, reason: DropReason) {
+        self.count(reason);
+    }
+
+    /// Takes the relay's envelope off, or its binding in.
+    fn unwrap<'d>(
+        &mut self,
+        now: Instant,
+        from: From,
+        datagram: &'d [u8],
+    ) -> Result<Option<Unwrapped<'d>>, DropReason> {
+        let via = match from {
+            From::Socket { local, remote } if !is_relay(datagram) => {
+                return Ok(Some((Source::Direct { local, remote }, None, datagram)));
+            }
+            From::Socket { local, remote } => RelayVia::Udp { local, server: remote },
+            From::RelayTcp => RelayVia::Tcp,
+        };
+        match self.paths.relay_datagram(now, via, datagram)? {
+            Relayed::Handled => {
+                self.settle(now);
+                Ok(None)
+            }
+            Relayed::Data { peer, source, payload } => Ok(Some((source, Some(PeerId(peer.0)), payload))),
+        }
+    }
+}
+
+/// A tunnel datagram, how it came, and whose relay session it was in.
+type Unwrapped<'d> = (Source, Option<PeerId>, &'d [u8]);
+
+/// What the tunnel binds a cookie to, and hands back with its answer.
+fn origin(sender: Sender) -> Origin {
+    let mut origin = Origin::EMPTY;
+    match sender.source {
+        Source::Direct { local, remote } => {
+            origin.address = match remote.ip() {
+                core::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                core::net::IpAddr::V6(v6) => v6.octets(),
+            };
+            origin.port = remote.port();
+            origin.via = u32::from(local);
+        }
+        Source::Relay | Source::RelayTcp => origin.via = sender.peer.map_or(0, |peer| peer.0),
+    }
+    origin
+}

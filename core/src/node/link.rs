@@ -1,0 +1,161 @@
+//! What the server says, carried out.
+
+use super::{Engine, Event, Ticket, path_peer};
+use crate::control::{Message, Network, Peer, Welcome, updates};
+use crate::counters::DropReason;
+use crate::noise::PublicKey;
+use crate::path::{Local, Terms};
+use crate::peer::Learned;
+use crate::time::Instant;
+use crate::tunnel::PeerId;
+use crate::wire::ip::Mesh;
+use core::net::SocketAddr;
+
+/// Number of the socket that binds to a relay of this family.
+fn socket_for(server: &SocketAddr) -> u8 {
+    u8::from(server.is_ipv6())
+}
+
+impl Engine<'_> {
+    /// The control connection to the server at this address stands.
+    pub fn control_up(&mut self, now: Instant, server: SocketAddr) {
+        self.link.connected(now, server);
+        self.settle(now);
+    }
+
+    /// It is gone.
+    pub fn control_down(&mut self, now: Instant) {
+        self.link.disconnected();
+        self.paths.control_lost(now);
+        self.settle(now);
+    }
+
+    /// Takes a frame of the control connection, acts on its message, and returns it for the shell to store.
+    ///
+    /// # Errors
+    /// Why the frame was refused. When [`super::Engine::link`] says that it must close, the connection is of no
+    /// use any more.
+    pub fn control<'f>(
+        &mut self,
+        now: Instant,
+        frame: &'f mut [u8],
+    ) -> Result<Option<Message<'f>>, DropReason> {
+        let result = self.link.frame(now, frame).and_then(|message| {
+            if let Some(message) = &message {
+                self.act(now, message)?;
+            }
+            Ok(message)
+        });
+        self.settle(now);
+        result.map_err(|reason| self.count(reason))
+    }
+
+    /// Takes in a peer's record, and its relay sessions if the server gave any.
+    ///
+    /// # Errors
+    /// When the directory did not sign it, when it is older than the one at hand, or when there is no place.
+    pub fn learn(&mut self, now: Instant, peer: &Peer<'_>) -> Result<(), DropReason> {
+        let record = self.link.authority().record(&peer.record)?;
+        if record.index == self.own {
+            return Ok(());
+        }
+        let learned = self.peers.learn(now, record.index, record.key, record.epoch, record.serial)?;
+        let (Learned::New(id) | Learned::Known(id) | Learned::Replaced(id)) = learned;
+        let id = PeerId(id);
+        if matches!(learned, Learned::Replaced(_)) {
+            self.tunnels.remove_peer(id);
+            self.paths.remove(path_peer(id));
+        }
+        self.tunnels.add_peer(id, &PublicKey(record.key), None).map_err(|_| DropReason::PeersFull)?;
+        if peer.send_session != 0 {
+            self.paths.set_sessions(now, path_peer(id), peer.send_session, peer.receive_session)?;
+        }
+        if self.lookups.answered(record.index) && !self.tunnels.is_up(id) {
+            self.tunnels.initiate(now, id);
+        }
+        self.tell(Event::Ready(Ticket::Peer(record.index)));
+        self.settle(now);
+        Ok(())
+    }
+
+    /// The TCP relay connection stands.
+    pub fn relay_tcp_up(&mut self, now: Instant) {
+        self.paths.relay_tcp_up(now);
+        self.settle(now);
+    }
+
+    /// The TCP relay connection failed or broke.
+    pub fn relay_tcp_down(&mut self, now: Instant) {
+        self.paths.relay_tcp_down(now);
+        self.settle(now);
+    }
+
+    /// The addresses of this node that a peer may reach it by, best first.
+    pub fn set_local(&mut self, now: Instant, found: &[Local]) {
+        self.paths.set_local(now, found);
+        self.settle(now);
+    }
+
+    /// Forgets what part of the feed this node holds: the next connection brings the whole table.
+    pub fn forget_feed(&mut self) {
+        self.link.set_sequence(0);
+    }
+
+    fn act(&mut self, now: Instant, message: &Message<'_>) -> Result<(), DropReason> {
+        match message {
+            Message::Welcome(welcome) => self.welcome(now, welcome),
+            Message::Peer(peer) => self.learn(now, peer),
+            Message::NoPeer { index, .. } => {
+                self.lookups.answered(*index);
+                self.tell(Event::Expired(Ticket::Peer(*index)));
+                Ok(())
+            }
+            Message::Feed(body) => {
+                for update in updates(body) {
+                    if self.services.apply(&update?).is_err() {
+                        self.count(DropReason::Table);
+                    }
+                }
+                Ok(())
+            }
+            Message::FeedCommit(commit) => {
+                self.link.authority().commit(commit)?;
+                self.link.set_sequence(commit.sequence);
+                self.tell(Event::ServicesChanged);
+                Ok(())
+            }
+            Message::Refused { .. } | Message::Pong(_) => Ok(()),
+        }
+    }
+
+    fn welcome(&mut self, now: Instant, welcome: &Welcome<'_>) -> Result<(), DropReason> {
+        let index = self.link.authority().record(&welcome.record)?.index;
+        self.join(index, &welcome.network);
+        if let Some(server) = self.link.server() {
+            self.paths.welcome(
+                now,
+                &Terms {
+                    server,
+                    local: socket_for(&server),
+                    index,
+                    key: welcome.relay_key,
+                    epoch: welcome.relay_epoch,
+                },
+            );
+        }
+        // The server may have forgotten the sessions that it gave out before.
+        for (id, index) in self.peers.iter() {
+            if self.tunnels.is_up(PeerId(id)) {
+                let _ = self.lookups.want(now, index);
+            }
+        }
+        Ok(())
+    }
+
+    /// This node's place in the mesh, from a welcome or from what the shell kept of an earlier one.
+    pub fn join(&mut self, index: u32, network: &Network) {
+        self.own = index;
+        self.flows.set_mesh(Mesh::new(*network, index));
+        self.paths.set_network(network);
+    }
+}

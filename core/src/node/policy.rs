@@ -1,0 +1,76 @@
+//! What the flow machine may ask of the rest of the node.
+
+use super::Engine;
+use crate::flow::{Endpoint, Flows, NewFlow, PeerRef, Policy, Vip};
+use crate::path::{Paths, PeerId};
+use crate::peer::Peers;
+use crate::service::{Serves, Table};
+use crate::time::Instant;
+use core::net::IpAddr;
+
+/// The node's answers.
+pub(super) struct NodePolicy<'p, 'a> {
+    services: &'p Table<'a>,
+    paths: &'p Paths<'a>,
+    peers: &'p Peers<'a>,
+    own: u32,
+    now: Instant,
+}
+
+impl<'a> Engine<'a> {
+    /// The flow machine together with what it may ask.
+    pub(super) fn flows_and_policy(&mut self, now: Instant) -> (&mut Flows<'a>, NodePolicy<'_, 'a>) {
+        let policy = NodePolicy {
+            services: &self.services,
+            paths: &self.paths,
+            peers: &self.peers,
+            own: self.own,
+            now,
+        };
+        (&mut self.flows, policy)
+    }
+}
+
+impl Policy for NodePolicy<'_, '_> {
+    fn vip(&self, address: IpAddr) -> Vip {
+        if self.services.is_vip(address) {
+            Vip::Service
+        } else if self.services.endpoint_of_vip(address).is_some() {
+            Vip::Endpoint
+        } else {
+            Vip::None
+        }
+    }
+
+    fn admits(&self, protocol: u8, address: IpAddr, port: u16) -> bool {
+        match self.services.serves(self.own, protocol, address, port) {
+            Serves::Port => true,
+            // Pings only: whether the address is a pod's or this host's own is not known here, and on the host
+            // it would open every port.
+            Serves::Headless => port == 0,
+            Serves::Nothing => false,
+        }
+    }
+
+    fn still_serves(&self, flow: &NewFlow, endpoint: &Endpoint) -> bool {
+        let node = if endpoint.peer == PeerRef::SELF { self.own } else { endpoint.peer.0 };
+        self.services.still_serves(
+            flow.protocol,
+            flow.vip,
+            flow.vip_port,
+            (node, endpoint.address, endpoint.port),
+        )
+    }
+
+    fn generation(&self) -> u32 {
+        self.services.generation()
+    }
+
+    fn mtu(&self, peer: PeerRef) -> u16 {
+        match self.peers.find(peer.0) {
+            Some(id) => self.paths.mtu(self.now, PeerId(id)),
+            None if peer == PeerRef::SELF => u16::MAX,
+            None => self.paths.mtu(self.now, PeerId(0)),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What the engine wants of the shell: datagrams, frames, events, and to be called again.
+
+use super::{Destination, Engine, Event, Ticket, Timer, Transmit, Way, path_peer};
+use crate::counters::DropReason;
+use crate::noise::ChaChaPoly;
+use crate::packet::{HEADROOM, Packet};
+use crate::path;
+use crate::peer::Due;
+use crate::time::{Instant, WallTime};
+use crate::tunnel::{self, Origin, PeerId, TunnelEvent};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+impl Engine<'_> {
+    /// Computes on: at most one X25519 or signature check. True when more waits.
+    #[must_use]
+    pub fn work(&mut self, now: Instant, wall: WallTime) -> bool {
+        let done = self.tunnels.work(now, wall, &mut self.rng);
+        if let Some(reason) = done.dropped {
+            self.count(reason);
+        }
+        self.settle(now);
+        done.more
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Control => self.link.handle_timeout(now),
+                Timer::Lookups => {
+                    if let Some(Due::GivenUp(index)) = self.lookups.handle_timeout(now) {
+                        self.tell(Event::Expired(Ticket::Peer(index)));
+                    }
+                }
+                Timer::Tunnel(peer) => {
+                    let next = self.tunnels.handle_timeout(now, PeerId(peer));
+                    self.timers.set(timer, next);
+                }
+                Timer::Path(slot) => self.paths.handle_timeout(now, slot),
+                Timer::Flow(slot) => {
+                    let expiry = self.flows.handle_timeout(now, slot);
+                    self.timers.set(timer, expiry.next);
+                    if let Some(ticket) = expiry.expired {
+                        self.tell(Event::Expired(Ticket::Fragment(ticket.0)));
+                    }
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When to call [`Engine::handle_timeout`], and for whom.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        self.timers.first()
+    }
+
+    /// The next event.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    /// Writes the next datagram of the engine's own into `out`, of at least 2,048 bytes.
+    #[must_use]
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
+        let transmit = self.relay_transmit(now, out).or_else(|| self.tunnel_transmit(now, out));
+        let transmit = transmit.or_else(|| self.path_transmit(now, out));
+        self.settle(now);
+        transmit
+    }
+
+    /// Writes the next frame for the control connection into `out`, of at least 1,600 bytes.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoom`] for a shorter `out`; the connection is broken then.
+    pub fn poll_frame(&mut self, now: Instant, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
+        let lookups = &mut self.lookups;
+        let frame = self.link.poll_frame(now, &mut self.rng, out, || lookups.next_question(now));
+        self.settle(now);
+        frame
+    }
+
+    fn relay_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
+        let (via, len) = self.paths.poll_relay(now, out)?;
+        Some(Transmit { range: 0..len, to: Way::binding(via).to, dont_fragment: false })
+    }
+
+    fn tunnel_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let message = self.tunnels.poll_transmit(now, out.get_mut(HEADROOM..)?)?;
+            let way = match (message.peer, message.answer) {
+                (_, Some(origin)) if origin.port != 0 => Some(straight(&origin)),
+                (Some(peer), _) => self.way_to(now, peer),
+                (None, Some(origin)) => self.way_to(now, PeerId(origin.via)),
+                (None, None) => None,
+            };
+            match way {
+                Some(way) => return finish(&way, out, HEADROOM, message.len, false),
+                None => {
+                    self.count(DropReason::NoPath);
+                }
+            }
+        }
+    }
+
+    fn path_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let message = self.paths.poll_message(now, out.get_mut(HEADROOM..)?)?;
+            let sealed = self.seal(now, PeerId(message.peer.0), out, message.len);
+            match (Way::of(message.route, self.paths.relay_via()), sealed) {
+                (Some(way), Some((start, len))) => {
+                    return finish(&way, out, start, len, message.dont_fragment);
+                }
+                _ => {
+                    self.count(DropReason::NoSession);
+                }
+            }
+        }
+    }
+
+    /// Seals the message behind [`HEADROOM`]; where the datagram starts and how long it is.
+    fn seal(&mut self, now: Instant, peer: PeerId, out: &mut [u8], len: usize) -> Option<(usize, usize)> {
+        let grant = self.tunnels.reserve(now, peer, 1, false).ok()?;
+        let key = self.tunnels.send_key::<ChaChaPoly>(grant.key)?;
+        let mut packet = Packet::new(out, HEADROOM, len).ok()?;
+        tunnel::seal(&key, grant.first, &mut packet, usize::MAX).ok()?;
+        Some((packet.start(), packet.len()))
+    }
+
+    pub(super) fn way_to(&self, now: Instant, peer: PeerId) -> Option<Way> {
+        Way::of(self.paths.route(now, path_peer(peer), 0).first?, self.paths.relay_via())
+    }
+
+    /// Passes on what the machines have to say to each other and to the shell, and takes their deadlines.
+    pub(super) fn settle(&mut self, now: Instant) {
+        while let Some(event) = self.tunnels.poll_event() {
+            self.tunnel_event(now, event);
+        }
+        while let Some((peer, at)) = self.tunnels.poll_deadline() {
+            self.timers.set(Timer::Tunnel(peer.0), Some(at));
+        }
+        while let Some(event) = self.paths.poll_event() {
+            self.path_event(now, event);
+        }
+        while let Some((slot, at)) = self.paths.poll_deadline() {
+            self.timers.set(Timer::Path(slot), at);
+        }
+        self.timers.set(Timer::Control, self.link.poll_timeout());
+        self.timers.set(Timer::Lookups, self.lookups.poll_timeout());
+    }
+
+    fn tunnel_event(&mut self, now: Instant, event: TunnelEvent) {
+        match event {
+            TunnelEvent::SessionUp { peer } => {
+                self.paths.session_up(now, path_peer(peer), None);
+                self.tell(Event::Ready(Ticket::Peer(self.peers.index(peer.0))));
+            }
+            TunnelEvent::SessionDown { peer } => {
+                self.paths.session_down(now, path_peer(peer));
+            }
+            TunnelEvent::HandshakeFailed { peer } => {
+                self.tell(Event::Expired(Ticket::Peer(self.peers.index(peer.0))));
+            }
+            // Its record is on the way if the directory knows it: whoever looks us up is announced to us.
+            TunnelEvent::Stranger(_) => {}
+            TunnelEvent::KeyRetired(key) => self.tell(Event::KeyRetired(key)),
+            TunnelEvent::PersistFloor(stamp) => self.tell(Event::PersistStamp(stamp)),
+        }
+    }
+
+    fn path_event(&mut self, now: Instant, event: path::Event) {
+        match event {
+            path::Event::PathChanged { peer, .. } => {
+                self.tell(Event::PathChanged(self.peers.index(peer.0)));
+            }
+            path::Event::RelayChanged { .. } => {}
+            path::Event::OpenRelayTcp => self.tell(Event::OpenRelayTcp),
+            path::Event::CloseRelayTcp => self.tell(Event::CloseRelayTcp),
+            path::Event::Lookup { peer } => {
+                let _ = self.lookups.want(now, self.peers.index(peer.0));
+            }
+        }
+    }
+}
+
+/// Back to where a direct datagram came from.
+fn straight(origin: &Origin) -> Way {
+    let ip = IpAddr::V6(Ipv6Addr::from(origin.address)).to_canonical();
+    let local = u8::try_from(origin.via).unwrap_or_default();
+    Way { envelope: None, to: Destination::Socket { local, remote: SocketAddr::new(ip, origin.port) } }
+}
+
+/// Puts the envelope in front.
+fn finish(way: &Way, out: &mut [u8], start: usize, len: usize, dont_fragment: bool) -> Option<Transmit> {
+    let mut range = start..start.checked_add(len)?;
+    if let Some(envelope) = way.envelope {
+        range.start = start.checked_sub(envelope.len())?;
+        out.get_mut(range.start..start)?.copy_from_slice(&envelope);
+    }
+    Some(Transmit { range, to: way.to, dont_fragment })
+}

@@ -1,0 +1,234 @@
+//! What goes in and out of the engine.
+
+use crate::control::{Authority, Credentials};
+use crate::counters::DropReason;
+use crate::dns;
+use crate::noise::StaticSecret;
+use crate::path::{self, PathInfo, RelayVia, Route, Source};
+use crate::time::Duration;
+use crate::tunnel::{KeyId, OpenTicket, PeerId, SendGrant};
+use crate::wire::ip::Checksum;
+use core::net::SocketAddr;
+use core::ops::Range;
+
+/// What the shell decides once.
+pub struct Config {
+    /// This node's private key.
+    pub identity: StaticSecret,
+    /// How this node presents itself to a server.
+    pub credentials: Credentials,
+    /// Whom it believes.
+    pub authority: Authority,
+    /// Settings of the responder.
+    pub dns: dns::Settings,
+    /// Settings of the path layer.
+    pub paths: path::Config,
+    /// Number of the last [`Event::PersistStamp`] of earlier lives, 0 for none.
+    pub stamp: u64,
+    /// 32 bytes of the platform's entropy.
+    pub seed: [u8; 32],
+}
+
+/// How a packet came from the TUN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Burst {
+    /// What its transport checksum field holds.
+    pub checksum: Checksum,
+    /// IP packets that it will be on the wire.
+    pub segments: u16,
+    /// Length in bytes of the longest of them.
+    pub largest: u16,
+}
+
+impl Burst {
+    /// One packet of `len` bytes with a complete checksum.
+    pub fn single(len: usize) -> Self {
+        Self { checksum: Checksum::Complete, segments: 1, largest: u16::try_from(len).unwrap_or(u16::MAX) }
+    }
+}
+
+/// What a parked packet waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Ticket {
+    /// A session with the node of this index: then [`super::Engine::resume`].
+    Peer(u32),
+    /// The first fragment of its datagram: then hand it in again where it came from.
+    Fragment(u32),
+}
+
+/// Where a datagram is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// By socket number `local`, to `remote`.
+    Socket {
+        /// Number of our socket.
+        local: u8,
+        /// The receiver.
+        remote: SocketAddr,
+    },
+    /// By the TCP relay connection.
+    RelayTcp,
+}
+
+/// A way for sealed datagrams: what goes in front of each, and where it is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// The relay's envelope, if it goes there.
+    pub envelope: Option<[u8; path::ENVELOPE]>,
+    /// Where to.
+    pub to: Destination,
+}
+
+impl Way {
+    /// The way of a route; `relay` is where the relay is, by UDP.
+    pub(super) fn of(route: Route, relay: Option<(u8, SocketAddr)>) -> Option<Self> {
+        Some(match route {
+            Route::Direct { local, remote } => {
+                Self { envelope: None, to: Destination::Socket { local, remote } }
+            }
+            Route::Relay { session } => {
+                let (local, remote) = relay?;
+                Self { envelope: Some(path::envelope(session)), to: Destination::Socket { local, remote } }
+            }
+            Route::RelayTcp { session } => {
+                Self { envelope: Some(path::envelope(session)), to: Destination::RelayTcp }
+            }
+        })
+    }
+
+    pub(super) fn binding(via: RelayVia) -> Self {
+        let to = match via {
+            RelayVia::Udp { local, server } => Destination::Socket { local, remote: server },
+            RelayVia::Tcp => Destination::RelayTcp,
+        };
+        Self { envelope: None, to }
+    }
+}
+
+/// Leave to seal and send, to be used at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// Key and counters.
+    pub sending: SendGrant,
+    /// The way.
+    pub first: Way,
+    /// A second way for a copy, while the first is in doubt.
+    pub copy: Option<Way>,
+    /// Send the fragments of this size that [`split`](crate::wire::ip::split) makes of the packet.
+    pub split: Option<u16>,
+}
+
+/// What is to be done with a packet from the TUN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Outbound {
+    /// Seal its segments and send them.
+    Seal(Grant),
+    /// Write it back to the TUN: its endpoint is on this node.
+    Hairpin,
+    /// Keep it as it is now until [`Event::Ready`] or [`Event::Expired`] names the ticket.
+    Park(Ticket),
+    /// The first so many bytes now are an answer without offloads: write them to the TUN.
+    Reply(usize),
+    /// Counted and to be forgotten.
+    Drop(DropReason),
+}
+
+/// Where a datagram came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// Socket number `local`, sent by `remote`.
+    Socket {
+        /// Number of our socket.
+        local: u8,
+        /// The sender.
+        remote: SocketAddr,
+    },
+    /// The TCP relay connection.
+    RelayTcp,
+}
+
+/// What a datagram is. The last field is where the tunnel's part begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Classified {
+    /// Open it with the ticket's key, then [`super::Engine::inbound`].
+    Data(OpenTicket, Source, usize),
+    /// For [`super::Engine::message`].
+    Message(Sender, usize),
+    /// Dealt with.
+    Handled,
+    /// Counted and to be forgotten.
+    Drop(DropReason),
+}
+
+/// Who sent a handshake message, as far as its outside tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sender {
+    pub(super) source: Source,
+    pub(super) peer: Option<PeerId>,
+}
+
+/// What is to be done with an opened datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Inbound {
+    /// Write the packet to the TUN.
+    Deliver,
+    /// The packet is now an answer to its sender: seal and send it.
+    Answer(Grant),
+    /// Keep it as it is now; when the ticket is ready, [`super::Engine::again`].
+    Park(Ticket, PeerId),
+    /// It was for the engine.
+    Handled,
+    /// Counted and to be forgotten.
+    Drop(DropReason),
+}
+
+/// A datagram that [`super::Engine::poll_transmit`] wrote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// Where in the buffer it lies.
+    pub range: Range<usize>,
+    /// Where it goes.
+    pub to: Destination,
+    /// To be sent with the don't-fragment bit.
+    pub dont_fragment: bool,
+}
+
+/// What the shell should know. The first variant is all-zero in memory, for [`crate::memory`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Event {
+    /// The server's feed reached a consistent state.
+    ServicesChanged = 0,
+    /// What was parked under the ticket can go on.
+    Ready(Ticket),
+    /// What was parked under the ticket is to be dropped.
+    Expired(Ticket),
+    /// A cipher made of this key is not needed any more.
+    KeyRetired(KeyId),
+    /// Store this number for [`Config::stamp`] before anything else is sent.
+    PersistStamp(u64),
+    /// Open the TCP relay connection.
+    OpenRelayTcp,
+    /// Close it.
+    CloseRelayTcp,
+    /// The way to the node of this index changed.
+    PathChanged(u32),
+}
+
+/// A peer, for listings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    /// Its cluster-wide index.
+    pub index: u32,
+    /// The way to it.
+    pub path: PathInfo,
+    /// Whether there is a session.
+    pub up: bool,
+    /// How long ago the last handshake was completed.
+    pub handshake: Option<Duration>,
+    /// Bytes sent and received inside the tunnel.
+    pub traffic: (u64, u64),
+}

@@ -1,0 +1,299 @@
+//! The admin endpoint: probes, metrics, and the JSON that the commands print.
+
+use super::command::Handle;
+use super::status::Shared;
+use crate::clock;
+use edgemesh_core::counters::DropReason;
+use edgemesh_core::node::PeerStatus;
+use edgemesh_core::path::Route;
+use edgemesh_core::service::view::EndpointView;
+use edgemesh_core::wire::feed::Protocol;
+use edgemesh_host::admin::{Handler, Listener, Method, Request, Response};
+use edgemesh_host::metrics::{Kind, Text};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Answers requests.
+pub struct Admin {
+    handle: Handle,
+    shared: Arc<Shared>,
+}
+
+/// `status`.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Node name.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Whether it serves.
+    pub ready: bool,
+    /// What keeps it from serving.
+    pub reason: Option<String>,
+    /// Where Services come from.
+    pub source: String,
+    /// Whether that source was not heard in this run.
+    pub stale: bool,
+    /// Seconds since the table was known to be current.
+    pub age_secs: Option<u64>,
+    /// Servers, in the order in which they are tried.
+    pub servers: Vec<String>,
+    /// Whether the control connection stands.
+    pub connected: bool,
+    /// What was changed outside the agent's own rule table.
+    pub touched: Vec<String>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// An entry of `peers`.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerEntry {
+    /// Node name.
+    pub node: String,
+    /// `direct`, `relay`, `relay-tcp` or `none`.
+    pub path: String,
+    /// Where datagrams go, when straight.
+    pub remote: Option<String>,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Seconds since the last handshake.
+    pub last_handshake_secs: Option<u64>,
+    /// Largest packet in bytes that the path carries.
+    pub mtu: u16,
+}
+
+/// An entry of `services`.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceEntry {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// ClusterIPs.
+    pub vips: Vec<String>,
+    /// Ports, `name:number/protocol`.
+    pub ports: Vec<String>,
+    /// Endpoints, one entry for each port.
+    pub endpoints: Vec<EndpointEntry>,
+    /// Where it comes from.
+    pub source: String,
+    /// Seconds since it was known to be current.
+    pub age_secs: u64,
+}
+
+/// An endpoint of a [`ServiceEntry`].
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointEntry {
+    /// Node name.
+    pub node: String,
+    /// Its address there.
+    pub ip: String,
+    /// Its port.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub proto: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// What stands for it cluster-wide.
+    pub vip: Option<String>,
+}
+
+/// An answer for people.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Lines {
+    /// Line by line.
+    pub lines: Vec<String>,
+}
+
+/// Answers requests until dropped.
+pub async fn serve(listener: Listener, admin: Arc<Admin>) {
+    edgemesh_host::admin::serve(listener, admin).await;
+}
+
+impl Admin {
+    /// With the data thread's and this thread's parts of the truth.
+    pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
+        Self { handle, shared }
+    }
+
+    async fn status(&self) -> Option<Status> {
+        let (connected, mut counters) =
+            self.handle.inspect(|data| (data.engine.link().is_up(), counters(data))).await?;
+        for (name, value) in self.shared.dns_counters() {
+            counters.insert(format!("dns_{name}"), value);
+        }
+        let reason = self.shared.obstacle();
+        Some(Status {
+            node: self.shared.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: reason.is_none(),
+            reason,
+            source: self.shared.source.clone(),
+            stale: !self.shared.is_heard(),
+            age_secs: self.shared.current().map(|then| clock::wall().secs.saturating_sub(then)),
+            servers: self.shared.servers.clone(),
+            connected,
+            touched: self.shared.touched_list().unwrap_or_default(),
+            counters,
+        })
+    }
+
+    async fn peers(&self) -> Option<Vec<PeerEntry>> {
+        let peers: Vec<PeerStatus> =
+            self.handle.inspect(|data| data.engine.peers(clock::now()).collect()).await?;
+        Some(peers.into_iter().map(|peer| self.peer(&peer)).collect())
+    }
+
+    fn peer(&self, peer: &PeerStatus) -> PeerEntry {
+        let (path, remote) = match peer.path.route.filter(|_| peer.up) {
+            Some(Route::Direct { remote, .. }) => ("direct", Some(remote.to_string())),
+            Some(Route::Relay { .. }) => ("relay", None),
+            Some(Route::RelayTcp { .. }) => ("relay-tcp", None),
+            None => ("none", None),
+        };
+        PeerEntry {
+            node: self.shared.name_of(peer.index),
+            path: path.to_owned(),
+            remote,
+            rtt_ms: peer.path.rtt.map(|rtt| rtt.as_micros() as f64 / 1_000.0),
+            tx_bytes: peer.traffic.0,
+            rx_bytes: peer.traffic.1,
+            last_handshake_secs: peer.handshake.map(|ago| ago.as_secs()),
+            mtu: peer.path.mtu,
+        }
+    }
+
+    async fn services(&self) -> Option<Vec<ServiceEntry>> {
+        let shared = self.shared.clone();
+        let age = shared.current().map_or(0, |then| clock::wall().secs.saturating_sub(then));
+        self.handle
+            .inspect(move |data| {
+                let services = data.engine.services().services();
+                let mut list: Vec<_> =
+                    services.map(|service| service_entry(&service, &shared, age)).collect();
+                list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+                list
+            })
+            .await
+    }
+}
+
+fn service_entry(
+    service: &edgemesh_core::service::view::ServiceView<'_>,
+    shared: &Shared,
+    age_secs: u64,
+) -> ServiceEntry {
+    let ports: Vec<_> = service.ports().collect();
+    let endpoint = |endpoint: EndpointView<'_>| {
+        let entries = ports.iter().filter_map(move |port| {
+            Some(EndpointEntry {
+                node: shared.name_of(endpoint.node()),
+                ip: endpoint.address().to_string(),
+                port: endpoint.target(port.index())?,
+                proto: protocol(port.protocol()).to_owned(),
+                ready: endpoint.ready(),
+                vip: endpoint.vip().map(|vip| vip.to_string()),
+            })
+        });
+        entries.collect::<Vec<_>>()
+    };
+    ServiceEntry {
+        namespace: service.namespace().to_string(),
+        name: service.name().to_string(),
+        vips: service.vips().map(|vip| vip.to_string()).collect(),
+        ports: ports
+            .iter()
+            .map(|p| format!("{}:{}/{}", p.name(), p.port(), protocol(p.protocol())))
+            .collect(),
+        endpoints: service.endpoints().flat_map(endpoint).collect(),
+        source: shared.source.clone(),
+        age_secs,
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+    }
+}
+
+fn counters(data: &mut super::data::Data) -> BTreeMap<String, u64> {
+    let drops = DropReason::ALL
+        .iter()
+        .map(|reason| (format!("drop_{}", reason.name()), data.engine.counters().get(*reason)));
+    let mut all: BTreeMap<String, u64> = drops.filter(|(_, n)| *n > 0).collect();
+    let traffic = data.traffic;
+    for (name, value) in [
+        ("tun_read", traffic.tun_read),
+        ("tun_written", traffic.tun_written),
+        ("tun_errors", traffic.tun_errors),
+        ("datagrams_sent", traffic.sent),
+        ("datagrams_received", traffic.received),
+        ("relay_queue_full", traffic.relay_full),
+        ("parked_lost", data.parking.lost),
+        ("parked", data.parking.len() as u64),
+        ("flows", data.engine.flows().len() as u64),
+        ("admitted", data.engine.flows().admitted() as u64),
+        ("services", data.engine.services().len() as u64),
+        ("endpoints", data.engine.services().endpoint_count() as u64),
+    ] {
+        all.insert(name.to_owned(), value);
+    }
+    all
+}
+
+impl Handler for Admin {
+    async fn ready(&self) -> Result<(), String> {
+        self.shared.obstacle().map_or(Ok(()), Err)
+    }
+
+    async fn metrics(&self, out: &mut Text) {
+        let Some(status) = self.status().await else { return };
+        out.family("ready", Kind::Gauge, "Whether this node serves.").sample(&[], u64::from(status.ready));
+        out.family("stale", Kind::Gauge, "Whether the source was not heard in this run.")
+            .sample(&[], u64::from(status.stale));
+        let mut drops = out.family("drops_total", Kind::Counter, "Packets dropped, by reason.");
+        for (name, value) in status.counters.iter().filter_map(|(n, v)| Some((n.strip_prefix("drop_")?, v))) {
+            drops.sample(&[("reason", name)], *value);
+        }
+        for (name, value) in status.counters.iter().filter(|(n, _)| !n.starts_with("drop_")) {
+            out.family(name, Kind::Gauge, "As in `status`.").sample(&[], *value);
+        }
+        let peers = self.peers().await.unwrap_or_default();
+        let mut paths = out.family("peers", Kind::Gauge, "Peers by path.");
+        for path in ["direct", "relay", "relay-tcp", "none"] {
+            paths.sample(&[("path", path)], peers.iter().filter(|p| p.path == path).count() as u64);
+        }
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        if request.method != Method::Get {
+            return Response::not_found();
+        }
+        match request.path.as_str() {
+            "/status" => json(self.status().await),
+            "/peers" => json(self.peers().await),
+            "/services" => json(self.services().await),
+            _ => Response::not_found(),
+        }
+    }
+}
+
+fn json<T: Serialize>(value: Option<T>) -> Response {
+    match value {
+        Some(value) => Response::json(&value),
+        None => Response::text(503, "the agent is stopping"),
+    }
+}

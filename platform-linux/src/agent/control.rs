@@ -1,0 +1,194 @@
+//! The TCP connections to a server: control, and relayed datagrams where UDP does not pass.
+//!
+//! Both only move length-prefixed frames between the socket and the engine; what they mean is the engine's.
+//! The control connection lives as long as the agent: servers are tried in order, with a growing, jittered
+//! pause after each failure. The relay connection exists while the engine wants it. Relayed datagrams that the
+//! socket does not take in time are dropped, oldest first: bulk must not stand in the way of what follows.
+
+use crate::agent::command::{Command, Handle};
+use edgemesh_core::wire::control::{FRAME_MAX, Preamble};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Relayed datagrams that wait for the socket.
+const RELAY_QUEUE: usize = 128;
+/// Largest relayed datagram: an envelope around a full tunnel datagram.
+const DATAGRAM_MAX: usize = 2_048;
+
+/// Keeps a control connection to one of `servers` (`HOST:PORT`). Ends when `frames` does.
+pub async fn keep_connected(
+    handle: Handle,
+    servers: Vec<String>,
+    mut frames: mpsc::UnboundedReceiver<Vec<u8>>,
+) {
+    let mut pause = FIRST_PAUSE;
+    for server in servers.iter().cycle() {
+        match connect(server, Preamble::Control).await {
+            Ok((stream, address)) => {
+                tracing::info!(%server, %address, "connected to the server");
+                while frames.try_recv().is_ok() {} // meant for the connection before
+                handle.send(Command::ControlUp(address));
+                let started = tokio::time::Instant::now();
+                let ended = exchange(&handle, stream, &mut frames).await;
+                handle.send(Command::ControlDown);
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%server, %error, "control connection ended"),
+                }
+                if started.elapsed() > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
+            }
+            Err(error) => tracing::warn!(%server, %error, "cannot reach the server"),
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Moves frames both ways until the connection fails, or `Ok` when the agent has no more to send.
+async fn exchange(
+    handle: &Handle,
+    stream: TcpStream,
+    frames: &mut mpsc::UnboundedReceiver<Vec<u8>>,
+) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let inbound = receive(read, FRAME_MAX, |frame| handle.send(Command::Frame(frame)));
+    tokio::pin!(inbound);
+    loop {
+        tokio::select! {
+            ended = &mut inbound => return ended,
+            frame = frames.recv() => match frame {
+                // An empty frame is the engine's wish to end this connection.
+                Some(frame) if frame.is_empty() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Some(frame) => send(&mut write, &frame).await?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Keeps the TCP relay connection while `wanted` names a server; `datagrams` are what the engine sends by it.
+pub async fn keep_relay(
+    handle: Handle,
+    mut wanted: watch::Receiver<Option<SocketAddr>>,
+    mut datagrams: mpsc::Receiver<Vec<u8>>,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(server) = *wanted.borrow_and_update() else {
+            if wanted.changed().await.is_err() {
+                return;
+            }
+            pause = FIRST_PAUSE;
+            continue;
+        };
+        match connect(&server.to_string(), Preamble::Relay).await {
+            Ok((stream, _)) => {
+                tracing::info!(%server, "relaying over TCP");
+                handle.send(Command::RelayUp);
+                let ended = tokio::select! {
+                    ended = relay(&handle, stream, &mut datagrams) => ended,
+                    _ = wanted.changed() => Ok(()),
+                };
+                handle.send(Command::RelayDown);
+                if let Err(error) = ended {
+                    tracing::warn!(%server, %error, "TCP relay connection ended");
+                }
+            }
+            Err(error) => tracing::warn!(%server, %error, "cannot open the TCP relay connection"),
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn relay(
+    handle: &Handle,
+    stream: TcpStream,
+    datagrams: &mut mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let inbound = receive(read, DATAGRAM_MAX, |datagram| handle.send(Command::RelayDatagram(datagram)));
+    tokio::pin!(inbound);
+    let mut queue: VecDeque<Vec<u8>> = VecDeque::with_capacity(RELAY_QUEUE);
+    loop {
+        let outbound = async {
+            match queue.pop_front() {
+                Some(datagram) => send(&mut write, &datagram).await.map(|()| None),
+                None => Ok(datagrams.recv().await),
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = &mut inbound => return ended,
+            more = outbound => if let Some(datagram) = more? { queue.push_back(datagram) },
+        }
+        while let Ok(datagram) = datagrams.try_recv() {
+            if queue.len() == RELAY_QUEUE {
+                queue.pop_front();
+            }
+            queue.push_back(datagram);
+        }
+    }
+}
+
+async fn connect(server: &str, preamble: Preamble) -> io::Result<(TcpStream, SocketAddr)> {
+    let attempt = async {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in lookup_host(server).await? {
+            match TcpStream::connect(address).await {
+                Ok(mut stream) => {
+                    stream.set_nodelay(true)?;
+                    stream.write_all(&preamble.bytes()).await?;
+                    return Ok((stream, address));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Hands every frame to `take`; returns only with an error.
+async fn receive(read: OwnedReadHalf, longest: usize, mut take: impl FnMut(Vec<u8>)) -> io::Result<()> {
+    let mut read = BufReader::with_capacity(16 * 1024, read);
+    loop {
+        let len = usize::from(read.read_u16_le().await?);
+        if len > longest {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a frame of {len} bytes, at most {longest}"),
+            ));
+        }
+        let mut frame = vec![0; len];
+        read.read_exact(&mut frame).await?;
+        take(frame);
+    }
+}
+
+async fn send(write: &mut OwnedWriteHalf, frame: &[u8]) -> io::Result<()> {
+    let len = u16::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut bytes = Vec::with_capacity(2 + frame.len());
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(frame);
+    write.write_all(&bytes).await
+}
+
+/// Between half and all of `pause`, so that a site's agents do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0u8; 1];
+    let _ = getrandom::fill(&mut byte);
+    pause / 2 + pause.mul_f64(f64::from(byte[0]) / 510.0)
+}

@@ -1,0 +1,116 @@
+//! From the network to the TUN.
+
+use super::super::aead::RingAead;
+use super::super::park::Origin;
+use super::{Data, TURN};
+use crate::clock;
+use crate::offload::VnetHdr;
+use edgemesh_core::node::{Classified, From, Inbound};
+use edgemesh_core::packet::{HEADROOM, Packet};
+use edgemesh_core::time::Instant;
+use edgemesh_core::tunnel::{self, PeerId};
+use std::ops::Range;
+
+impl Data {
+    /// Carries what waits at the sockets, up to a turn of each.
+    pub(super) fn read_sockets(&mut self) {
+        for number in 0..self.sockets.len() {
+            for _ in 0..TURN {
+                let Some(Some(socket)) = self.sockets.get_mut(number) else { break };
+                // An error here is an ICMP message about an earlier datagram; the next call goes on.
+                let received = match socket.receive(&mut self.inbox) {
+                    Ok(Some(received)) => received,
+                    Ok(None) => break,
+                    Err(_) => continue,
+                };
+                let now = clock::now();
+                let from = From::Socket { local: number as u8, remote: received.from };
+                for range in received.datagrams() {
+                    self.datagram(now, from, range);
+                }
+                self.deliver();
+                self.drain(now);
+            }
+        }
+    }
+
+    /// Carries a datagram of the TCP relay connection.
+    pub(super) fn take_relayed(&mut self, now: Instant, datagram: &[u8]) {
+        if let Some(room) = self.inbox.get_mut(..datagram.len()) {
+            room.copy_from_slice(datagram);
+            self.datagram(now, From::RelayTcp, 0..datagram.len());
+            self.deliver();
+        }
+    }
+
+    /// Carries the datagram at `range` of the inbox; packets for the TUN are collected.
+    fn datagram(&mut self, now: Instant, from: From, range: Range<usize>) {
+        self.traffic.received += 1;
+        match self.engine.classify(now, from, &self.inbox[range.clone()]) {
+            Classified::Data(ticket, source, start) => {
+                let Some(key) = self.engine.tunnels().recv_key::<RingAead>(ticket.key) else { return };
+                let start = range.start + start;
+                let Ok(mut packet) = Packet::new(&mut self.inbox, start, range.end - start) else { return };
+                let opened = match tunnel::open(&key, ticket, &mut packet) {
+                    Ok(opened) => opened,
+                    Err(reason) => return self.engine.dropped(reason),
+                };
+                let verdict = self.engine.inbound(now, source, opened, &mut packet);
+                let place = packet.start()..packet.start() + packet.len();
+                self.accept(verdict, place);
+            }
+            Classified::Message(sender, start) => {
+                self.engine.message(now, sender, &mut self.inbox[range.start + start..range.end]);
+            }
+            Classified::Handled | Classified::Drop(_) => {}
+        }
+    }
+
+    fn accept(&mut self, verdict: Inbound, place: Range<usize>) {
+        match verdict {
+            Inbound::Deliver => {
+                if self.coalescer.push(&self.inbox, place.start, place.len()).is_err() {
+                    self.deliver();
+                    // Just emptied: there is room for one.
+                    let _ = self.coalescer.push(&self.inbox, place.start, place.len());
+                }
+            }
+            Inbound::Answer(grant) => {
+                let len = place.len();
+                self.packet[HEADROOM..HEADROOM + len].copy_from_slice(&self.inbox[place]);
+                self.send(&VnetHdr::default(), len, &grant);
+            }
+            Inbound::Park(ticket, peer) => {
+                self.parking.park(ticket, Origin::Peer(peer), &self.inbox[place]);
+            }
+            Inbound::Handled | Inbound::Drop(_) => {}
+        }
+    }
+
+    /// Takes a parked packet of a peer, in the packet buffer, again.
+    pub(super) fn again(&mut self, now: Instant, peer: PeerId, len: usize) {
+        let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return };
+        let verdict = self.engine.again(now, peer, &mut packet);
+        let place = packet.start()..packet.start() + packet.len();
+        match verdict {
+            Inbound::Deliver => {
+                let written = self.tun.write_packet(&self.packet[place]);
+                self.wrote(written);
+            }
+            Inbound::Park(ticket, peer) => {
+                self.parking.park(ticket, Origin::Peer(peer), &self.packet[place]);
+            }
+            Inbound::Answer(grant) => self.send(&VnetHdr::default(), place.len(), &grant),
+            Inbound::Handled | Inbound::Drop(_) => {}
+        }
+    }
+
+    /// Writes the collected packets to the TUN, joined where that is possible.
+    fn deliver(&mut self) {
+        let Self { coalescer, inbox, tun, traffic, .. } = self;
+        coalescer.drain(inbox, |packet| match tun.write(&packet) {
+            Ok(()) => traffic.tun_written += 1,
+            Err(_) => traffic.tun_errors += 1,
+        });
+    }
+}

@@ -1,0 +1,305 @@
+//! The data thread: one loop over TUN, UDP sockets, commands and the engine's deadlines.
+//!
+//! It owns the engine alone; nothing here locks or allocates per packet once its buffers are warm. Packets are
+//! handled in turns of bounded length, so that neither direction starves the other, and never waited for to fill
+//! a batch. Everything else of the agent runs on the async thread and talks to this one by
+//! [`Command`](super::command::Command)s; what that one should store or act on goes there as [`Note`]s.
+
+mod inbound;
+mod outbound;
+
+use super::command::{Command, QueryReply};
+use super::park::ParkingLot;
+use crate::clock;
+use crate::offload::{Coalescer, SEGMENT_BUFFER};
+use crate::poll::{Interest, Poller};
+use crate::tun::{MAX_PACKET, Tun};
+use crate::udp::{RECEIVE_BUFFER, Socket};
+use edgemesh_core::control::Message;
+use edgemesh_core::dns::{Transport, Verdict};
+use edgemesh_core::node::{Destination, Engine, Event, Ticket};
+use edgemesh_core::packet::{HEADROOM, TAILROOM};
+use edgemesh_core::time::Instant;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::mpsc as commands;
+use tokio::sync::{mpsc, watch};
+
+/// Super-packets or receive batches of one direction in one turn.
+const TURN: usize = 8;
+/// Key exchanges in one turn: each costs about 0.1 ms.
+const WORK: usize = 8;
+/// Room for a datagram or frame of the engine's own.
+const OWN: usize = 2_048;
+
+/// Room for a DNS answer by UDP: more than any resolver asks for.
+const UDP_ANSWER: usize = 4_096;
+
+const TUN: u64 = 100;
+
+/// What the async thread should know or store.
+#[derive(Debug)]
+pub enum Note {
+    /// The server accepted this node; postcard of the signed record, and what else it said.
+    Welcome(Box<super::state::Joined>),
+    /// The server turned this node away.
+    Refused(String),
+    /// A node's signed record.
+    Record {
+        /// Postcard bytes.
+        record: Vec<u8>,
+        /// The directory's signature.
+        signature: Vec<u8>,
+    },
+    /// Updates of the server's feed.
+    Feed(Vec<u8>),
+    /// The feed is consistent.
+    FeedCommit {
+        /// Its sequence.
+        sequence: u64,
+        /// Digest of the table.
+        digest: [u8; 32],
+    },
+    /// Store this before the next handshake.
+    Stamp(u64),
+    /// The TUN device is gone: nothing can be carried.
+    TunLost(io::Error),
+}
+
+/// Where the data thread's output for the async thread goes.
+pub struct Outputs {
+    /// Frames for the control connection; an empty one ends it.
+    pub frames: mpsc::UnboundedSender<Vec<u8>>,
+    /// Datagrams for the TCP relay connection.
+    pub datagrams: mpsc::Sender<Vec<u8>>,
+    /// The server to keep a TCP relay connection to.
+    pub relay: watch::Sender<Option<SocketAddr>>,
+    /// Everything else.
+    pub notes: mpsc::UnboundedSender<Note>,
+}
+
+/// What was sent, received or lost, beside the engine's drop counters.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Traffic {
+    /// Packets read from the TUN, super-packets counting once.
+    pub tun_read: u64,
+    /// Packets written to the TUN, super-packets counting once.
+    pub tun_written: u64,
+    /// Writes that the TUN refused.
+    pub tun_errors: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Datagrams for the TCP relay connection that found its queue full.
+    pub relay_full: u64,
+}
+
+/// Everything that the data thread owns.
+pub struct Data {
+    /// The engine.
+    pub engine: Engine<'static>,
+    /// Counters.
+    pub traffic: Traffic,
+    /// Packets that wait.
+    pub parking: ParkingLot,
+    /// UDP sockets by number: 0 for IPv4, 1 for IPv6.
+    pub sockets: [Option<Socket>; 2],
+    tun: Tun,
+    outputs: Outputs,
+    coalescer: Coalescer,
+    packet: Box<[u8]>,
+    segments: Box<[u8]>,
+    inbox: Box<[u8]>,
+    own: Box<[u8]>,
+}
+
+impl Data {
+    /// All parts together.
+    pub fn new(engine: Engine<'static>, tun: Tun, sockets: [Option<Socket>; 2], outputs: Outputs) -> Self {
+        let buffer = |len: usize| vec![0; len].into_boxed_slice();
+        Self {
+            engine,
+            traffic: Traffic::default(),
+            parking: ParkingLot::default(),
+            sockets,
+            coalescer: Coalescer::new(tun.takes_udp_super_packets()),
+            tun,
+            outputs,
+            packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
+            segments: buffer(SEGMENT_BUFFER),
+            inbox: buffer(HEADROOM + RECEIVE_BUFFER),
+            own: buffer(OWN),
+        }
+    }
+
+    /// Runs until told to stop, or until the TUN is gone.
+    ///
+    /// # Errors
+    /// When descriptors cannot be waited for.
+    pub fn run(mut self, mut poller: Poller, inputs: &commands::Receiver<Command>) -> io::Result<Self> {
+        poller.add(&self.tun, Interest::Read, TUN)?;
+        for (number, socket) in (0u64..).zip(&self.sockets) {
+            if let Some(socket) = socket {
+                poller.add(socket, Interest::Read, number)?;
+            }
+        }
+        let mut more_work = false;
+        loop {
+            let deadline =
+                if more_work { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
+            // Which descriptor is ready does not matter: looking at one that is not costs one call.
+            poller.wait(deadline, |_| {})?;
+            loop {
+                match inputs.try_recv() {
+                    Ok(Command::Stop) | Err(commands::TryRecvError::Disconnected) => return Ok(self),
+                    Ok(command) => self.command(clock::now(), command),
+                    Err(commands::TryRecvError::Empty) => break,
+                }
+            }
+            self.read_sockets();
+            if let Err(error) = self.read_tun() {
+                let _ = self.outputs.notes.send(Note::TunLost(error));
+                return Ok(self);
+            }
+            let now = clock::now();
+            self.engine.handle_timeout(now);
+            more_work = (0..WORK).all(|_| self.engine.work(now, clock::wall()));
+            self.drain(now);
+        }
+    }
+
+    /// Asks the server for the whole feed, by a new connection.
+    pub fn resync(&mut self) {
+        self.engine.forget_feed();
+        let _ = self.outputs.frames.send(Vec::new());
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Query { transport, query, reply } => {
+                let mut answer =
+                    vec![0; if transport == Transport::Udp { UDP_ANSWER } else { usize::from(u16::MAX) }];
+                let verdict = self.engine.query(now, transport, &query, &mut answer);
+                if let Verdict::Answer { len, .. } | Verdict::Chase { len } = verdict {
+                    answer.truncate(len);
+                }
+                let _ = reply.send(QueryReply { verdict, answer });
+            }
+            Command::ControlUp(server) => self.engine.control_up(now, server),
+            Command::ControlDown => self.engine.control_down(now),
+            Command::Frame(mut frame) => self.frame(now, &mut frame),
+            Command::RelayUp => self.engine.relay_tcp_up(now),
+            Command::RelayDown => self.engine.relay_tcp_down(now),
+            Command::RelayDatagram(datagram) => self.take_relayed(now, &datagram),
+            Command::Inspect(look) => look(self),
+            Command::Stop => {}
+        }
+        self.drain(now);
+    }
+
+    fn frame(&mut self, now: Instant, frame: &mut [u8]) {
+        let note = match self.engine.control(now, frame) {
+            Ok(Some(Message::Welcome(welcome))) => {
+                let authority = *self.engine.link().authority();
+                Some(Note::Welcome(Box::new(super::state::Joined {
+                    index: self.engine.own_index(),
+                    network: welcome.network,
+                    domain: welcome.domain.to_owned(),
+                    directory_key: authority.directory,
+                    epoch: authority.epoch,
+                })))
+            }
+            Ok(Some(Message::Refused { reason, detail })) => {
+                Some(Note::Refused(format!("{reason:?}: {detail}")))
+            }
+            Ok(Some(Message::Peer(peer))) => Some(Note::Record {
+                record: peer.record.record.to_vec(),
+                signature: peer.record.signature.to_vec(),
+            }),
+            Ok(Some(Message::Feed(body))) => Some(Note::Feed(body.to_vec())),
+            Ok(Some(Message::FeedCommit(commit))) => {
+                Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
+            }
+            Ok(_) => None,
+            Err(reason) => {
+                tracing::warn!(reason = reason.name(), "refused a message of the server");
+                None
+            }
+        };
+        if let Some(note) = note {
+            let _ = self.outputs.notes.send(note);
+        }
+    }
+
+    /// Takes everything that the engine has to say.
+    fn drain(&mut self, now: Instant) {
+        loop {
+            while let Some(event) = self.engine.poll_event() {
+                self.event(now, event);
+            }
+            let Some(transmit) = self.engine.poll_transmit(now, &mut self.own) else { break };
+            let datagram = &self.own[transmit.range.clone()];
+            match transmit.to {
+                Destination::Socket { local, remote } => {
+                    if let Some(Some(socket)) = self.sockets.get_mut(usize::from(local)) {
+                        self.traffic.sent += 1;
+                        if transmit.dont_fragment {
+                            // A probe that is too long for the first link has done its work.
+                            let _ = socket.send_probe(remote, None, datagram);
+                        } else {
+                            socket.send(remote, None, &[IoSlice::new(datagram)]);
+                        }
+                    }
+                }
+                Destination::RelayTcp => {
+                    if self.outputs.datagrams.try_send(datagram.to_vec()).is_err() {
+                        self.traffic.relay_full += 1;
+                    }
+                }
+            }
+        }
+        while let Ok(Some(len)) = self.engine.poll_frame(now, &mut self.own) {
+            let _ = self.outputs.frames.send(self.own[..len].to_vec());
+        }
+        if self.engine.link().must_close() {
+            let _ = self.outputs.frames.send(Vec::new());
+        }
+    }
+
+    fn event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Ready(ticket) => self.unpark(now, ticket),
+            Event::Expired(ticket) => self.parking.drop_all(ticket),
+            Event::KeyRetired(_) | Event::ServicesChanged => {}
+            Event::PersistStamp(stamp) => {
+                let _ = self.outputs.notes.send(Note::Stamp(stamp));
+            }
+            Event::OpenRelayTcp => {
+                let _ = self.outputs.relay.send(self.engine.link().server());
+            }
+            Event::CloseRelayTcp => {
+                let _ = self.outputs.relay.send(None);
+            }
+            Event::PathChanged(index) => {
+                let path = self.engine.peers(now).find(|p| p.index == index).map(|p| p.path);
+                tracing::info!(node = index, ?path, "path changed");
+            }
+        }
+    }
+
+    fn unpark(&mut self, now: Instant, ticket: Ticket) {
+        for parked in self.parking.take(ticket) {
+            self.packet[HEADROOM..HEADROOM + parked.bytes.len()].copy_from_slice(&parked.bytes);
+            match (parked.origin, ticket) {
+                (super::park::Origin::Tun(header), Ticket::Peer(index)) => {
+                    self.resume(now, &header, parked.bytes.len(), index);
+                }
+                (super::park::Origin::Tun(header), Ticket::Fragment(_)) => {
+                    self.outbound(now, &header, parked.bytes.len());
+                }
+                (super::park::Origin::Peer(peer), _) => self.again(now, peer, parked.bytes.len()),
+            }
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Membership: what the directory says of this node, its peers and the Services, kept on disk and put to use.
+//!
+//! [`Join::restore`] brings back the last good state, so that names and Services work before any server is
+//! reached; [`Join::take`] carries out what the data thread heard since. The first time the node's index is known,
+//! the device gets its addresses and routes and DNS starts ([`Join::go_online`]).
+//!
+//! Bounds: one copy of the Service table beside the engine's, for the snapshot; [`RECORDS`] node records, the ones
+//! heard longest ago going first.
+
+use super::command::Handle;
+use super::data::Note;
+use super::resolver::EngineResolver;
+use super::state::{Joined, Membership, State, StoredRecord};
+use super::status::Shared;
+use crate::cli::Run;
+use crate::clock;
+use crate::dns::forward::{self, Forwarder};
+use crate::dns::{self, Sockets, Stats};
+use crate::interception::{Keeper, KeeperHandle, Ledger, Mesh as KeptMesh, Plan, Report};
+use crate::prefix::Prefix;
+use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
+use edgemesh_core::control::Peer;
+use edgemesh_core::rng::Rng;
+use edgemesh_core::wire::control::{NodeRecord, SignedRecord, updates};
+use edgemesh_core::wire::ip::Mesh;
+use edgemesh_discovery::encoded::{Encoded, Head, Replica, Resolver, VipKey, from_snapshot, to_snapshot};
+use edgemesh_discovery::table::Table;
+use edgemesh_host::entropy;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+/// Records kept.
+const RECORDS: usize = 1_024;
+/// How long changes are gathered before they are stored.
+const STORE_AFTER: Duration = Duration::from_secs(1);
+/// How long the addresses of the DNS responder may take to be usable.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the module's documentation.
+pub struct Join {
+    settings: Run,
+    state: State,
+    membership: Membership,
+    handle: Handle,
+    status: Arc<Shared>,
+    records: BTreeMap<u32, StoredRecord>,
+    replica: Replica,
+    sequence: u64,
+    keeper: Option<KeeperHandle>,
+    tables: (mpsc::UnboundedSender<Table>, mpsc::UnboundedReceiver<Table>),
+    /// What is to be stored, and when.
+    records_due: Option<Instant>,
+    services_due: Option<Instant>,
+}
+
+/// Something to do on this thread.
+pub enum Work {
+    /// A source on this node has a new table.
+    Table(Table),
+    /// What waits to be stored is due.
+    Store,
+}
+
+impl Join {
+    /// Nothing restored yet.
+    pub fn new(settings: &Run, state: State, membership: Membership, handle: Handle) -> Self {
+        let status = Arc::new(Shared::new(settings, &membership));
+        Self {
+            settings: settings.clone(),
+            records: state.records(),
+            state,
+            membership,
+            handle,
+            status,
+            replica: Replica::default(),
+            sequence: 0,
+            keeper: None,
+            tables: mpsc::unbounded_channel(),
+            records_due: None,
+            services_due: None,
+        }
+    }
+
+    /// What the admin endpoint shows of it.
+    pub fn status(&self) -> Arc<Shared> {
+        self.status.clone()
+    }
+
+    /// Where a source on this node puts its tables.
+    pub fn tables(&self) -> mpsc::UnboundedSender<Table> {
+        self.tables.0.clone()
+    }
+
+    /// Brings back what an earlier run knew.
+    pub async fn restore(&mut self) {
+        let records: Vec<StoredRecord> = self.records.values().cloned().collect();
+        for stored in &records {
+            self.note_name(stored);
+        }
+        let place = self.membership.joined.as_ref().map(|joined| (joined.index, joined.network));
+        let _ = self
+            .handle
+            .inspect(move |data| {
+                let now = clock::now();
+                if let Some((index, network)) = place {
+                    data.engine.join(index, &network);
+                }
+                for stored in records {
+                    let record = SignedRecord { record: &stored.record, signature: &stored.signature };
+                    let peer = Peer { record, send_session: 0, receive_session: 0 };
+                    if data.engine.learn(now, &peer).is_ok()
+                        && let Ok(record) = postcard::from_bytes::<NodeRecord<'_>>(&stored.record)
+                    {
+                        // Peers of the last life may be in the middle of something: tell them we are back.
+                        data.engine.connect(now, record.index);
+                    }
+                }
+            })
+            .await;
+        self.restore_services().await;
+        if self.membership.joined.is_some() {
+            self.go_online().await;
+        }
+    }
+
+    async fn restore_services(&mut self) {
+        let Some(bytes) = self.state.services() else { return };
+        match from_snapshot(&bytes) {
+            Ok((head, table)) => {
+                tracing::info!(
+                    services = table.len(),
+                    "serving the last good table until the source is heard"
+                );
+                self.status.restored(head.unix_secs);
+                let runs = table.full();
+                self.replica = Replica::new(table);
+                self.apply(runs.concat()).await;
+            }
+            Err(error) => tracing::warn!(%error, "the stored table is damaged, going on without it"),
+        }
+    }
+
+    /// Carries out what the data thread heard.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read; failures to write are logged, the last good version stays.
+    pub async fn take(&mut self, note: Note) -> io::Result<()> {
+        match note {
+            Note::Welcome(joined) => self.welcome(*joined).await,
+            Note::Refused(reason) => {
+                tracing::error!(node = self.membership.node, %reason, "the server refused this node");
+                self.status.refused(reason);
+            }
+            Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
+            Note::Feed(body) => {
+                for update in updates(&body) {
+                    let applied = update.map_err(|_| ()).and_then(|u| self.replica.apply(&u).map_err(drop));
+                    if applied.is_err() {
+                        self.resync("an update does not follow from what came before").await;
+                        break;
+                    }
+                }
+            }
+            Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
+            Note::Stamp(stamp) => log(self.state.save_stamp(stamp)),
+            Note::TunLost(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to do here. Nothing is lost when the wait is given up.
+    pub async fn next(&mut self) -> Work {
+        let due = [self.records_due, self.services_due].into_iter().flatten().min();
+        let stored = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(table) = self.tables.1.recv() => Work::Table(table),
+            () = stored => Work::Store,
+        }
+    }
+
+    /// Does it.
+    pub async fn work(&mut self, work: Work) {
+        match work {
+            Work::Table(table) => self.table(&table).await,
+            Work::Store => self.store(),
+        }
+    }
+
+    /// Stores what waits to be stored.
+    pub fn store(&mut self) {
+        if self.records_due.take().is_some() {
+            log(self.state.save_records(&self.records));
+        }
+        if self.services_due.take().is_some() {
+            let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
+            let head = Head { epoch, sequence: self.sequence, unix_secs: clock::wall().secs };
+            log(self.state.save_services(&to_snapshot(&head, self.replica.table())));
+        }
+    }
+
+    async fn welcome(&mut self, joined: Joined) {
+        self.status.joined(&joined);
+        let first = self.membership.joined.is_none();
+        if self.membership.joined.as_ref() != Some(&joined) {
+            if let Some(before) = &self.membership.joined
+                && before.index != joined.index
+            {
+                tracing::error!(
+                    before = before.index,
+                    now = joined.index,
+                    "the directory gave this node another index; start the agent again to take it"
+                );
+            }
+            self.membership.secret.clear();
+            self.membership.joined = Some(joined);
+            log(self.state.save_membership(&self.membership));
+        }
+        if first {
+            self.go_online().await;
+        }
+    }
+
+    fn record(&mut self, stored: StoredRecord) {
+        if let Some(index) = self.note_name(&stored)
+            && self.records.get(&index) != Some(&stored)
+        {
+            if self.records.len() >= RECORDS {
+                self.records.pop_first();
+            }
+            self.records.insert(index, stored);
+            self.records_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+        }
+    }
+
+    fn note_name(&self, stored: &StoredRecord) -> Option<u32> {
+        let record: NodeRecord<'_> = postcard::from_bytes(&stored.record).ok()?;
+        self.status.name(record.index, record.name);
+        Some(record.index)
+    }
+
+    async fn commit(&mut self, sequence: u64, digest: [u8; 32]) {
+        if self.replica.table().digest() != digest {
+            return self.resync("the table is not the one that the directory signed").await;
+        }
+        self.sequence = sequence;
+        self.table_changed().await;
+    }
+
+    /// A source on this node has a new table.
+    async fn table(&mut self, table: &Table) {
+        let mut names = Names { status: &self.status, own: self.own() };
+        let encoded = Encoded::new(table, &mut names);
+        let runs = encoded.changes_since(self.replica.table());
+        let first = !self.status.is_heard();
+        let bytes = if first { encoded.full().concat() } else { runs.concat() };
+        self.replica = Replica::new(encoded);
+        self.apply(bytes).await;
+        self.table_changed().await;
+    }
+
+    async fn apply(&self, bytes: Vec<u8>) {
+        let refused = self
+            .handle
+            .inspect(move |data| {
+                let mut refused = Vec::new();
+                for update in updates(&bytes).map_while(Result::ok) {
+                    if let Err(error) = data.engine.update(&update) {
+                        refused.push(error);
+                    }
+                }
+                refused
+            })
+            .await;
+        for error in refused.unwrap_or_default() {
+            tracing::warn!(%error, "a Service was refused");
+        }
+    }
+
+    async fn table_changed(&mut self) {
+        self.status.heard(clock::wall().secs);
+        self.services_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+        let routed = self.routed().await;
+        if let Some(keeper) = &self.keeper {
+            keeper.set_services(routed);
+        }
+    }
+
+    async fn resync(&mut self, why: &str) {
+        tracing::warn!("the server's feed: {why}; asking for the whole table");
+        self.sequence = 0;
+        self.replica = Replica::default();
+        let _ = self.handle.inspect(super::data::Data::resync).await;
+    }
+
+    fn own(&self) -> u32 {
+        self.membership.joined.as_ref().map_or(0, |joined| joined.index)
+    }
+
+    /// What is routed to the device beside the mesh.
+    async fn routed(&self) -> Vec<Prefix> {
+        if !self.settings.service_cidr.is_empty() {
+            return self.settings.service_cidr.clone();
+        }
+        let vips = self.handle.inspect(|data| {
+            let services = data.engine.services();
+            services.services().flat_map(|s| s.vips()).filter(|vip| services.is_vip(*vip)).collect::<Vec<_>>()
+        });
+        vips.await.unwrap_or_default().into_iter().map(Prefix::host).collect()
+    }
+
+    /// Gives the device its addresses and routes, and starts DNS.
+    async fn go_online(&mut self) {
+        let Some(joined) = self.membership.joined.clone() else { return };
+        let plan = plan(&self.settings, &joined, self.routed().await);
+        let root = self.state.root().to_owned();
+        let kept = tokio::task::spawn_blocking(move || {
+            let ledger = Ledger::open(&root).map_err(|e| e.to_string())?;
+            let keeper = Keeper::start(plan, ledger).map_err(|e| e.to_string())?;
+            keeper.spawn(report).map_err(|e| e.to_string())
+        });
+        match kept.await {
+            Ok(Ok(keeper)) => {
+                self.status.touched(keeper.touched());
+                self.keeper = Some(keeper);
+                self.start_dns().await;
+            }
+            Ok(Err(error)) => self.status.fail(error),
+            Err(error) => self.status.fail(error.to_string()),
+        }
+    }
+
+    async fn start_dns(&self) {
+        let address = SocketAddr::new(self.settings.dns, 53);
+        let deadline = Instant::now() + DNS_PATIENCE;
+        let sockets = loop {
+            match Sockets::bind(&[address]) {
+                Ok(sockets) => break sockets,
+                // The device's address may still be tentative.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return self.status.fail(format!("--dns {address}: {error}")),
+            }
+        };
+        let source = match self.settings.upstream_dns.as_slice() {
+            [] => dns::Source::File("/etc/resolv.conf".into()),
+            servers => dns::Source::Fixed(servers.to_vec()),
+        };
+        let seed = match entropy::seed() {
+            Ok(seed) => seed,
+            Err(error) => return self.status.fail(error.to_string()),
+        };
+        let stats = Arc::new(Stats::default());
+        self.status.dns(stats.clone());
+        let own: Vec<IpAddr> = vec![self.settings.dns];
+        let forwarder = Forwarder::new(forward::Settings::new(source, own), Rng::new(seed), stats);
+        let resolver = EngineResolver(self.handle.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = dns::serve(sockets, resolver, forwarder).await {
+                tracing::error!(%error, "DNS has ended");
+            }
+        });
+    }
+}
+
+fn plan(settings: &Run, joined: &Joined, services: Vec<Prefix>) -> Plan {
+    let mesh = Mesh::new(joined.network, joined.index);
+    let prefix = |v6: bool| {
+        let (address, bits) = if v6 {
+            (IpAddr::from(joined.network.mesh_v6), 64)
+        } else {
+            (IpAddr::from(joined.network.mesh_v4), joined.network.mesh_v4_len)
+        };
+        Prefix::new(address, bits)
+    };
+    let families = [false, true].into_iter();
+    let mesh = families
+        .filter_map(|v6| Some(KeptMesh { address: mesh.own(v6), prefix: prefix(v6)? }))
+        .filter(|mesh| mesh.address.is_ipv4() || has_ipv6())
+        .collect();
+    Plan { device: DEFAULT_NAME.to_owned(), mtu: DEFAULT_MTU, mesh, dns: vec![settings.dns], services }
+}
+
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
+fn report(report: Report) {
+    match report {
+        Report::Restored(what) => tracing::warn!(?what, "restored what others had taken away"),
+        Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
+        Report::DeviceGone => tracing::error!("the device was deleted"),
+        Report::Recovered => tracing::info!("routes and rules are in place again"),
+    }
+}
+
+/// Node names by the records of this node.
+struct Names<'s> {
+    status: &'s Shared,
+    own: u32,
+}
+
+impl Resolver for Names<'_> {
+    fn node(&mut self, name: &str) -> u32 {
+        if name == self.status.node { self.own } else { self.status.index_of(name) }
+    }
+
+    fn endpoint_vip(&mut self, _: &VipKey<'_>) -> Option<IpAddr> {
+        None
+    }
+}
+
+fn log(result: Result<(), edgemesh_host::state::StateError>) {
+    if let Err(error) = result {
+        tracing::error!("{error}");
+    }
+}

@@ -1,0 +1,178 @@
+//! From settings to a running agent, and from a signal to its end.
+
+use super::admin::Admin;
+use super::command::{Command, Handle};
+use super::data::{Data, Note, Outputs};
+use super::join::Join;
+use super::state::{Membership, State};
+use super::{control, locals, source};
+use crate::cli::{Run, Source};
+use crate::poll::Poller;
+use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
+use crate::udp::Socket;
+use edgemesh_core::control::{Authority, Credentials};
+use edgemesh_core::memory::Memory;
+use edgemesh_core::node::{Config, Engine};
+use edgemesh_core::{dns, path};
+use edgemesh_host::{admin, entropy, signal, token};
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// 1,024 peers with windows of 8,128 counters, 65,536 flows, 16,384 services with 65,536 endpoints. All of it is
+/// `.bss`: what is not used costs no memory.
+type AgentMemory = Memory<1_024, 128, 65_536, 16_384, 65_536, 1_024>;
+static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
+
+/// Relayed datagrams that wait for the TCP relay connection.
+const RELAY_QUEUE: usize = 256;
+
+/// Why the agent cannot run.
+#[derive(Debug)]
+pub enum RunError {
+    /// A setting is wrong; the text names it.
+    Usage(String),
+    /// Something else is in the way; the text names it.
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> RunError {
+    RunError::Failed(error.to_string())
+}
+
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// What is in the way of starting, or the loss of the TUN device.
+pub fn run(settings: Run) -> Result<(), RunError> {
+    let state = State::open(&settings.state_dir).map_err(failed)?;
+    let token = settings.join.as_deref().map(token::from_argument).transpose();
+    let token = token.map_err(|error| RunError::Usage(format!("--join: {error}")))?;
+    let membership = state.membership(&settings.node, token).map_err(RunError::Usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(run_async(settings, state, membership))
+}
+
+async fn run_async(settings: Run, state: State, membership: Membership) -> Result<(), RunError> {
+    let listener = admin::Listener::bind(&settings.admin).await.map_err(failed)?;
+    let sockets = bind(settings.listen)?;
+    let tun = Tun::open(DEFAULT_NAME, DEFAULT_MTU).map_err(failed)?;
+    let engine = engine(&settings, &state, &membership)?;
+
+    let poller = Poller::new().map_err(failed)?;
+    let (handle, inputs) = Handle::new(poller.waker());
+    let (frames, frames_out) = mpsc::unbounded_channel();
+    let (datagrams, datagrams_out) = mpsc::channel(RELAY_QUEUE);
+    let (relay, relay_wanted) = watch::channel(None);
+    let (notes, mut notes_in) = mpsc::unbounded_channel();
+    let outputs = Outputs { frames, datagrams, relay, notes };
+    let data = Data::new(engine, tun, sockets, outputs);
+    let thread = std::thread::Builder::new()
+        .name("data".into())
+        .spawn(move || data.run(poller, &inputs))
+        .map_err(failed)?;
+
+    let servers = membership.servers.clone();
+    let local = tokio::task::LocalSet::new();
+    let ended = local
+        .run_until(async {
+            let mut join = Join::new(&settings, state, membership, handle.clone());
+            join.restore().await;
+            let admin = Arc::new(Admin::new(handle.clone(), join.status()));
+            tokio::task::spawn_local(admin::serve(listener, admin));
+            tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted, datagrams_out));
+            tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
+            tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
+            let _manifests = match &settings.source {
+                Source::Manifests(directory) => Some(source::follow(directory, &join).map_err(failed)?),
+                Source::Server => None,
+            };
+            let shutdown = signal::shutdown();
+            tokio::pin!(shutdown);
+            let ended = loop {
+                tokio::select! {
+                    signal = &mut shutdown => {
+                        tracing::info!(signal = signal.map_err(failed)?, "stopping; device, routes and state stay for the next run");
+                        break Ok(());
+                    }
+                    work = join.next() => join.work(work).await,
+                    note = notes_in.recv() => match note {
+                        Some(Note::TunLost(error)) => {
+                            break Err(failed(format!("the device {DEFAULT_NAME} is gone ({error}); start the agent again")));
+                        }
+                        Some(note) => join.take(note).await.map_err(failed)?,
+                        None => break Err(failed("the data thread has ended")),
+                    },
+                }
+            };
+            join.store();
+            ended
+        })
+        .await;
+    handle.send(Command::Stop);
+    match thread.join() {
+        Ok(Ok(_)) => ended,
+        Ok(Err(error)) => Err(failed(format!("data thread: {error}"))),
+        Err(_) => Err(failed("the data thread panicked")),
+    }
+}
+
+/// The tunnel sockets. When every IPv4 address is listened on, every IPv6 address is too, if the machine has any.
+fn bind(listen: SocketAddr) -> Result<[Option<Socket>; 2], RunError> {
+    let open = |address: SocketAddr| {
+        Socket::bind(address).map_err(|error| failed(format!("--listen {address} (UDP): {error}")))
+    };
+    let first = open(listen)?;
+    if listen.is_ipv6() {
+        return Ok([None, Some(first)]);
+    }
+    let second = match Socket::bind((Ipv6Addr::UNSPECIFIED, listen.port()).into()) {
+        Ok(socket) if listen.ip().is_unspecified() => Some(socket),
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            return Err(failed(format!("--listen [::]:{} (UDP): {error}", listen.port())));
+        }
+        Err(_) => None,
+    };
+    Ok([Some(first), second])
+}
+
+fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engine<'static>, RunError> {
+    let seed = || entropy::seed().map_err(failed);
+    let fresh = seed()?;
+    let identity = state.identity(|| fresh).map_err(failed)?;
+    let domain = membership.joined.as_ref().map_or("cluster.local", |joined| &joined.domain);
+    let domain =
+        dns::Domain::new(domain).map_err(|_| failed(format!("cluster domain {domain:?} is no name")))?;
+    let name = heapless::String::try_from(settings.node.as_str())
+        .map_err(|_| RunError::Usage("--node: longer than 253 characters".into()))?;
+    let joined = membership.joined.as_ref();
+    let memory = Box::leak(Box::new(MEMORY.lock().unwrap_or_else(PoisonError::into_inner)));
+    let config = Config {
+        identity,
+        credentials: Credentials {
+            name,
+            secret: membership.secret.as_slice().try_into().ok(),
+            agent: concat!("edgemesh-agent/", env!("CARGO_PKG_VERSION")),
+            feed: settings.source == Source::Server,
+        },
+        authority: Authority {
+            root: membership.root,
+            directory: joined.map_or([0; 32], |j| j.directory_key),
+            epoch: joined.map_or(0, |j| j.epoch),
+        },
+        dns: dns::Settings {
+            domain,
+            ttl: 30,
+            negative_ttl: 30,
+            address: Some(settings.dns),
+            pods: dns::PodRecords::Insecure,
+            recursion: true,
+        },
+        paths: path::Config { inner_mtu_max: DEFAULT_MTU as u16 },
+        stamp: state.stamp(),
+        seed: seed()?,
+    };
+    Ok(Engine::new(memory.lend(), config))
+}

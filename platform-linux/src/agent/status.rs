@@ -1,0 +1,143 @@
+//! What the agent knows of itself, as the admin endpoint shows it.
+
+use super::state::{Joined, Membership};
+use crate::cli::Run;
+use crate::dns::Stats;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Shared between the parts of the async thread and the admin endpoint.
+pub struct Shared {
+    /// This node's name.
+    pub node: String,
+    /// Where Services come from.
+    pub source: String,
+    /// The servers, in the order in which they are tried.
+    pub servers: Vec<String>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    index: Option<u32>,
+    names: BTreeMap<u32, String>,
+    /// When the table was last known to be current, in Unix seconds.
+    current: Option<u64>,
+    heard: bool,
+    refused: Option<String>,
+    failure: Option<String>,
+    touched: Option<Vec<String>>,
+    dns: Option<Arc<Stats>>,
+}
+
+impl Shared {
+    /// Nothing heard yet.
+    pub fn new(settings: &Run, membership: &Membership) -> Self {
+        let index = membership.joined.as_ref().map(|joined| joined.index);
+        Self {
+            node: settings.node.clone(),
+            source: settings.source.to_string(),
+            servers: membership.servers.clone(),
+            inner: Mutex::new(Inner { index, ..Inner::default() }),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The directory accepted this node.
+    pub fn joined(&self, joined: &Joined) {
+        let mut inner = self.inner();
+        inner.index = Some(joined.index);
+        inner.names.insert(joined.index, self.node.clone());
+        inner.refused = None;
+    }
+
+    /// The directory did not.
+    pub fn refused(&self, reason: String) {
+        self.inner().refused = Some(reason);
+    }
+
+    /// Something that the node cannot work without failed.
+    pub fn fail(&self, error: String) {
+        tracing::error!("{error}");
+        self.inner().failure = Some(error);
+    }
+
+    /// The node of this index has this name.
+    pub fn name(&self, index: u32, name: &str) {
+        self.inner().names.insert(index, name.to_owned());
+    }
+
+    /// The name of the node with this index; `#index` when it is not known.
+    pub fn name_of(&self, index: u32) -> String {
+        let inner = self.inner();
+        match inner.names.get(&index) {
+            _ if inner.index == Some(index) => self.node.clone(),
+            Some(name) => name.clone(),
+            None => format!("#{index}"),
+        }
+    }
+
+    /// The index of the node with this name, 0 when it is not known.
+    pub fn index_of(&self, name: &str) -> u32 {
+        self.inner().names.iter().find(|(_, known)| *known == name).map_or(0, |(index, _)| *index)
+    }
+
+    /// A stored table is served, which was current then.
+    pub fn restored(&self, unix_secs: u64) {
+        self.inner().current = Some(unix_secs);
+    }
+
+    /// The source was heard.
+    pub fn heard(&self, unix_secs: u64) {
+        let mut inner = self.inner();
+        (inner.current, inner.heard) = (Some(unix_secs), true);
+    }
+
+    /// Whether the source was heard in this run.
+    pub fn is_heard(&self) -> bool {
+        self.inner().heard
+    }
+
+    /// When the table was last known to be current, in Unix seconds.
+    pub fn current(&self) -> Option<u64> {
+        self.inner().current
+    }
+
+    /// What the agent changed outside its own table.
+    pub fn touched(&self, touched: Vec<String>) {
+        self.inner().touched = Some(touched);
+    }
+
+    /// The list of it; `None` before the node is online.
+    pub fn touched_list(&self) -> Option<Vec<String>> {
+        self.inner().touched.clone()
+    }
+
+    /// DNS counts here.
+    pub fn dns(&self, stats: Arc<Stats>) {
+        self.inner().dns = Some(stats);
+    }
+
+    /// DNS counters.
+    pub fn dns_counters(&self) -> Vec<(&'static str, u64)> {
+        self.inner().dns.as_ref().map(|stats| stats.each().collect()).unwrap_or_default()
+    }
+
+    /// What keeps the node from serving, in words.
+    pub fn obstacle(&self) -> Option<String> {
+        let inner = self.inner();
+        if let Some(failure) = &inner.failure {
+            return Some(failure.clone());
+        }
+        match (&inner.refused, inner.index) {
+            (Some(reason), _) if !inner.heard => Some(format!("the server refused this node: {reason}")),
+            (_, None) => Some(format!("not joined yet; waiting for {}", self.servers.join(", "))),
+            _ if inner.touched.is_none() || inner.dns.is_none() => Some("going online".into()),
+            _ if inner.current.is_none() => Some(format!("no Services heard yet from {}", self.source)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The command line: what a flag is called, what it takes, and what it is when nobody says.
+//!
+//! Every flag of `run` is also an `EDGEMESH_*` variable and a camelCase key of the YAML file; see
+//! [`edgemesh_host::config`].
+
+use crate::prefix::Prefix;
+use clap::{Args, Parser, Subcommand};
+use edgemesh_host::admin::Address;
+use edgemesh_host::config::{dns_server, node_name, socket_address};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Kubernetes Services for edge nodes behind NATs.
+#[derive(Parser, Debug)]
+#[command(name = "edgemesh-agent", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the agent on this node.
+    Run(Box<Run>),
+    /// Show whether the agent is ready, where its Services come from, and its counters.
+    Status(Query),
+    /// List peers with path, address, round-trip time and traffic.
+    Peers(Query),
+    /// List the Services that this node knows.
+    Services(Query),
+    /// Say what this node's network allows: server, UDP, NAT, candidates.
+    Netcheck(Query),
+    /// Measure the round trip to a node through the mesh.
+    Ping(Named),
+    /// Say how a connection to a Service would be carried, step by step: NAME is `svc`, `svc.namespace` or a full
+    /// name, with an optional `:PORT`.
+    Explain(Named),
+    /// Ask this node's responder for a name.
+    Dns(Named),
+    /// Remove every route, rule and device that the agent made, and restore the settings it changed.
+    Cleanup(Cleanup),
+}
+
+/// Settings of `run`.
+#[derive(Args, Debug, Clone)]
+pub struct Run {
+    /// This node's Kubernetes name.
+    #[arg(long, env = "EDGEMESH_NODE", value_parser = node_name)]
+    pub node: String,
+    /// Join token, or @FILE that holds one. Needed until the node has joined once.
+    #[arg(long, env = "EDGEMESH_JOIN", hide_env_values = true)]
+    pub join: Option<String>,
+    /// Where keys, records and the last good table are kept.
+    #[arg(long, env = "EDGEMESH_STATE_DIR", default_value = "/var/lib/edgemesh/agent")]
+    pub state_dir: PathBuf,
+    /// UDP address for tunnels.
+    #[arg(long, env = "EDGEMESH_LISTEN", default_value = "0.0.0.0:20006", value_parser = socket_address)]
+    pub listen: SocketAddr,
+    /// Where Services come from: server, or manifests:DIR.
+    #[arg(long, env = "EDGEMESH_SOURCE", default_value = "server")]
+    pub source: Source,
+    /// Link-local address that the DNS responder listens on.
+    #[arg(long, env = "EDGEMESH_DNS", default_value_t = IpAddr::V4(Ipv4Addr::new(169, 254, 96, 16)))]
+    pub dns: IpAddr,
+    /// Service CIDR to route to the mesh as a whole (repeatable); without it each ClusterIP is routed alone.
+    #[arg(long, env = "EDGEMESH_SERVICE_CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<Prefix>,
+    /// DNS server for names outside the cluster domain (repeatable); without it those of /etc/resolv.conf.
+    #[arg(long, env = "EDGEMESH_UPSTREAM_DNS", value_delimiter = ',', value_parser = dns_server)]
+    pub upstream_dns: Vec<SocketAddr>,
+    /// Admin endpoint: unix:/PATH or IP:PORT.
+    #[arg(long, env = "EDGEMESH_ADMIN", default_value = DEFAULT_ADMIN)]
+    pub admin: Address,
+    /// YAML file with any of these settings, in camelCase.
+    #[arg(long, env = "EDGEMESH_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Settings of commands that ask a running agent.
+#[derive(Args, Debug)]
+pub struct Query {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The agent's admin endpoint.
+    #[arg(long, env = "EDGEMESH_ADMIN", default_value = DEFAULT_ADMIN)]
+    pub admin: Address,
+}
+
+/// As [`Query`], about one thing.
+#[derive(Args, Debug)]
+pub struct Named {
+    /// What to ask about.
+    pub name: String,
+    /// How to ask.
+    #[command(flatten)]
+    pub query: Query,
+}
+
+/// Settings of `cleanup`.
+#[derive(Args, Debug)]
+pub struct Cleanup {
+    /// State directory of the agent whose changes are undone.
+    #[arg(long, env = "EDGEMESH_STATE_DIR", default_value = "/var/lib/edgemesh/agent")]
+    pub state_dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the agent's admin endpoint is unless told otherwise.
+pub const DEFAULT_ADMIN: &str = "unix:/run/edgemesh/agent.sock";
+
+/// Where Services come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The server's feed.
+    Server,
+    /// Files in a directory.
+    Manifests(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("manifests:")) {
+            ("server", _) => Ok(Self::Server),
+            (_, Some(dir)) if !dir.is_empty() => Ok(Self::Manifests(dir.into())),
+            _ => Err("accepted: server, manifests:DIR".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Server => f.write_str("server"),
+            Self::Manifests(dir) => write!(f, "manifests:{}", dir.display()),
+        }
+    }
+}
