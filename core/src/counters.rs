@@ -93,7 +93,7 @@ reasons! {
     Table = "table",
     /// No path to the peer is usable.
     NoPath = "no_path",
-    /// A relay envelope with an unknown session or version.
+    /// A relay message of an unknown kind or version, not asked for, or not from the server.
     Relay = "relay",
     /// An inner message of an unknown kind or a wrong shape.
     PathMessage = "path_message",

@@ -77,6 +77,16 @@ pub struct Resources<'a> {
     pub(crate) services: service::Resources<'a>,
 }
 
+impl<'a> Resources<'a> {
+    /// Uses these flow slots instead of its own as far as they go: those of an earlier run, on the same clock. The
+    /// machine mends or drops what that run left half written.
+    #[must_use]
+    pub fn with_flows(mut self, flows: &'a mut [FlowSlot], admitted: &'a mut [AdmittedSlot]) -> Self {
+        (self.flows.flows, self.flows.admitted) = (flows, admitted);
+        self
+    }
+}
+
 impl<
     const PEERS: usize,
     const WINDOW: usize,

@@ -3,6 +3,7 @@
 //! Each prints a table for people, or with `--json` what the admin endpoint said, unchanged.
 
 use crate::agent::admin::{PeerEntry, ServiceEntry, Status};
+use crate::agent::kept;
 use crate::cli::{self, Command};
 use crate::interception;
 use crate::tun::DEFAULT_NAME;
@@ -112,8 +113,13 @@ fn services(services: Vec<ServiceEntry>) {
 }
 
 fn cleanup(settings: &cli::Cleanup) -> Result<(), String> {
-    let cleaned =
+    let mut cleaned =
         interception::cleanup(&settings.state_dir, DEFAULT_NAME).map_err(|error| error.to_string())?;
+    match kept::remove(&settings.state_dir) {
+        Ok(true) => cleaned.done.push("the flow table kept in memory".into()),
+        Ok(false) => {}
+        Err(error) => cleaned.failed.push(error.to_string()),
+    }
     if settings.json {
         println!("{}", serde_json::json!({ "done": cleaned.done, "failed": cleaned.failed }));
     } else {

@@ -114,7 +114,9 @@ impl Engine<'_> {
                 self.settle(now);
                 Ok(None)
             }
-            Relayed::Data { peer, source, payload } => Ok(Some((source, Some(PeerId(peer.0)), payload))),
+            Relayed::Data { peer, source, payload } => {
+                Ok(Some((source, peer.map(|peer| PeerId(peer.0)), payload)))
+            }
         }
     }
 }

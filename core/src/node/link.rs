@@ -70,7 +70,7 @@ impl Engine<'_> {
         if peer.send_session != 0 {
             self.paths.set_sessions(now, path_peer(id), peer.send_session, peer.receive_session)?;
         }
-        if self.lookups.answered(record.index) && !self.tunnels.is_up(id) {
+        if self.lookups.answered(record.index) && !self.tunnels.is_up(id) && self.way_to(now, id).is_some() {
             self.tunnels.initiate(now, id);
         }
         self.tell(Event::Ready(Ticket::Peer(record.index)));

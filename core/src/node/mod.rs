@@ -65,10 +65,15 @@ pub struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// An engine over all-zero memory.
-    pub fn new(memory: Resources<'a>, config: Config) -> Self {
+    /// An engine over all-zero memory, or over such memory with the flows of an earlier run, which go on.
+    pub fn new(now: Instant, memory: Resources<'a>, config: Config) -> Self {
         let mut rng = Rng::new(config.seed);
         let peers = u32::try_from(memory.peers.len()).unwrap_or(u32::MAX);
+        let flows = Flows::adopt(now, memory.flows, Mesh::NONE, &mut rng);
+        let mut timers = Timers::new(memory.deadlines, peers);
+        for (slot, at) in flows.deadlines() {
+            timers.set(Timer::Flow(slot), Some(at));
+        }
         Self {
             own: 0,
             counters: Counters::ZERO,
@@ -76,11 +81,11 @@ impl<'a> Engine<'a> {
             peers: Peers::new(memory.peers, memory.peer_index),
             lookups: Lookups::new(memory.lookups),
             services: Table::new(memory.services, &mut rng),
-            flows: Flows::new(memory.flows, Mesh::NONE, &mut rng),
+            flows,
             tunnels: Tunnels::new(memory.tunnels, config.identity.clone(), config.stamp),
             paths: Paths::new(memory.paths, config.paths, &mut rng),
             link: Link::new(config.identity, config.credentials, config.authority),
-            timers: Timers::new(memory.deadlines, peers),
+            timers,
             events: Ring::new(memory.events),
             rng,
         }

@@ -87,10 +87,13 @@ impl Engine<'_> {
     fn send(&mut self, now: Instant, index: u32, burst: Burst, len: usize, split: Option<u16>) -> Outbound {
         let verdict = match self.peers.find(index) {
             None => self.ask_for(now, index),
+            // A handshake that cannot be sent would only delay the one that can.
+            Some(id) if !self.tunnels.is_up(PeerId(id)) && self.way_to(now, PeerId(id)).is_none() => {
+                self.ask_for(now, index)
+            }
             Some(id) => match self.grant(now, PeerId(id), burst, len) {
                 Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
                 Err(NoSession::UnknownPeer) => Outbound::Drop(self.count(DropReason::NoSession)),
-                Err(_) if self.way_to(now, PeerId(id)).is_none() => self.ask_for(now, index),
                 Err(NoSession::Handshaking | NoSession::Idle) => Outbound::Park(Ticket::Peer(index)),
             },
         };

@@ -169,12 +169,25 @@ impl Engine<'_> {
         }
     }
 
+    /// The relay can be used: whoever waited for a way gets a session.
+    fn reach_out(&mut self, now: Instant) {
+        for (id, index) in self.peers.recent(now) {
+            let peer = PeerId(id);
+            if !self.tunnels.is_up(peer) && self.way_to(now, peer).is_some() {
+                self.tunnels.initiate(now, peer);
+                if self.events.push(Event::Ready(Ticket::Peer(index))).is_err() {
+                    self.counters.count(DropReason::QueueFull);
+                }
+            }
+        }
+    }
+
     fn path_event(&mut self, now: Instant, event: path::Event) {
         match event {
             path::Event::PathChanged { peer, .. } => {
                 self.tell(Event::PathChanged(self.peers.index(peer.0)));
             }
-            path::Event::RelayChanged { .. } => {}
+            path::Event::RelayChanged { .. } => self.reach_out(now),
             path::Event::OpenRelayTcp => self.tell(Event::OpenRelayTcp),
             path::Event::CloseRelayTcp => self.tell(Event::CloseRelayTcp),
             path::Event::Lookup { peer } => {

@@ -186,8 +186,8 @@ impl<'a> Paths<'a> {
     /// Takes a datagram whose first byte says that it is the relay's.
     ///
     /// # Errors
-    /// [`DropReason::Relay`] for a sender other than the server, a malformed or unasked-for message or an unknown
-    /// session; [`DropReason::Authentication`] and [`DropReason::Replay`] for a forged or repeated `Bound`.
+    /// [`DropReason::Relay`] for a sender other than the server, a malformed or unasked-for message;
+    /// [`DropReason::Authentication`] and [`DropReason::Replay`] for a forged or repeated `Bound`.
     pub fn relay_datagram<'d>(
         &mut self,
         now: Instant,
@@ -198,7 +198,8 @@ impl<'a> Paths<'a> {
         let spread = self.draw() as u8;
         match self.relay.datagram(now, via, datagram, spread)? {
             Input::Data { session, payload } => {
-                let peer = self.peer_of_session(session).ok_or(DropReason::Relay)?;
+                self.relay.heard(via);
+                let peer = self.peer_of_session(session);
                 let source = if via == RelayVia::Tcp { Source::RelayTcp } else { Source::Relay };
                 Ok(Relayed::Data { peer, source, payload })
             }
@@ -283,7 +284,12 @@ impl<'a> Paths<'a> {
         self.now = now;
         let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) else { return };
         let moved = slot.sent(now, bytes);
-        if slot.doubled_enough() {
+        let relayed = slot.current == 0 || slot.suspect.is_set();
+        let doubled_enough = slot.doubled_enough();
+        if relayed && self.relay.relayed(now) {
+            self.touched_zero = true;
+        }
+        if doubled_enough {
             self.demote(now, peer);
         } else if moved {
             self.touch(now, peer);

@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 
 /// UDP is given up for TCP when nothing was heard for this long.
 pub const FALLBACK: Duration = Duration::from_millis(1_000);
+/// How long datagrams may go out by UDP with none coming back before the binding is checked.
+const UNHEARD: Duration = Duration::from_millis(700);
 /// Refresh of a binding: at least this, and up to [`REFRESH_SPREAD`] later.
 pub const REFRESH: Duration = Duration::from_secs(15);
 /// Spread of refreshes, so that a server's nodes do not move in step.
@@ -161,6 +163,8 @@ pub(super) struct Relay {
     server: Option<(SocketAddr, u8, u32)>,
     key: Zeroizing<[u8; 32]>,
     epoch: u64,
+    /// Since when datagrams go out by UDP and none comes back.
+    unheard_since: Option<Instant>,
     udp: Leg,
     tcp: Leg,
     connection: Tcp,
@@ -183,6 +187,7 @@ impl Relay {
             server: None,
             key: Zeroizing::new([0; 32]),
             epoch: 0,
+            unheard_since: None,
             udp: Leg::OFF,
             tcp: Leg::OFF,
             connection: Tcp::Closed,
@@ -223,6 +228,28 @@ impl Relay {
             if self.connection == Tcp::Open && !self.udp.bound {
                 self.tcp.due = Some(now);
             }
+        }
+    }
+
+    /// A datagram goes out by the relay. Where nothing comes back by UDP the binding is checked early, so that a
+    /// network that lost UDP is left for TCP. True when that begins.
+    pub(super) fn relayed(&mut self, now: Instant) -> bool {
+        if self.leg != RelayLeg::Udp || self.udp.silent_since.is_some() {
+            return false;
+        }
+        let since = *self.unheard_since.get_or_insert(now);
+        if now.since(since) < UNHEARD {
+            return false;
+        }
+        self.unheard_since = Some(now);
+        self.rebind(now);
+        true
+    }
+
+    /// A tunnel datagram came by the relay.
+    pub(super) fn heard(&mut self, via: RelayVia) {
+        if matches!(via, RelayVia::Udp { .. }) {
+            self.unheard_since = None;
         }
     }
 

@@ -420,5 +420,8 @@ impl Paths<'_> {
         slot.begin_round(now, now.after(slot.relay_half()));
         self.raise(peer, CHANGED);
         self.touch(now, peer);
+        // What broke the path may have broken all UDP: the binding is checked now, not at its next refresh.
+        self.relay.rebind(now);
+        self.begin(now);
     }
 }

@@ -84,8 +84,9 @@ pub enum Relayed<'d> {
     Handled,
     /// A tunnel datagram, by its envelope from this peer (which only its authentication proves).
     Data {
-        /// The peer of the session.
-        peer: PeerId,
+        /// The peer of the session; `None` when the directory has not told us of it yet, as when its first
+        /// message overtakes its announcement.
+        peer: Option<PeerId>,
         /// To be passed on with it.
         source: Source,
         /// The tunnel datagram.

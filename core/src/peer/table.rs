@@ -124,6 +124,15 @@ impl<'a> Peers<'a> {
         (1u32..).zip(self.entries.iter()).filter(|(_, e)| e.index != 0).map(|(id, e)| (id, e.index))
     }
 
+    /// The peers that were in use within [`KEEP`], or became known then.
+    pub fn recent(&self, now: Instant) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let recent = move |e: &PeerEntry| now.since(Instant::from_micros(e.used)) <= KEEP;
+        (1u32..)
+            .zip(self.entries.iter())
+            .filter(move |(_, e)| e.index != 0 && recent(e))
+            .map(|(id, e)| (id, e.index))
+    }
+
     /// A free place, or the one that may be taken from another peer. Runs once per new peer, over all places.
     fn place(&self, now: Instant) -> Option<(u32, u32)> {
         let (id, entry) = (1u32..).zip(self.entries.iter()).min_by_key(|(_, e)| (e.index != 0, e.used))?;

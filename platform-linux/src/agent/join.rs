@@ -36,8 +36,10 @@ use tokio::time::{Instant, sleep_until};
 
 /// Records kept.
 const RECORDS: usize = 1_024;
-/// How long changes are gathered before they are stored.
+/// How long changes of the table are gathered before they are stored.
 const STORE_AFTER: Duration = Duration::from_secs(1);
+/// The same for records: after a restart they say whom to tell that we are back.
+const STORE_RECORDS_AFTER: Duration = Duration::from_millis(50);
 /// How long the addresses of the DNS responder may take to be usable.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -238,7 +240,7 @@ impl Join {
                 self.records.pop_first();
             }
             self.records.insert(index, stored);
-            self.records_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+            self.records_due.get_or_insert_with(|| Instant::now() + STORE_RECORDS_AFTER);
         }
     }
 

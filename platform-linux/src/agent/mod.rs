@@ -15,6 +15,7 @@ pub mod command;
 pub mod control;
 pub mod data;
 pub mod join;
+pub mod kept;
 pub mod locals;
 pub mod park;
 pub mod resolver;

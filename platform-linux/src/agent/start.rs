@@ -5,8 +5,9 @@ use super::command::{Command, Handle};
 use super::data::{Data, Note, Outputs};
 use super::join::Join;
 use super::state::{Membership, State};
-use super::{control, locals, source};
+use super::{control, kept, locals, source};
 use crate::cli::{Run, Source};
+use crate::clock;
 use crate::poll::Poller;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
 use crate::udp::Socket;
@@ -22,7 +23,8 @@ use tokio::sync::{mpsc, watch};
 
 /// 1,024 peers with windows of 8,128 counters, 65,536 flows, 16,384 services with 65,536 endpoints. All of it is
 /// `.bss`: what is not used costs no memory.
-type AgentMemory = Memory<1_024, 128, 65_536, 16_384, 65_536, 1_024>;
+type AgentMemory = Memory<1_024, 128, FLOWS, 16_384, 65_536, 1_024>;
+const FLOWS: usize = 65_536;
 static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
 
 /// Relayed datagrams that wait for the TCP relay connection.
@@ -174,5 +176,12 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
         stamp: state.stamp(),
         seed: seed()?,
     };
-    Ok(Engine::new(memory.lend(), config))
+    let resources = match kept::open(state.root(), FLOWS, FLOWS) {
+        Ok((flows, admitted)) => memory.lend().with_flows(flows, admitted),
+        Err(error) => {
+            tracing::warn!(%error, "connections will not survive a restart of the agent: no RAM disk to keep them on");
+            memory.lend()
+        }
+    };
+    Ok(Engine::new(clock::now(), resources, config))
 }

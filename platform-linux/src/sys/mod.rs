@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod device;
+pub(crate) mod mapping;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub(crate) mod option;

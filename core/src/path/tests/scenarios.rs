@@ -263,6 +263,17 @@ fn udp_that_dies_later_falls_back_to_tcp() {
 }
 
 #[test]
+fn traffic_notices_within_seconds_that_udp_died() {
+    let mut world = direct(HOME, HOME);
+    world.udp_blocked = [true, true];
+    world.run(SECOND.times(6));
+    for n in 0..2 {
+        let route = world.nodes[n].paths.route(world.now, PEER, 100).first;
+        assert!(matches!(route, Some(Route::RelayTcp { .. })), "{route:?}");
+    }
+}
+
+#[test]
 fn direct_paths_outlive_the_server() {
     let mut world = direct(HOME, HOME);
     world.server_down = true;
