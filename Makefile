@@ -30,8 +30,8 @@ lint: ## formatting and lints, warnings denied
 probe: ## the core on a microcontroller (QEMU): answers, stack, memory, flash, no allocator
 	cross/probe.sh
 
-sim: ## tests with chosen seeds: SEED=7 TEST=name replays one, SEEDS=500 widens
-	SEED=$(SEED) SEEDS=$(SEEDS) cargo test --workspace $(TEST)
+sim: ## the simulated network with chosen seeds: SEED=7 TEST=name replays one, SEEDS=500 widens
+	SEED=$(SEED) SEEDS=$(SEEDS) cargo test --package edgemesh-testkit $(TEST)
 
 test: lint probe ## everything that gates a change
 	cargo test --workspace
