@@ -105,7 +105,7 @@ impl SimNode {
         let control: SocketAddr = server::ADDRESS.parse().unwrap();
         let relay = SocketAddr::new(control.ip(), server::RELAY_PORT);
         let mut node = Self {
-            engine: Engine::new(memory.lend(), config),
+            engine: Engine::new(now, memory.lend(), config),
             disk,
             pods,
             parked: BTreeMap::new(),
