@@ -35,4 +35,4 @@ sim: ## the simulated network with chosen seeds: SEED=7 TEST=name replays one, S
 
 test: lint probe ## everything that gates a change
 	cargo test --workspace
-	$(MAKE) lab-self
+	$(MAKE) lab
