@@ -106,7 +106,10 @@ pub async fn keep_relay(
                     tracing::warn!(%server, %error, "TCP relay connection ended");
                 }
             }
-            Err(error) => tracing::warn!(%server, %error, "cannot open the TCP relay connection"),
+            Err(error) => {
+                tracing::warn!(%server, %error, "cannot open the TCP relay connection");
+                handle.send(Command::RelayDown);
+            }
         }
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
