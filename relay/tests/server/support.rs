@@ -192,7 +192,7 @@ impl Node {
         let mut stream = TcpStream::connect(server).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
         stream.write_all(&Preamble::Control.bytes()).unwrap();
-        link.connected(clock::now());
+        link.connected(clock::now(), server);
         Self {
             secret,
             link,
