@@ -94,6 +94,8 @@ impl Engine<'_> {
             Some(id) => match self.grant(now, PeerId(id), burst, len) {
                 Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
                 Err(NoSession::UnknownPeer) => Outbound::Drop(self.count(DropReason::NoSession)),
+                // With a session, but no way: no handshake's end would wake the packet.
+                Err(_) if self.way_to(now, PeerId(id)).is_none() => self.ask_for(now, index),
                 Err(NoSession::Handshaking | NoSession::Idle) => Outbound::Park(Ticket::Peer(index)),
             },
         };

@@ -55,6 +55,11 @@ impl Engine<'_> {
         self.timers.first()
     }
 
+    /// How many deadlines are pending, over all machines: in an idle node few, and always as many.
+    pub fn pending_timeouts(&self) -> usize {
+        self.timers.len()
+    }
+
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -169,23 +174,30 @@ impl Engine<'_> {
         }
     }
 
-    /// The relay can be used: whoever waited for a way gets a session.
+    /// The relay can be used: whoever waited for a way gets a session, and what was parked goes on.
     fn reach_out(&mut self, now: Instant) {
         for (id, index) in self.peers.recent(now) {
             let peer = PeerId(id);
-            if !self.tunnels.is_up(peer) && self.way_to(now, peer).is_some() {
+            if self.way_to(now, peer).is_none() {
+                continue;
+            }
+            if !self.tunnels.is_up(peer) {
                 self.tunnels.initiate(now, peer);
-                if self.events.push(Event::Ready(Ticket::Peer(index))).is_err() {
-                    self.counters.count(DropReason::QueueFull);
-                }
+            }
+            if self.events.push(Event::Ready(Ticket::Peer(index))).is_err() {
+                self.counters.count(DropReason::QueueFull);
             }
         }
     }
 
     fn path_event(&mut self, now: Instant, event: path::Event) {
         match event {
-            path::Event::PathChanged { peer, .. } => {
-                self.tell(Event::PathChanged(self.peers.index(peer.0)));
+            path::Event::PathChanged { peer, route } => {
+                let index = self.peers.index(peer.0);
+                self.tell(Event::PathChanged(index));
+                if route.is_some() {
+                    self.tell(Event::Ready(Ticket::Peer(index)));
+                }
             }
             path::Event::RelayChanged { .. } => self.reach_out(now),
             path::Event::OpenRelayTcp => self.tell(Event::OpenRelayTcp),

@@ -43,6 +43,10 @@ impl<'a> Timers<'a> {
         self.deadlines.first().map(|(at, key)| (at, self.timer(key)))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.deadlines.len()
+    }
+
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
         self.deadlines.pop_due(now).map(|key| self.timer(key))
     }

@@ -52,6 +52,16 @@ impl<'a> Deadlines<'a> {
         }
     }
 
+    /// How many keys have a deadline.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The earliest deadline and its key.
     pub fn first(&self) -> Option<(Instant, u32)> {
         if self.len == 0 {

@@ -31,9 +31,14 @@ const RECOVER_WITHIN: Duration = Duration::from_secs(30);
 const TRANSFER_WITHIN: Duration = Duration::from_secs(60);
 /// How long good links may take to a direct path where there must be one.
 const DIRECT_WITHIN: Duration = Duration::from_secs(60);
+/// How long the service may be away when a node or the server was killed and is there again.
+const RESUME_WITHIN: Duration = Duration::from_secs(3);
 const BLOCKS: usize = 40;
 /// How long nothing happens in the end: longer than any flow, session or mapping of UDP lives.
 const IDLE: Duration = Duration::from_secs(900);
+
+/// Deadlines of an idle node: the next ping and the next refresh of the relay's binding.
+const PENDING: usize = 2;
 
 /// One of the three.
 enum Party {
@@ -115,12 +120,8 @@ impl Mesh {
         let mut rng = seeds::rng(seed, 10);
         let mut network = Network::new(seed);
         network.split_writes(true);
-        let server_address: SocketAddr = server::ADDRESS.parse().unwrap();
         let cable = Cable::symmetric(LinkConfig::delayed(u64::from(1 + rng.below(30))));
-        let server = network.add_host(ZoneId::INTERNET, server_address.ip(), cable);
-        for port in [server_address.port(), server::RELAY_PORT] {
-            network.listen(server, port, true);
-        }
+        let server = network.add_host(ZoneId::INTERNET, server::ADDRESS, cable);
         let kinds: Vec<_> = classes().collect();
         let nats = [(); 2].map(|()| match rng.below(10) {
             0..=5 => {
@@ -156,6 +157,7 @@ impl Mesh {
             seed,
             trace: Vec::new(),
         };
+        mesh.listen(true);
         mesh.start_server(store);
         for n in [0, 1] {
             let disk = Disk {
@@ -179,6 +181,13 @@ impl Mesh {
     fn life(&mut self) -> Rng {
         self.lives += 1;
         seeds::rng(self.seed, 100 + self.lives)
+    }
+
+    /// Whether the server's host takes connections.
+    fn listen(&mut self, listen: bool) {
+        for port in [server::PORT, server::RELAY_PORT] {
+            self.world.network.listen(self.server, port, listen);
+        }
     }
 
     fn start_server(&mut self, store: server::Store) {
@@ -259,9 +268,9 @@ impl Mesh {
         Duration::from_secs(u64::from(from + self.rng.below(to - from)))
     }
 
-    fn restart_node(&mut self, n: usize) {
+    fn restart_node(&mut self, n: usize, gap_max: u32) {
         let Some(Party::Node(node)) = self.world.stop(self.nodes[n]) else { unreachable!() };
-        let gap = Duration::from_millis(u64::from(self.rng.below(3_000)));
+        let gap = Duration::from_millis(u64::from(self.rng.below(gap_max)));
         self.note(format!("node {n} stopped for {gap:?}"));
         // The pods run on: what they send meanwhile is lost, as with a TUN that nobody reads.
         self.world.run(gap).unwrap();
@@ -269,11 +278,13 @@ impl Mesh {
         self.start_node(n, disk, pods);
     }
 
-    fn restart_server(&mut self) {
+    fn restart_server(&mut self, gap_max: u32) {
         let Some(Party::Server(server)) = self.world.stop(self.server) else { unreachable!() };
-        let gap = Duration::from_millis(u64::from(self.rng.below(8_000)));
+        let gap = Duration::from_millis(u64::from(self.rng.below(gap_max)));
         self.note(format!("server stopped for {gap:?}"));
+        self.listen(false);
         self.run(gap);
+        self.listen(true);
         self.start_server(server.store);
     }
 
@@ -315,8 +326,8 @@ impl Mesh {
     fn trouble(&mut self) {
         let n = self.rng.below(2) as usize;
         match self.rng.below(7) {
-            0 => self.restart_node(n),
-            1 => self.restart_server(),
+            0 => self.restart_node(n, 3_000),
+            1 => self.restart_server(8_000),
             2 => self.rebind(n),
             3 => self.block_udp(n),
             4 => self.block_direct(),
@@ -324,8 +335,8 @@ impl Mesh {
             // Two at once.
             _ => {
                 self.rebind(n);
-                self.restart_server();
-                self.restart_node(1 - n);
+                self.restart_server(8_000);
+                self.restart_node(1 - n, 3_000);
             }
         }
     }
@@ -393,7 +404,51 @@ fn two_nodes_and_a_server_survive_what_networks_do() {
             let node = mesh.node(n);
             let flows = node.engine.flows();
             let left = (flows.len(), flows.admitted(), node.parked());
-            assert_eq!(left, (0, 0, 0), "flows, admitted tuples, parked packets of node {n}");
+            let pending = node.engine.pending_timeouts();
+            assert_eq!(
+                left,
+                (0, 0, 0),
+                "flows, admitted tuples, parked packets of node {n}\n{}",
+                mesh.story()
+            );
+            assert_eq!(pending, PENDING, "deadlines of node {n}");
         }
+    });
+}
+
+/// What passes between the pods while something restarts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Load {
+    /// Both nodes ask and answer.
+    Both,
+    /// One asks, the other answers.
+    One,
+    /// One sends, nothing comes back.
+    OneWay,
+}
+
+#[test]
+fn service_resumes_soon_after_a_restart() {
+    for_each_seed(60, |seed| {
+        let mut mesh = Mesh::new(seed);
+        mesh.good_links();
+        let load = [Load::Both, Load::One, Load::OneWay][mesh.rng.below(3) as usize];
+        let now = mesh.world.now();
+        mesh.node(0).pods.ask(now, true);
+        mesh.node(1).pods.ask(now, load == Load::Both);
+        mesh.node(1).pods.mute = load == Load::OneWay;
+        mesh.until("served at first", START_WITHIN, |mesh| mesh.node(1).pods.served() > 3);
+        let span = mesh.seconds(1, 200);
+        mesh.run(span);
+        mesh.note(format!("{load:?}"));
+        match mesh.rng.below(3) {
+            2 => mesh.restart_server(1_000),
+            n => mesh.restart_node(n as usize, 1_000),
+        }
+        let before = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
+        mesh.until("resumed", RESUME_WITHIN, |mesh| {
+            let (served, answers) = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
+            served > before.0 && (load == Load::OneWay || answers > before.1)
+        });
     });
 }

@@ -102,8 +102,8 @@ impl SimNode {
             stamp: disk.stamp,
             seed: rng.bytes(),
         };
-        let control: SocketAddr = server::ADDRESS.parse().unwrap();
-        let relay = SocketAddr::new(control.ip(), server::RELAY_PORT);
+        let [control, relay] =
+            [server::PORT, server::RELAY_PORT].map(|port| SocketAddr::new(server::ADDRESS, port));
         let mut node = Self {
             engine: Engine::new(now, memory.lend(), config),
             disk,

@@ -64,6 +64,8 @@ pub(crate) struct Pods {
     transfer: Option<Transfer>,
     /// Blocks that the endpoint received.
     pub(crate) stored: BTreeSet<u32>,
+    /// The endpoint takes what comes and does not answer.
+    pub(crate) mute: bool,
     next_question: Option<Instant>,
     /// By addresses and identification: since when, and by offset what there is and whether more follows.
     fragments: BTreeMap<([u8; 8], u16), (Instant, Pieces)>,
@@ -84,6 +86,7 @@ impl Pods {
             served: BTreeSet::new(),
             transfer: None,
             stored: BTreeSet::new(),
+            mute: false,
             next_question: None,
             fragments: BTreeMap::new(),
             out: VecDeque::new(),
@@ -108,6 +111,11 @@ impl Pods {
     /// Answers that the client had so far.
     pub(crate) fn answers(&self) -> usize {
         self.answered.len()
+    }
+
+    /// Questions and blocks that the endpoint had so far.
+    pub(crate) fn served(&self) -> usize {
+        self.served.len()
     }
 
     /// Questions and blocks that the client sent so far.
@@ -212,6 +220,9 @@ impl Pods {
             assert!(self.served.insert(serial), "question {serial} came twice");
             if kind == BLOCK {
                 self.stored.insert(block);
+            }
+            if self.mute {
+                return;
             }
             let answer = message(kind | ANSWER, node, serial, block, content.len());
             self.packet_id = self.packet_id.wrapping_add(1);

@@ -4,7 +4,7 @@
 //! formats and keys and by the same rules: who may bind where, which session leads where, what a lookup tells
 //! both sides, what a restart forgets. It deliberately has no rate limits, no bounds and no deltas.
 
-use crate::pods::{ENDPOINT, PORT, SERVICES};
+use crate::pods::{self, ENDPOINT, SERVICES};
 use ed25519_dalek::{Signer, SigningKey};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::noise::ik::{Responder, Transport};
@@ -22,10 +22,12 @@ use edgemesh_testkit::network::Datagram;
 use edgemesh_testkit::pipe::{PipeEvent, PipeId};
 use edgemesh_testkit::world::{Participant, Transmit};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+/// The server's address.
+pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 /// UDP, and TCP for control.
-pub(crate) const ADDRESS: &str = "203.0.113.1:20006";
+pub(crate) const PORT: u16 = 20_006;
 /// TCP for relayed datagrams: one port serves both, but a simulated node tells its connections apart by it.
 pub(crate) const RELAY_PORT: u16 = 20_007;
 /// What the nodes join with.
@@ -208,8 +210,7 @@ impl SimServer {
     fn send(&mut self, way: Way, datagram: &[u8]) {
         match way {
             Way::Udp(dst) => {
-                let port = ADDRESS.parse::<SocketAddr>().unwrap().port();
-                self.queue.push_back(Transmit::Datagram { port, dst, bytes: datagram.to_vec() });
+                self.queue.push_back(Transmit::Datagram { port: PORT, dst, bytes: datagram.to_vec() });
             }
             Way::Tcp(pipe) => self.write(pipe, datagram),
         }
@@ -366,7 +367,7 @@ fn feed() -> Vec<u8> {
     for (node, (name, vip)) in (1..).zip(SERVICES) {
         let kind = ServiceKind::ClusterIp([IpAddr::from(vip)].into_iter().collect());
         put(&Update::Service(ServiceDef { namespace: "default", name, kind, affinity_secs: 0, flags: 0 }));
-        put(&Update::Port(PortDef { name: "", protocol: Protocol::Udp, port: PORT }));
+        put(&Update::Port(PortDef { name: "", protocol: Protocol::Udp, port: pods::PORT }));
         put(&Update::Targets(&ENDPOINT.1.to_le_bytes()));
         let (address, conditions) = (IpAddr::from(ENDPOINT.0), ENDPOINT_READY | ENDPOINT_SERVING);
         put(&Update::Endpoint(EndpointDef { node, address, vip: None, hostname: "", conditions }));
