@@ -2,7 +2,7 @@
 //!
 //! Each prints a table for people, or with `--json` what the admin endpoint said, unchanged.
 
-use crate::agent::admin::{PeerEntry, ServiceEntry, Status};
+use crate::agent::admin::{DnsReport, Explanation, Netcheck, PeerEntry, Ping, Report, ServiceEntry, Status};
 use crate::agent::kept;
 use crate::cli::{self, Command};
 use crate::interception;
@@ -19,12 +19,16 @@ pub fn execute(command: Command) -> Result<(), String> {
         Command::Status(query) => show(&query, "/status", status),
         Command::Peers(query) => show(&query, "/peers", peers),
         Command::Services(query) => show(&query, "/services", services),
-        Command::Netcheck(query) => text(&query, "/netcheck"),
-        Command::Ping(named) => text(&named.query, &format!("/ping?node={}", admin::encode(&named.name))),
-        Command::Explain(named) => {
-            text(&named.query, &format!("/explain?name={}", admin::encode(&named.name)))
+        Command::Netcheck(query) => report::<Netcheck>(&query, "/netcheck"),
+        Command::Ping(named) => {
+            report::<Ping>(&named.query, &format!("/ping?node={}", admin::encode(&named.name)))
         }
-        Command::Dns(named) => text(&named.query, &format!("/dns?name={}", admin::encode(&named.name))),
+        Command::Explain(named) => {
+            report::<Explanation>(&named.query, &format!("/explain?name={}", admin::encode(&named.name)))
+        }
+        Command::Dns(named) => {
+            report::<DnsReport>(&named.query, &format!("/dns?name={}", admin::encode(&named.name)))
+        }
         Command::Cleanup(cleanup) => self::cleanup(&cleanup),
         Command::Run(_) => Ok(()),
     }
@@ -45,13 +49,16 @@ fn show<T: DeserializeOwned>(query: &cli::Query, path: &str, print: fn(T)) -> Re
     Ok(())
 }
 
-/// Answers that are a list of lines for people, in JSON an object with `lines`.
-fn text(query: &cli::Query, path: &str) -> Result<(), String> {
-    show(query, path, |answer: crate::agent::admin::Lines| {
-        for line in answer.lines {
-            println!("{line}");
-        }
-    })
+/// Answers that may say at length that something does not work: then the command fails all the same.
+fn report<T: DeserializeOwned + Report>(query: &cli::Query, path: &str) -> Result<(), String> {
+    let body = ask(query, path)?;
+    let answer: T = serde_json::from_slice(&body).map_err(|error| format!("the agent's answer: {error}"))?;
+    if query.json {
+        println!("{}", String::from_utf8_lossy(&body).trim_end());
+    } else {
+        answer.lines().iter().for_each(|line| println!("{line}"));
+    }
+    answer.failure().map_or(Ok(()), Err)
 }
 
 fn status(status: Status) {

@@ -116,7 +116,7 @@ impl Link {
 
     /// Whether the server has accepted this node and the connection stands.
     pub fn is_up(&self) -> bool {
-        self.welcome
+        self.welcome && matches!(self.state, State::Up(..))
     }
 
     /// The server of the connection now or last.
@@ -159,6 +159,7 @@ impl Link {
             }
             State::Up(mut transport, greeted) => {
                 let message = ToNode::decode(transport.open(frame)?)?;
+                self.check(message.as_ref())?;
                 self.state = State::Up(transport, greeted);
                 self.alive(now);
                 Ok(self.take(message))
@@ -205,6 +206,21 @@ impl Link {
                 Ok(None)
             }
         }
+    }
+
+    /// Writes a question for the record of the node with this name; `None` while [`Link::is_up`] is false. The
+    /// answer is a [`Message::Peer`] or a [`Message::NoPeer`]; nothing is kept, so asking again is the caller's.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoom`] when `out` is shorter than a frame may be.
+    pub fn look_up(&mut self, name: &str, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
+        let State::Up(transport, true) = &mut self.state else { return Ok(None) };
+        if !self.welcome {
+            return Ok(None);
+        }
+        let room = out.len().saturating_sub(FRAME_OVERHEAD);
+        let len = ToServer::LookupName(name).encode(out.get_mut(..room).unwrap_or_default())?;
+        transport.seal(out, len).map(Some)
     }
 
     /// Whether [`Link::poll_frame`] has a frame of its own, lookups aside.
@@ -259,6 +275,21 @@ impl Link {
             return Ok(None);
         };
         message.encode(out).map(Some)
+    }
+
+    /// A server speaks of nothing before it has accepted this node or turned it away, and it accepts this node
+    /// only: with a record that the directory signed for our name and key.
+    fn check(&self, message: Option<&ToNode<'_>>) -> Result<(), DropReason> {
+        match message {
+            Some(ToNode::Welcome(welcome)) => {
+                let record = self.authority.record(&welcome.record)?;
+                let ours = record.name == self.credentials.name && record.key == self.identity.public().0;
+                if ours { Ok(()) } else { Err(DropReason::Authentication) }
+            }
+            Some(ToNode::Refused { .. }) | None => Ok(()),
+            Some(_) if self.welcome => Ok(()),
+            Some(_) => Err(DropReason::Malformed),
+        }
     }
 
     /// Any authentic frame proves that the server is there.

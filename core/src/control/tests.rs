@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::noise::ik::Responder;
-use crate::wire::control::{CERTIFICATE_CONTEXT, NodeRecord, RECORD_CONTEXT, SignedRecord, VERSION};
+use crate::wire::control::{CERTIFICATE_CONTEXT, NodeRecord, RECORD_CONTEXT, Refusal, SignedRecord, VERSION};
 use ed25519_dalek::{Signer, SigningKey};
 use std::vec::Vec;
 
@@ -87,9 +87,13 @@ fn send(transport: &mut Transport, message: &ToNode<'_>) -> Vec<u8> {
 }
 
 fn welcome(server: &Server) -> Vec<u8> {
+    let key = StaticSecret::from_bytes([5; 32]).public().0;
+    welcome_of(server, &NodeRecord { index: 9, name: "edge-1", key, serial: 1, epoch: 4 })
+}
+
+fn welcome_of(server: &Server, record: &NodeRecord<'_>) -> Vec<u8> {
     use crate::wire::control::{Network, Welcome};
-    let record = NodeRecord { index: 9, name: "edge-1", key: [1; 32], serial: 1, epoch: 4 };
-    let (record, signature) = server.sign(&record);
+    let (record, signature) = server.sign(record);
     let message = ToNode::Welcome(Welcome {
         record: SignedRecord { record: &record, signature: &signature },
         network: Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] },
@@ -141,6 +145,60 @@ fn a_connection_says_hello_and_then_asks_what_is_wanted() {
         });
     }
     assert_eq!(said, [0, 3, 4]);
+}
+
+#[test]
+fn nodes_are_asked_for_by_name_once_the_server_has_accepted_this_one() {
+    let server = Server::new();
+    let mut link = link(&server);
+    let mut out = [0; 1600];
+    assert_eq!(link.look_up("edge-2", &mut out), Ok(None));
+    let (mut transport, _) = up(&server, &mut link, Instant::ZERO);
+    assert_eq!(link.look_up("edge-2", &mut out), Ok(None));
+    link.frame(Instant::ZERO, &mut seal(&mut transport, &welcome(&server))).unwrap();
+    let len = link.look_up("edge-2", &mut out).unwrap().unwrap();
+    let text = transport.open(&mut out[..len]).unwrap();
+    assert_eq!(ToServer::decode(text), Ok(Some(ToServer::LookupName("edge-2"))));
+    assert_eq!(link.look_up("edge-2", &mut out[..20]), Err(DropReason::NoRoom));
+    assert!(link.is_up());
+}
+
+#[test]
+fn nothing_but_a_welcome_or_a_refusal_is_heard_first() {
+    let server = Server::new();
+    for early in [ToNode::Pong(0), ToNode::NoPeer { index: 3, name: "" }, ToNode::Feed(&[])] {
+        let mut link = link(&server);
+        let (mut transport, _) = up(&server, &mut link, Instant::ZERO);
+        let mut frame = send(&mut transport, &early);
+        assert_eq!(link.frame(Instant::ZERO, &mut frame), Err(DropReason::Malformed), "{early:?}");
+        assert!(link.must_close() && !link.is_up());
+    }
+    let mut refused = link(&server);
+    let (mut transport, _) = up(&server, &mut refused, Instant::ZERO);
+    let mut frame = seal(&mut transport, &[VERSION, 200, 1, 2, 3]);
+    assert_eq!(refused.frame(Instant::ZERO, &mut frame), Ok(None), "a kind of the future");
+    let mut frame = send(&mut transport, &ToNode::Refused { reason: Refusal::Revoked, detail: "gone" });
+    assert!(matches!(refused.frame(Instant::ZERO, &mut frame), Ok(Some(ToNode::Refused { .. }))));
+    assert!(refused.must_close());
+}
+
+#[test]
+fn a_welcome_that_is_not_for_this_node_breaks_the_connection() {
+    let server = Server::new();
+    let key = StaticSecret::from_bytes([5; 32]).public().0;
+    let ours = NodeRecord { index: 9, name: "edge-1", key, serial: 1, epoch: 4 };
+    let forger = Server { directory: SigningKey::from_bytes(&[9; 32]), ..Server::new() };
+    for (what, wrong) in [
+        ("another name", welcome_of(&server, &NodeRecord { name: "edge-2", ..ours.clone() })),
+        ("another key", welcome_of(&server, &NodeRecord { key: [1; 32], ..ours.clone() })),
+        ("another signature", welcome_of(&forger, &ours)),
+    ] {
+        let mut link = link(&server);
+        let (mut transport, _) = up(&server, &mut link, Instant::ZERO);
+        let result = link.frame(Instant::ZERO, &mut seal(&mut transport, &wrong)).map(|_| ());
+        assert_eq!(result, Err(DropReason::Authentication), "{what}");
+        assert!(link.must_close() && !link.is_up(), "{what}");
+    }
 }
 
 #[test]

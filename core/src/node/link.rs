@@ -78,6 +78,16 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// Writes a question about the node with this name for the control connection into `out`, of at least 1,600
+    /// bytes; `None` while no server has accepted this node. The record, or the news that there is none, comes by
+    /// [`Engine::control`].
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoom`] for a shorter `out`.
+    pub fn look_up(&mut self, name: &str, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
+        self.link.look_up(name, out)
+    }
+
     /// The TCP relay connection stands.
     pub fn relay_tcp_up(&mut self, now: Instant) {
         self.paths.relay_tcp_up(now);
@@ -105,6 +115,8 @@ impl Engine<'_> {
         match message {
             Message::Welcome(welcome) => self.welcome(now, welcome),
             Message::Peer(peer) => self.learn(now, peer),
+            // No packet waits for a name.
+            Message::NoPeer { index: 0, .. } => Ok(()),
             Message::NoPeer { index, .. } => {
                 self.lookups.answered(*index);
                 self.tell(Event::Expired(Ticket::Peer(*index)));

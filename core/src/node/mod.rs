@@ -175,6 +175,17 @@ impl<'a> Engine<'a> {
         self.settle(now);
     }
 
+    /// Measures the round trip to the node of this index by the way in use: [`Event::Pong`], or silence. False
+    /// without a session.
+    pub fn ping(&mut self, now: Instant, index: u32) -> bool {
+        let peer = self.peers.find(index).filter(|id| self.tunnels.is_up(PeerId(*id)));
+        if let Some(id) = peer {
+            self.paths.ping(now, crate::path::PeerId(id));
+            self.settle(now);
+        }
+        peer.is_some()
+    }
+
     fn warm(&mut self, now: Instant, service: u32) {
         let mut nodes = heapless::Vec::<u32, WARM>::new();
         let endpoints = self.services.service_by_id(service).into_iter().flat_map(|s| s.endpoints());

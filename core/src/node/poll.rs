@@ -200,6 +200,10 @@ impl Engine<'_> {
                 }
             }
             path::Event::RelayChanged { .. } => self.reach_out(now),
+            path::Event::Pong { peer, rtt } => {
+                let index = self.peers.index(peer.0);
+                self.tell(Event::Pong { index, rtt });
+            }
             path::Event::OpenRelayTcp => self.tell(Event::OpenRelayTcp),
             path::Event::CloseRelayTcp => self.tell(Event::CloseRelayTcp),
             path::Event::Lookup { peer } => {

@@ -214,6 +214,13 @@ pub enum Event {
     OpenRelayTcp,
     /// Close it.
     CloseRelayTcp,
+    /// The answer to [`super::Engine::ping`].
+    Pong {
+        /// The node's index.
+        index: u32,
+        /// Round trip by the way in use.
+        rtt: Duration,
+    },
     /// The way to the node of this index changed.
     PathChanged(u32),
 }

@@ -23,6 +23,13 @@ impl TableZone<'_, '_> {
             _ => endpoint.address(),
         }
     }
+
+    /// A pod of another node is named by what stands for it; its own address is somebody else's here. Addresses
+    /// of no node are those that a user wrote down for the world outside.
+    fn is_reachable(&self, endpoint: &EndpointView<'_>) -> bool {
+        let here = endpoint.node() == self.own || endpoint.node() == 0;
+        here || endpoint.vip().is_some()
+    }
 }
 
 impl Zone for TableZone<'_, '_> {
@@ -75,7 +82,7 @@ impl Zone for TableZone<'_, '_> {
         self.table.service_by_id(service).into_iter().flat_map(|s| s.endpoints()).map(|endpoint| Endpoint {
             id: endpoint.id(),
             address: self.address(&endpoint),
-            ready: endpoint.ready(),
+            ready: endpoint.ready() && self.is_reachable(&endpoint),
         })
     }
 
@@ -89,12 +96,13 @@ impl Zone for TableZone<'_, '_> {
 
     fn owners(&self, address: IpAddr) -> impl Iterator<Item = Owner> {
         let service = self.table.service_of_vip(address).map(|s| Owner::Service(s.id()));
-        let endpoint = || {
-            let endpoint =
-                self.table.endpoint_of_vip(address).or_else(|| self.table.endpoint_at(self.own, address))?;
+        let stand_in = self.table.endpoint_of_vip(address).filter(|e| e.ready());
+        let own = self.table.endpoints_at(self.own, address);
+        let endpoints = stand_in.into_iter().chain(own).filter_map(|endpoint| {
             Some(Owner::Endpoint { service: endpoint.service()?.id(), endpoint: endpoint.id() })
-        };
-        service.or_else(endpoint).into_iter()
+        });
+        let shadowed = service.is_some();
+        service.into_iter().chain(endpoints.filter(move |_| !shadowed))
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
@@ -105,4 +113,51 @@ impl Zone for TableZone<'_, '_> {
 /// Copies a name as far as there is room; names that the table holds are no longer than their places.
 fn copy<const N: usize>(text: Text<'_>) -> heapless::Vec<u8, N> {
     text.bytes().take(N).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+    use crate::rng::Rng;
+    use crate::wire::control::Network;
+    use crate::wire::feed::{ENDPOINT_READY, EndpointDef, ServiceDef, ServiceKind, Update};
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn endpoint(node: u32, address: &str, vip: Option<&str>) -> EndpointDef<'static> {
+        EndpointDef { node, address: ip(address), vip: vip.map(ip), hostname: "", conditions: ENDPOINT_READY }
+    }
+
+    #[test]
+    fn a_pod_of_another_node_is_never_answered_by_its_own_address() {
+        let mut memory = Box::new(Memory::<2, 2, 16, 4, 8, 2>::ZERO);
+        let mut table = Table::new(memory.lend().services, &mut Rng::new([1; 32]));
+        let head =
+            ServiceDef { namespace: "d", name: "s", kind: ServiceKind::Headless, affinity_secs: 0, flags: 0 };
+        let endpoints = [
+            endpoint(1, "172.17.0.2", Some("242.128.0.1")),
+            endpoint(2, "172.17.0.3", Some("242.128.0.2")),
+            endpoint(2, "172.17.0.4", None),
+            endpoint(0, "198.51.100.9", None),
+        ];
+        let updates = [Update::Service(head), Update::Targets(&[])];
+        for update in updates.into_iter().chain(endpoints.map(Update::Endpoint)).chain([Update::Commit]) {
+            table.apply(&update).unwrap();
+        }
+        let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
+        let zone = TableZone { table: &table, own: 1, mesh: Mesh::new(network, 1) };
+        let service = zone.service(b"d", b"s").unwrap();
+        let ready = zone.endpoints(service).filter(|e| e.ready).map(|e| e.address);
+        let mut ready: Vec<_> = ready.collect();
+        ready.sort();
+        assert_eq!(ready, [ip("172.17.0.2"), ip("198.51.100.9"), ip("242.128.0.2")]);
+        assert_eq!(zone.owners(ip("172.17.0.2")).count(), 1);
+        assert_eq!(zone.owners(ip("242.128.0.2")).count(), 1);
+        assert_eq!(zone.owners(ip("172.17.0.3")).count(), 0);
+    }
 }

@@ -23,6 +23,7 @@
 
 mod candidates;
 mod mtu;
+mod ping;
 mod proof;
 mod relay;
 mod schedule;
@@ -45,6 +46,7 @@ use crate::time::{Duration, Instant};
 use crate::wire::control::Network;
 use crate::wire::path::{MESSAGE_MAX, Message};
 use core::net::SocketAddr;
+use ping::Ping;
 use relay::{Input, Relay};
 use schedule::List;
 use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, TOUCHED, UP};
@@ -72,6 +74,7 @@ pub struct Paths<'a> {
     config: Config,
     key: [u8; 16],
     draws: u64,
+    ping: Ping,
     now: Instant,
 }
 
@@ -94,6 +97,7 @@ impl<'a> Paths<'a> {
             config,
             key: rng.bytes(),
             draws: 0,
+            ping: Ping::NONE,
             now: Instant::ZERO,
         }
     }
@@ -349,6 +353,9 @@ impl<'a> Paths<'a> {
         if out.len() < MESSAGE_MAX {
             return None;
         }
+        if let Some(transmit) = self.poll_ping(now, out) {
+            return Some(transmit);
+        }
         while let Some(ack) = self.acks.pop() {
             if let Some(transmit) = self.emit_ack(&ack, out) {
                 return Some(transmit);
@@ -377,7 +384,7 @@ impl<'a> Paths<'a> {
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(event) = self.relay.poll_event() {
+        if let Some(event) = self.relay.poll_event().or_else(|| self.ping.poll_event()) {
             return Some(event);
         }
         while let Some(peer) = self.events.pop(self.peers, EVENT) {
@@ -428,6 +435,7 @@ impl<'a> Paths<'a> {
                 || !self.ready.is_empty()
                 || !self.events.is_empty()
                 || self.relay.has_event()
+                || self.ping.is_queued()
                 || self.relay.is_due(self.now);
             return if queued { Some(self.now) } else { self.relay.deadline() };
         }

@@ -3,6 +3,7 @@
 use crate::counters::DropReason;
 use crate::path::candidates::NO_ROUTE_GAP;
 use crate::path::mtu::{DIRECT, RELAY, RELAY_TAG};
+use crate::path::ping::PING_TAG;
 use crate::path::schedule::gap_behind;
 use crate::path::slot::{AckSlot, At, CHANGED, PathSlot, Remote};
 use crate::path::{Paths, PeerId, Route, Source, Transmit};
@@ -55,8 +56,8 @@ impl Paths<'_> {
         dont_fragment: bool,
     ) -> Option<Transmit> {
         let place = match route {
-            Route::Direct { local, remote } => Remote::new(local, remote),
-            Route::Relay { .. } | Route::RelayTcp { .. } => Remote::EMPTY,
+            Route::Direct { local, remote } if tag != PING_TAG => Remote::new(local, remote),
+            _ => Remote::EMPTY,
         };
         let stamp = now.as_micros() as u32;
         let nonce = self.nonce(peer, tag, &place, stamp, size);
@@ -186,13 +187,17 @@ impl Paths<'_> {
         let n = usize::from(proof.tag);
         let remote = match slot.candidates.get(n) {
             Some(candidate) if candidate.is_live() => candidate.remote,
-            None if proof.tag == RELAY_TAG => Remote::EMPTY,
+            None if matches!(proof.tag, RELAY_TAG | PING_TAG) => Remote::EMPTY,
             _ => return Err(DropReason::ProbeAck),
         };
         let expected = self.nonce(peer, proof.tag, &remote, proof.stamp, proof.size);
         let age = Duration::from_micros((now.as_micros() as u32).wrapping_sub(proof.stamp).into());
         if expected != proof.nonce || age > PROOF_AGE {
             return Err(DropReason::ProbeAck);
+        }
+        if proof.tag == PING_TAG {
+            self.ponged(now, peer, proof);
+            return Ok(());
         }
         let current = slot.current != 0 && usize::from(slot.current).checked_sub(1) == Some(n);
         let padded = proof.size > SMALL;

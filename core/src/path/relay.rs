@@ -152,6 +152,11 @@ impl super::Paths<'_> {
         self.relay.observed()
     }
 
+    /// By what the relay is usable now.
+    pub fn relay_leg(&self) -> RelayLeg {
+        self.relay.leg()
+    }
+
     /// Round trip to the relay.
     pub fn relay_rtt(&self) -> Option<Duration> {
         self.relay.rtt()

@@ -166,7 +166,8 @@ impl PathSlot {
             self.wake(now);
         }
         // The first packet behind a probe, or behind a proof, may bring the next probe forward.
-        let first = !self.unanswered.is_set() || self.sent <= self.last_probe;
+        let proven = self.direct().map_or(At::NONE, |path| path.proven);
+        let first = !self.unanswered.is_set() || self.sent <= self.last_probe.max(proven);
         self.sent = At::new(now);
         if self.current == 0 {
             return moved;

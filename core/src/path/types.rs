@@ -114,6 +114,13 @@ pub enum Event {
     OpenRelayTcp,
     /// Close it; no answer.
     CloseRelayTcp,
+    /// The answer to [`Paths::ping`](crate::path::Paths::ping).
+    Pong {
+        /// The peer.
+        peer: PeerId,
+        /// From the probe to its acknowledgement.
+        rtt: Duration,
+    },
     /// The server no longer knows the sessions with the peer: look it up again.
     Lookup {
         /// The peer.

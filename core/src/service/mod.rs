@@ -27,7 +27,7 @@ pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot};
 
 use crate::rng::Rng;
 use crate::storage::{Index, Pool};
-use crate::wire::feed::Protocol;
+use crate::wire::feed::{ENDPOINT_READY, Protocol};
 use crate::wire::ip::{Address, SCTP, TCP, UDP};
 use build::Pending;
 use core::hash::Hasher;
@@ -202,11 +202,23 @@ impl<'a> Table<'a> {
         ServiceView::new(self, self.vip_owner(Address::from(ip), |_| true)?)
     }
 
-    /// An endpoint that `node` has at `address`, for names of addresses.
-    pub fn endpoint_at(&self, node: u32, address: IpAddr) -> Option<EndpointView<'_>> {
-        let address = Address::from(address);
-        let id = self.find_endpoint(node, address, |_| true)?;
-        EndpointView::new(self, id)
+    /// The ready endpoints that `node` has at `address`, one for each service, for names of addresses. Each step
+    /// looks at all endpoints there.
+    pub fn endpoints_at(&self, node: u32, address: IpAddr) -> impl Iterator<Item = EndpointView<'_>> {
+        let (address, mut last) = (Address::from(address), 0);
+        core::iter::from_fn(move || {
+            let mut next: Option<(u32, u32)> = None;
+            self.by_address.find(self.keys.address(node, address), |id| {
+                let at = self.endpoints.get(id).filter(|e| e.node == node && e.address == address);
+                if let Some(e) = at.filter(|e| e.has(ENDPOINT_READY) && e.service > last) {
+                    next = next.into_iter().chain([(e.service, id)]).min();
+                }
+                false
+            });
+            let (service, id) = next?;
+            last = service;
+            EndpointView::new(self, id)
+        })
     }
 
     /// The service of this name; case does not matter.

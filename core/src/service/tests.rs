@@ -337,6 +337,25 @@ fn addresses_that_must_not_be_reached_are_refused() {
 }
 
 #[test]
+fn an_address_is_named_by_each_service_that_has_it_ready_once() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    let here = || backend(1, "10.0.0.1", UP, &[80, 80]);
+    let named = |name: &str, backends: &[Backend]| Def { name: name.into(), vips: vec![], ..web(backends) };
+    apply(&mut table, &named("twice", &[here(), backend(1, "10.0.0.1", UP, &[81, 81])])).unwrap();
+    apply(&mut table, &named("once", &[here(), backend(1, "10.0.0.2", UP, &[80, 80])])).unwrap();
+    apply(&mut table, &named("draining", &[backend(1, "10.0.0.1", DRAINING, &[80, 80])])).unwrap();
+    apply(&mut table, &named("elsewhere", &[backend(2, "10.0.0.1", UP, &[80, 80])])).unwrap();
+    let names = |node| -> Vec<_> {
+        let found = table.endpoints_at(node, ip("10.0.0.1"));
+        found.map(|e| e.service().unwrap().name().to_string()).collect()
+    };
+    assert_eq!(names(1), ["twice", "once"]);
+    assert_eq!(names(2), ["elsewhere"]);
+    assert_eq!(names(3), [String::new(); 0]);
+}
+
+#[test]
 fn names_are_found_whatever_their_case_and_namespaces_exist_by_themselves_row_n3() {
     let mut memory = Memory::new(8);
     let mut table = memory.table();
@@ -353,7 +372,6 @@ fn names_are_found_whatever_their_case_and_namespaces_exist_by_themselves_row_n3
     assert!(table.has_namespace("empty") && table.has_namespace("default") && !table.has_namespace("none"));
     assert!(table.service("empty", "web").is_none() && table.service("default", "we").is_none());
     assert_eq!(table.service_of_vip(ip("10.96.0.1")).unwrap().name().to_string(), "web");
-    assert!(table.endpoint_at(1, ip("10.0.0.1")).is_some() && table.endpoint_at(2, ip("10.0.0.1")).is_none());
     table.apply(&Update::Remove { namespace: "default", name: "web" }).unwrap();
     assert!(!table.has_namespace("default") && table.is_empty());
     table.apply(&Update::Begin).unwrap();

@@ -158,6 +158,7 @@ impl Join {
                 tracing::error!(node = self.membership.node, %reason, "the server refused this node");
                 self.status.refused(reason);
             }
+            Note::NoNode(name) => self.status.no_node(name),
             Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
             Note::Feed(body) => {
                 for update in updates(&body) {

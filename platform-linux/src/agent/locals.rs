@@ -47,7 +47,11 @@ pub async fn keep_told(handle: Handle, port: u16) {
     }
 }
 
-fn addresses(port: u16) -> std::io::Result<Vec<Local>> {
+/// All of them, with `port`.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub fn addresses(port: u16) -> std::io::Result<Vec<Local>> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
     let usable = |index: u32| {

@@ -144,7 +144,7 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
     let seed = || entropy::seed().map_err(failed);
     let fresh = seed()?;
     let identity = state.identity(|| fresh).map_err(failed)?;
-    let domain = membership.joined.as_ref().map_or("cluster.local", |joined| &joined.domain);
+    let domain = super::status::domain(membership);
     let domain =
         dns::Domain::new(domain).map_err(|_| failed(format!("cluster domain {domain:?} is no name")))?;
     let name = heapless::String::try_from(settings.node.as_str())

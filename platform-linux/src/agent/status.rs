@@ -3,8 +3,18 @@
 use super::state::{Joined, Membership};
 use crate::cli::Run;
 use crate::dns::Stats;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// Names kept that the directory did not know.
+const MISSING: usize = 1_024;
+
+/// The cluster domain, as far as it is known at start.
+pub fn domain(membership: &Membership) -> &str {
+    membership.joined.as_ref().map_or("cluster.local", |joined| &joined.domain)
+}
 
 /// Shared between the parts of the async thread and the admin endpoint.
 pub struct Shared {
@@ -14,6 +24,13 @@ pub struct Shared {
     pub source: String,
     /// The servers, in the order in which they are tried.
     pub servers: Vec<String>,
+    /// Cluster domain of the responder.
+    pub domain: String,
+    /// Address of the responder.
+    pub dns: IpAddr,
+    /// UDP address for tunnels.
+    pub listen: SocketAddr,
+    answers: watch::Sender<()>,
     inner: Mutex<Inner>,
 }
 
@@ -21,6 +38,8 @@ pub struct Shared {
 struct Inner {
     index: Option<u32>,
     names: BTreeMap<u32, String>,
+    /// Names that the directory did not know when it was asked last.
+    missing: BTreeSet<String>,
     /// When the table was last known to be current, in Unix seconds.
     current: Option<u64>,
     heard: bool,
@@ -38,6 +57,10 @@ impl Shared {
             node: settings.node.clone(),
             source: settings.source.to_string(),
             servers: membership.servers.clone(),
+            domain: domain(membership).to_owned(),
+            dns: settings.dns,
+            listen: settings.listen,
+            answers: watch::Sender::new(()),
             inner: Mutex::new(Inner { index, ..Inner::default() }),
         }
     }
@@ -67,7 +90,37 @@ impl Shared {
 
     /// The node of this index has this name.
     pub fn name(&self, index: u32, name: &str) {
-        self.inner().names.insert(index, name.to_owned());
+        let mut inner = self.inner();
+        inner.names.insert(index, name.to_owned());
+        inner.missing.remove(name);
+        drop(inner);
+        self.answers.send_replace(());
+    }
+
+    /// The directory knows no node of this name.
+    pub fn no_node(&self, name: String) {
+        let mut inner = self.inner();
+        if inner.missing.len() >= MISSING {
+            inner.missing.pop_first();
+        }
+        inner.missing.insert(name);
+        drop(inner);
+        self.answers.send_replace(());
+    }
+
+    /// The directory is asked about this name again.
+    pub fn asking(&self, name: &str) {
+        self.inner().missing.remove(name);
+    }
+
+    /// Whether the directory did not know this name when it was asked last.
+    pub fn is_missing(&self, name: &str) -> bool {
+        self.inner().missing.contains(name)
+    }
+
+    /// Changes with every answer of the directory about a node.
+    pub fn answers(&self) -> watch::Receiver<()> {
+        self.answers.subscribe()
     }
 
     /// The name of the node with this index; `#index` when it is not known.

@@ -2,5 +2,6 @@
 
 mod hostile;
 mod nat;
+mod ping;
 mod scenarios;
 mod world;

@@ -53,6 +53,8 @@ pub enum Note {
     },
     /// Updates of the server's feed.
     Feed(Vec<u8>),
+    /// The directory knows no node of this name.
+    NoNode(String),
     /// The feed is consistent.
     FeedCommit {
         /// Its sequence.
@@ -103,6 +105,8 @@ pub struct Data {
     pub traffic: Traffic,
     /// Packets that wait.
     pub parking: ParkingLot,
+    /// Who hears of every event, until it goes away.
+    pub watcher: Option<mpsc::UnboundedSender<Event>>,
     /// UDP sockets by number: 0 for IPv4, 1 for IPv6.
     pub sockets: [Option<Socket>; 2],
     tun: Tun,
@@ -122,6 +126,7 @@ impl Data {
             engine,
             traffic: Traffic::default(),
             parking: ParkingLot::default(),
+            watcher: None,
             sockets,
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
             tun,
@@ -175,6 +180,14 @@ impl Data {
         let _ = self.outputs.frames.send(Vec::new());
     }
 
+    /// Asks the directory about the node of this name. False while no server has accepted this node.
+    pub fn look_up(&mut self, name: &str) -> bool {
+        match self.engine.look_up(name, &mut self.own) {
+            Ok(Some(len)) => self.outputs.frames.send(self.own[..len].to_vec()).is_ok(),
+            Ok(None) | Err(_) => false,
+        }
+    }
+
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Query { transport, query, reply } => {
@@ -217,6 +230,7 @@ impl Data {
                 record: peer.record.record.to_vec(),
                 signature: peer.record.signature.to_vec(),
             }),
+            Ok(Some(Message::NoPeer { index: 0, name })) => Some(Note::NoNode(name.to_owned())),
             Ok(Some(Message::Feed(body))) => Some(Note::Feed(body.to_vec())),
             Ok(Some(Message::FeedCommit(commit))) => {
                 Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
@@ -268,10 +282,13 @@ impl Data {
     }
 
     fn event(&mut self, now: Instant, event: Event) {
+        if self.watcher.as_ref().is_some_and(|watcher| watcher.send(event).is_err()) {
+            self.watcher = None;
+        }
         match event {
             Event::Ready(ticket) => self.unpark(now, ticket),
             Event::Expired(ticket) => self.parking.drop_all(ticket),
-            Event::KeyRetired(_) | Event::ServicesChanged => {}
+            Event::KeyRetired(_) | Event::ServicesChanged | Event::Pong { .. } => {}
             Event::PersistStamp(stamp) => {
                 let _ = self.outputs.notes.send(Note::Stamp(stamp));
             }

@@ -1,24 +1,16 @@
-//! The admin endpoint: probes, metrics, and the JSON that the commands print.
+//! `status`, `peers` and `services`: what the agent has, as lists.
 
-use super::command::Handle;
-use super::status::Shared;
+use super::Admin;
+use crate::agent::data::Data;
+use crate::agent::status::Shared;
 use crate::clock;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::PeerStatus;
 use edgemesh_core::path::Route;
-use edgemesh_core::service::view::EndpointView;
+use edgemesh_core::service::view::{EndpointView, ServiceView};
 use edgemesh_core::wire::feed::Protocol;
-use edgemesh_host::admin::{Handler, Listener, Method, Request, Response};
-use edgemesh_host::metrics::{Kind, Text};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// Answers requests.
-pub struct Admin {
-    handle: Handle,
-    shared: Arc<Shared>,
-}
 
 /// `status`.
 #[derive(Serialize, Deserialize, Debug)]
@@ -108,25 +100,8 @@ pub struct EndpointEntry {
     pub vip: Option<String>,
 }
 
-/// An answer for people.
-#[derive(Serialize, Deserialize, Debug)]
-pub struct Lines {
-    /// Line by line.
-    pub lines: Vec<String>,
-}
-
-/// Answers requests until dropped.
-pub async fn serve(listener: Listener, admin: Arc<Admin>) {
-    edgemesh_host::admin::serve(listener, admin).await;
-}
-
 impl Admin {
-    /// With the data thread's and this thread's parts of the truth.
-    pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
-        Self { handle, shared }
-    }
-
-    async fn status(&self) -> Option<Status> {
+    pub(super) async fn status(&self) -> Option<Status> {
         let (connected, mut counters) =
             self.handle.inspect(|data| (data.engine.link().is_up(), counters(data))).await?;
         for (name, value) in self.shared.dns_counters() {
@@ -148,24 +123,19 @@ impl Admin {
         })
     }
 
-    async fn peers(&self) -> Option<Vec<PeerEntry>> {
+    pub(super) async fn peers(&self) -> Option<Vec<PeerEntry>> {
         let peers: Vec<PeerStatus> =
             self.handle.inspect(|data| data.engine.peers(clock::now()).collect()).await?;
         Some(peers.into_iter().map(|peer| self.peer(&peer)).collect())
     }
 
     fn peer(&self, peer: &PeerStatus) -> PeerEntry {
-        let (path, remote) = match peer.path.route.filter(|_| peer.up) {
-            Some(Route::Direct { remote, .. }) => ("direct", Some(remote.to_string())),
-            Some(Route::Relay { .. }) => ("relay", None),
-            Some(Route::RelayTcp { .. }) => ("relay-tcp", None),
-            None => ("none", None),
-        };
+        let (path, remote) = path(peer);
         PeerEntry {
             node: self.shared.name_of(peer.index),
             path: path.to_owned(),
             remote,
-            rtt_ms: peer.path.rtt.map(|rtt| rtt.as_micros() as f64 / 1_000.0),
+            rtt_ms: peer.path.rtt.map(millis),
             tx_bytes: peer.traffic.0,
             rx_bytes: peer.traffic.1,
             last_handshake_secs: peer.handshake.map(|ago| ago.as_secs()),
@@ -173,7 +143,7 @@ impl Admin {
         }
     }
 
-    async fn services(&self) -> Option<Vec<ServiceEntry>> {
+    pub(super) async fn services(&self) -> Option<Vec<ServiceEntry>> {
         let shared = self.shared.clone();
         let age = shared.current().map_or(0, |then| clock::wall().secs.saturating_sub(then));
         self.handle
@@ -188,11 +158,7 @@ impl Admin {
     }
 }
 
-fn service_entry(
-    service: &edgemesh_core::service::view::ServiceView<'_>,
-    shared: &Shared,
-    age_secs: u64,
-) -> ServiceEntry {
+fn service_entry(service: &ServiceView<'_>, shared: &Shared, age_secs: u64) -> ServiceEntry {
     let ports: Vec<_> = service.ports().collect();
     let endpoint = |endpoint: EndpointView<'_>| {
         let entries = ports.iter().filter_map(move |port| {
@@ -221,7 +187,22 @@ fn service_entry(
     }
 }
 
-fn protocol(protocol: Protocol) -> &'static str {
+/// The way to a peer in words, and where datagrams go when straight.
+pub(super) fn path(peer: &PeerStatus) -> (&'static str, Option<String>) {
+    match peer.path.route.filter(|_| peer.up) {
+        Some(Route::Direct { remote, .. }) => ("direct", Some(remote.to_string())),
+        Some(Route::Relay { .. }) => ("relay", None),
+        Some(Route::RelayTcp { .. }) => ("relay-tcp", None),
+        None => ("none", None),
+    }
+}
+
+/// A duration as milliseconds.
+pub(super) fn millis(duration: edgemesh_core::time::Duration) -> f64 {
+    duration.as_micros() as f64 / 1_000.0
+}
+
+pub(super) fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
@@ -229,7 +210,7 @@ fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-fn counters(data: &mut super::data::Data) -> BTreeMap<String, u64> {
+fn counters(data: &mut Data) -> BTreeMap<String, u64> {
     let drops = DropReason::ALL
         .iter()
         .map(|reason| (format!("drop_{}", reason.name()), data.engine.counters().get(*reason)));
@@ -252,48 +233,4 @@ fn counters(data: &mut super::data::Data) -> BTreeMap<String, u64> {
         all.insert(name.to_owned(), value);
     }
     all
-}
-
-impl Handler for Admin {
-    async fn ready(&self) -> Result<(), String> {
-        self.shared.obstacle().map_or(Ok(()), Err)
-    }
-
-    async fn metrics(&self, out: &mut Text) {
-        let Some(status) = self.status().await else { return };
-        out.family("ready", Kind::Gauge, "Whether this node serves.").sample(&[], u64::from(status.ready));
-        out.family("stale", Kind::Gauge, "Whether the source was not heard in this run.")
-            .sample(&[], u64::from(status.stale));
-        let mut drops = out.family("drops_total", Kind::Counter, "Packets dropped, by reason.");
-        for (name, value) in status.counters.iter().filter_map(|(n, v)| Some((n.strip_prefix("drop_")?, v))) {
-            drops.sample(&[("reason", name)], *value);
-        }
-        for (name, value) in status.counters.iter().filter(|(n, _)| !n.starts_with("drop_")) {
-            out.family(name, Kind::Gauge, "As in `status`.").sample(&[], *value);
-        }
-        let peers = self.peers().await.unwrap_or_default();
-        let mut paths = out.family("peers", Kind::Gauge, "Peers by path.");
-        for path in ["direct", "relay", "relay-tcp", "none"] {
-            paths.sample(&[("path", path)], peers.iter().filter(|p| p.path == path).count() as u64);
-        }
-    }
-
-    async fn route(&self, request: Request) -> Response {
-        if request.method != Method::Get {
-            return Response::not_found();
-        }
-        match request.path.as_str() {
-            "/status" => json(self.status().await),
-            "/peers" => json(self.peers().await),
-            "/services" => json(self.services().await),
-            _ => Response::not_found(),
-        }
-    }
-}
-
-fn json<T: Serialize>(value: Option<T>) -> Response {
-    match value {
-        Some(value) => Response::json(&value),
-        None => Response::text(503, "the agent is stopping"),
-    }
 }

@@ -1,0 +1,327 @@
+//! What this node's table says of a Service.
+
+use super::name::{Target, Wanted, Which};
+use super::{EndpointReach, Problem};
+use crate::agent::admin::dns;
+use crate::agent::admin::listing::protocol;
+use crate::agent::data::Data;
+use crate::agent::status::Shared;
+use crate::clock;
+use edgemesh_core::flow::FlowRecord;
+use edgemesh_core::service::protocol_number;
+use edgemesh_core::service::view::{EndpointView, Kind, PortView, ServiceView};
+use edgemesh_core::wire::feed::{FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY, Protocol};
+use edgemesh_core::wire::ip::Mesh;
+use std::net::IpAddr;
+
+/// What was found.
+pub(super) struct Facts {
+    pub(super) namespace: String,
+    pub(super) service: String,
+    pub(super) dns_name: String,
+    pub(super) dns_answers: Vec<String>,
+    pub(super) vips: Vec<String>,
+    pub(super) ports: Vec<String>,
+    pub(super) endpoints: Vec<Found>,
+    pub(super) flows: usize,
+    pub(super) steps: Vec<String>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// An endpoint.
+pub(super) struct Found {
+    /// Index of its node, 0 for none.
+    pub(super) node: u32,
+    /// It is on this node.
+    pub(super) local: bool,
+    pub(super) reach: EndpointReach,
+    pub(super) why_client: &'static str,
+}
+
+/// Looks the Service up.
+pub(super) fn look(data: &mut Data, target: &Target, shared: &Shared) -> Result<Facts, Problem> {
+    let services = data.engine.services();
+    let found = match &target.service {
+        Which::Name { namespace, name, .. } => services.service(namespace, name),
+        Which::Address(address) => services
+            .service_of_vip(*address)
+            .or_else(|| services.endpoint_of_vip(*address).and_then(|endpoint| endpoint.service())),
+    };
+    let Some(service) = found else { return Err(unknown(data, target, shared)) };
+    let (namespace, name) = (service.namespace().to_string(), service.name().to_string());
+    let host = match &target.service {
+        Which::Name { host: Some(host), .. } => format!("{host}."),
+        _ => String::new(),
+    };
+    let dns_name = format!("{host}{name}.{namespace}.svc.{}", shared.domain);
+    let dns_answers = dns::addresses(data, &format!("{dns_name}."));
+    let look = Look { data, target, shared };
+    let service = look.data.engine.services().service(&namespace, &name);
+    let Some(service) = service else { return Err(unknown(data, target, shared)) };
+    look.facts(&service, dns_name, dns_answers)
+}
+
+struct Look<'d> {
+    data: &'d Data,
+    target: &'d Target,
+    shared: &'d Shared,
+}
+
+impl Look<'_> {
+    fn facts(
+        &self,
+        service: &ServiceView<'_>,
+        dns_name: String,
+        dns_answers: Vec<String>,
+    ) -> Result<Facts, Problem> {
+        let all: Vec<PortView<'_>> = service.ports().collect();
+        let wanted: Vec<_> = all.iter().copied().filter(|port| self.wants(port)).collect();
+        let headless = service.kind() == Kind::Headless;
+        if wanted.is_empty() && !headless && service.kind() != Kind::ExternalName {
+            let asked = match &self.target.port {
+                Wanted::Port(number) => format!("port {number}"),
+                Wanted::PortName(name) => format!("port named {name}"),
+                Wanted::Any => "ports".into(),
+            };
+            let ports = all.iter().map(describe).collect::<Vec<_>>().join(", ");
+            return Err(Problem::new(
+                format!("{dns_name} has no {asked}, so connections there are refused"),
+                format!("use one of its ports ({ports}), or add the port to the Service"),
+            ));
+        }
+        let vips: Vec<IpAddr> = service.vips().collect();
+        let flows = self.flows(&vips, &wanted, service);
+        let mut facts = Facts {
+            namespace: service.namespace().to_string(),
+            service: service.name().to_string(),
+            vips: vips.iter().map(IpAddr::to_string).collect(),
+            ports: wanted.iter().map(describe).collect(),
+            endpoints: Vec::new(),
+            flows: flows.len(),
+            steps: Vec::new(),
+            problems: Vec::new(),
+            dns_name,
+            dns_answers,
+        };
+        facts.endpoints = self.endpoints(service, &wanted, &flows);
+        self.first_steps(service, &mut facts);
+        Ok(facts)
+    }
+
+    fn wants(&self, port: &PortView<'_>) -> bool {
+        match &self.target.port {
+            Wanted::Any => true,
+            Wanted::Port(number) => port.port() == *number,
+            Wanted::PortName(name) => port.name().to_string() == *name,
+        }
+    }
+
+    /// The flows of this node to the Service's VIPs, or to the endpoint VIPs of a headless one.
+    fn flows(&self, vips: &[IpAddr], ports: &[PortView<'_>], service: &ServiceView<'_>) -> Vec<FlowRecord> {
+        let stand_ins: Vec<IpAddr> = service.endpoints().filter_map(|endpoint| endpoint.vip()).collect();
+        let is_port = |flow: &FlowRecord| {
+            let same =
+                |p: &PortView<'_>| p.port() == flow.vip.1 && protocol_number(p.protocol()) == flow.protocol;
+            ports.iter().any(same)
+        };
+        let flows = self.data.engine.flows().flows(clock::now());
+        flows
+            .filter(|flow| stand_ins.contains(&flow.vip.0) || (vips.contains(&flow.vip.0) && is_port(flow)))
+            .collect()
+    }
+
+    fn endpoints(
+        &self,
+        service: &ServiceView<'_>,
+        ports: &[PortView<'_>],
+        flows: &[FlowRecord],
+    ) -> Vec<Found> {
+        let mut found = Vec::new();
+        let host = match &self.target.service {
+            Which::Name { host, .. } => host.as_deref(),
+            Which::Address(_) => None,
+        };
+        let named =
+            |endpoint: &EndpointView<'_>| host.is_none_or(|host| endpoint.hostname().to_string() == host);
+        for endpoint in service.endpoints().filter(named) {
+            if ports.is_empty() {
+                found.push(self.endpoint(&endpoint, 0, None, flows, service.kind()));
+            }
+            for port in ports {
+                if let Some(number) = endpoint.target(port.index()) {
+                    found.push(self.endpoint(
+                        &endpoint,
+                        number,
+                        Some(port.protocol()),
+                        flows,
+                        service.kind(),
+                    ));
+                }
+            }
+        }
+        found
+    }
+
+    fn endpoint(
+        &self,
+        endpoint: &EndpointView<'_>,
+        port: u16,
+        transport: Option<Protocol>,
+        flows: &[FlowRecord],
+        kind: Kind,
+    ) -> Found {
+        let own = self.data.engine.own_index();
+        let (node, address) = (endpoint.node(), endpoint.address());
+        let local = node != 0 && node == own;
+        let (client, why_client) = client(&self.data.engine.flows().mesh(), address, local, kind, node);
+        let ours = |flow: &&FlowRecord| {
+            let peer = if local { 0 } else { node };
+            flow.peer == peer && flow.endpoint.0 == address && (port == 0 || flow.endpoint.1 == port)
+        };
+        let name = if local { self.shared.node.clone() } else { self.shared.name_of(node) };
+        let reach = EndpointReach {
+            node: if node == 0 { "no node of this mesh".into() } else { name },
+            ip: address.to_string(),
+            port,
+            proto: transport.map_or(String::new(), |transport| protocol(transport).to_owned()),
+            ready: endpoint.ready(),
+            path: if local { "local" } else { "none" }.to_owned(),
+            client: client.map(|ip| ip.to_string()),
+            flows: flows.iter().filter(ours).count(),
+            ..EndpointReach::default()
+        };
+        Found { node, local, reach, why_client }
+    }
+
+    /// DNS and the choice of an endpoint, with what is wrong about them.
+    fn first_steps(&self, service: &ServiceView<'_>, facts: &mut Facts) {
+        let name = &facts.dns_name;
+        let answers = facts.dns_answers.join(", ");
+        match service.kind() {
+            Kind::ExternalName => {
+                let other = service.external_name();
+                facts
+                    .steps
+                    .push(format!("DNS answers {name} with the alias {other}, which is outside this mesh"));
+                return;
+            }
+            _ if facts.dns_answers.is_empty() => {
+                facts.steps.push(format!("DNS answers {name} with no address"));
+            }
+            _ => facts.steps.push(format!("DNS answers {name} with {answers}")),
+        }
+        let ports = facts.ports.join(", ");
+        if service.kind() == Kind::ClusterIp {
+            facts.steps.push(format!(
+                "a connection to {} port {ports} goes to this node's mesh device, where one of the ready endpoints is chosen",
+                facts.vips.join(" or ")
+            ));
+        } else {
+            facts.steps.push("the Service is headless: clients choose an endpoint by its address".into());
+        }
+        if service.affinity_secs() > 0 {
+            let secs = service.affinity_secs();
+            facts.steps.push(format!("a client keeps its endpoint for {secs} s (sessionAffinity)"));
+        }
+        facts.problems = self.problems(service, facts);
+    }
+
+    fn problems(&self, service: &ServiceView<'_>, facts: &Facts) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let name = &facts.dns_name;
+        if service.flags() & FLAG_NO_PROXY != 0 {
+            problems.push(Problem::new(
+                format!("{name} is left to another service proxy; only DNS serves it here"),
+                "remove the label service.kubernetes.io/service-proxy-name, or free its address from the other proxy",
+            ));
+        }
+        if service.flags() & FLAG_INTERNAL_LOCAL != 0
+            && !facts.endpoints.iter().any(|e| e.local && e.reach.ready)
+        {
+            problems.push(Problem::new(
+                format!("{name} has internalTrafficPolicy: Local and no ready endpoint on this node"),
+                "run a pod of it here, or set internalTrafficPolicy: Cluster",
+            ));
+        }
+        if facts.endpoints.is_empty() {
+            problems.push(Problem::new(
+                format!("{name} has no endpoints, so connections are refused"),
+                "check that pods match the Service's selector and that its EndpointSlices name the port",
+            ));
+        } else if !facts.endpoints.iter().any(|endpoint| endpoint.reach.ready) {
+            problems.push(Problem::new(
+                format!("none of the endpoints of {name} is ready"),
+                "check the readiness probes of its pods",
+            ));
+        }
+        for endpoint in facts.endpoints.iter().filter(|e| e.node == 0 && service.kind() == Kind::ClusterIp) {
+            problems.push(Problem::new(
+                format!("endpoint {} is on a node that the directory does not know", endpoint.reach.ip),
+                "run the agent there under the node's Kubernetes name (nodeName in the EndpointSlice)",
+            ));
+        }
+        problems
+    }
+}
+
+/// The source address that an endpoint sees, and why.
+fn client(
+    mesh: &Mesh,
+    endpoint: IpAddr,
+    local: bool,
+    kind: Kind,
+    node: u32,
+) -> (Option<IpAddr>, &'static str) {
+    let v6 = endpoint.is_ipv6();
+    match (local, kind) {
+        (true, Kind::Headless) => (None, "because it is reached without this mesh"),
+        (true, _) => (
+            Some(mesh.alias(v6)),
+            "the alias for connections inside a node, because a kernel refuses packets from its own addresses",
+        ),
+        (false, _) if node == 0 => (None, "because it is reached without this mesh"),
+        (false, _) => (
+            Some(mesh.own(v6)),
+            "this node's mesh address, because pod addresses repeat from node to node and replies must find back",
+        ),
+    }
+}
+
+fn describe(port: &PortView<'_>) -> String {
+    let name = port.name().to_string();
+    let name = if name.is_empty() { name } else { format!("{name}:") };
+    format!("{name}{}/{}", port.port(), protocol(port.protocol()))
+}
+
+/// Why there is no such Service.
+fn unknown(data: &Data, target: &Target, shared: &Shared) -> Problem {
+    let services = data.engine.services();
+    if !services.is_complete() {
+        return Problem::new(
+            format!("this node has not heard any Services yet from {}", shared.source),
+            "run `edgemesh-agent status` to see what it waits for",
+        );
+    }
+    let (namespace, name) = match &target.service {
+        Which::Address(address) => {
+            return Problem::new(
+                format!("{address} is no address of a Service"),
+                "`edgemesh-agent services` lists the Services with their addresses",
+            );
+        }
+        Which::Name { namespace, name, .. } => (namespace, name),
+    };
+    let same = services.services().filter(|s| s.name().to_string() == *name);
+    let elsewhere: Vec<_> = same.map(|s| format!("{name}.{}", s.namespace())).collect();
+    let what = if services.has_namespace(namespace) {
+        format!("there is no Service {name} in namespace {namespace}")
+    } else {
+        format!("there is no namespace {namespace}")
+    };
+    let remedy = if elsewhere.is_empty() {
+        "check the name; `edgemesh-agent services` lists the Services that this node knows".to_owned()
+    } else {
+        format!("did you mean {}?", elsewhere.join(" or "))
+    };
+    Problem::new(format!("{what}, so DNS answers that the name does not exist"), remedy)
+}

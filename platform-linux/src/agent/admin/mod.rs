@@ -1,0 +1,125 @@
+//! The admin endpoint: probes, metrics, and the JSON that the commands print.
+//!
+//! One file a subject. Each answer is a type that the agent fills and the command reads back: [`Report`] turns it
+//! into lines for people, so that both forms say the same.
+//!
+//! Bounds: one measurement (`ping`, `explain`) at a time; a second one waits for the first.
+
+mod dns;
+mod explain;
+mod listing;
+mod netcheck;
+mod ping;
+mod reach;
+
+pub use dns::DnsReport;
+pub use explain::Explanation;
+pub use listing::{EndpointEntry, PeerEntry, ServiceEntry, Status};
+pub use netcheck::Netcheck;
+pub use ping::Ping;
+
+use super::command::Handle;
+use super::status::Shared;
+use edgemesh_host::admin::{Handler, Listener, Method, Request, Response};
+use edgemesh_host::metrics::{Kind, Text};
+use serde::Serialize;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// An answer that a command prints.
+pub trait Report {
+    /// What people read, line by line.
+    fn lines(&self) -> Vec<String>;
+    /// Why the command fails although it has an answer.
+    fn failure(&self) -> Option<String>;
+}
+
+/// Why a request has no answer: HTTP status and words.
+#[derive(Debug)]
+struct Failure(u16, String);
+
+/// The data thread has ended.
+fn stopping() -> Failure {
+    Failure(503, "the agent is stopping".into())
+}
+
+/// Answers requests.
+pub struct Admin {
+    handle: Handle,
+    shared: Arc<Shared>,
+    /// Held by who measures: there is one watcher of events and one ping at a time.
+    measuring: Mutex<()>,
+}
+
+/// Answers requests until dropped.
+pub async fn serve(listener: Listener, admin: Arc<Admin>) {
+    edgemesh_host::admin::serve(listener, admin).await;
+}
+
+impl Admin {
+    /// With the data thread's and this thread's parts of the truth.
+    pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
+        Self { handle, shared, measuring: Mutex::new(()) }
+    }
+}
+
+impl Handler for Admin {
+    async fn ready(&self) -> Result<(), String> {
+        self.shared.obstacle().map_or(Ok(()), Err)
+    }
+
+    async fn metrics(&self, out: &mut Text) {
+        let Some(status) = self.status().await else { return };
+        out.family("ready", Kind::Gauge, "Whether this node serves.").sample(&[], u64::from(status.ready));
+        out.family("stale", Kind::Gauge, "Whether the source was not heard in this run.")
+            .sample(&[], u64::from(status.stale));
+        let mut drops = out.family("drops_total", Kind::Counter, "Packets dropped, by reason.");
+        for (name, value) in status.counters.iter().filter_map(|(n, v)| Some((n.strip_prefix("drop_")?, v))) {
+            drops.sample(&[("reason", name)], *value);
+        }
+        for (name, value) in status.counters.iter().filter(|(n, _)| !n.starts_with("drop_")) {
+            out.family(name, Kind::Gauge, "As in `status`.").sample(&[], *value);
+        }
+        let peers = self.peers().await.unwrap_or_default();
+        let mut paths = out.family("peers", Kind::Gauge, "Peers by path.");
+        for path in ["direct", "relay", "relay-tcp", "none"] {
+            paths.sample(&[("path", path)], peers.iter().filter(|p| p.path == path).count() as u64);
+        }
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        if request.method != Method::Get {
+            return Response::not_found();
+        }
+        let parameter = |name: &str| {
+            let value = request.parameter(name).filter(|value| !value.is_empty());
+            value.ok_or_else(|| Failure(400, format!("parameter {name} is missing")))
+        };
+        match request.path.as_str() {
+            "/status" => json(self.status().await.ok_or_else(stopping)),
+            "/peers" => json(self.peers().await.ok_or_else(stopping)),
+            "/services" => json(self.services().await.ok_or_else(stopping)),
+            "/netcheck" => json(self.netcheck().await),
+            "/ping" => match parameter("node") {
+                Ok(node) => json(self.ping(node).await),
+                Err(failure) => json::<()>(Err(failure)),
+            },
+            "/explain" => match parameter("name") {
+                Ok(name) => json(self.explain(name).await),
+                Err(failure) => json::<()>(Err(failure)),
+            },
+            "/dns" => match parameter("name") {
+                Ok(name) => json(self.dns(name).await),
+                Err(failure) => json::<()>(Err(failure)),
+            },
+            _ => Response::not_found(),
+        }
+    }
+}
+
+fn json<T: Serialize>(answer: Result<T, Failure>) -> Response {
+    match answer {
+        Ok(value) => Response::json(&value),
+        Err(Failure(status, text)) => Response::text(status, text),
+    }
+}
