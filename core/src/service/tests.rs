@@ -352,7 +352,7 @@ fn an_address_is_named_by_each_service_that_has_it_ready_once() {
     };
     assert_eq!(names(1), ["twice", "once"]);
     assert_eq!(names(2), ["elsewhere"]);
-    assert_eq!(names(3), [String::new(); 0]);
+    assert!(names(3).is_empty());
 }
 
 #[test]

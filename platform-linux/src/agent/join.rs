@@ -10,6 +10,7 @@
 use super::command::Handle;
 use super::data::Note;
 use super::resolver::EngineResolver;
+use super::source::{Names, Unresolved};
 use super::state::{Joined, Membership, State, StoredRecord};
 use super::status::Shared;
 use crate::cli::Run;
@@ -23,10 +24,10 @@ use edgemesh_core::control::Peer;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::{NodeRecord, SignedRecord, updates};
 use edgemesh_core::wire::ip::Mesh;
-use edgemesh_discovery::encoded::{Encoded, Head, Replica, Resolver, VipKey, from_snapshot, to_snapshot};
+use edgemesh_discovery::encoded::{Encoded, Head, Replica, from_snapshot, to_snapshot};
 use edgemesh_discovery::table::Table;
 use edgemesh_host::entropy;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ const STORE_AFTER: Duration = Duration::from_secs(1);
 const STORE_RECORDS_AFTER: Duration = Duration::from_millis(50);
 /// How long the addresses of the DNS responder may take to be usable.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long answers about nodes are gathered before the table is made again.
+const REMAKE_AFTER: Duration = Duration::from_millis(100);
 
 /// See the module's documentation.
 pub struct Join {
@@ -58,6 +61,7 @@ pub struct Join {
     /// What is to be stored, and when.
     records_due: Option<Instant>,
     services_due: Option<Instant>,
+    unresolved: Unresolved,
 }
 
 /// Something to do on this thread.
@@ -66,6 +70,10 @@ pub enum Work {
     Table(Table),
     /// What waits to be stored is due.
     Store,
+    /// The directory is to be asked about nodes.
+    Ask,
+    /// Nodes have become known: the table is to be made again.
+    Remake,
 }
 
 impl Join {
@@ -85,6 +93,7 @@ impl Join {
             tables: mpsc::unbounded_channel(),
             records_due: None,
             services_due: None,
+            unresolved: Unresolved::default(),
         }
     }
 
@@ -179,15 +188,11 @@ impl Join {
     /// Waits until there is something to do here. Nothing is lost when the wait is given up.
     pub async fn next(&mut self) -> Work {
         let due = [self.records_due, self.services_due].into_iter().flatten().min();
-        let stored = async {
-            match due {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             Some(table) = self.tables.1.recv() => Work::Table(table),
-            () = stored => Work::Store,
+            () = until(due) => Work::Store,
+            () = until(self.unresolved.ask_due) => Work::Ask,
+            () = until(self.unresolved.remake_due) => Work::Remake,
         }
     }
 
@@ -196,6 +201,13 @@ impl Join {
         match work {
             Work::Table(table) => self.table(&table).await,
             Work::Store => self.store(),
+            Work::Ask => self.ask().await,
+            Work::Remake => {
+                self.unresolved.remake_due = None;
+                if let Some(table) = self.unresolved.table.take() {
+                    self.table(&table).await;
+                }
+            }
         }
     }
 
@@ -213,6 +225,11 @@ impl Join {
 
     async fn welcome(&mut self, joined: Joined) {
         self.status.joined(&joined);
+        if !self.unresolved.nodes.is_empty() {
+            // This node's own index may be what was missing.
+            let now = Some(Instant::now());
+            (self.unresolved.ask_due, self.unresolved.remake_due) = (now, now);
+        }
         let first = self.membership.joined.is_none();
         if self.membership.joined.as_ref() != Some(&joined) {
             if let Some(before) = &self.membership.joined
@@ -234,7 +251,12 @@ impl Join {
     }
 
     fn record(&mut self, stored: StoredRecord) {
-        if let Some(index) = self.note_name(&stored)
+        let index = self.note_name(&stored);
+        let named = index.map(|index| self.status.name_of(index));
+        if named.is_some_and(|name| self.unresolved.nodes.contains(&name)) {
+            self.unresolved.remake_due.get_or_insert_with(|| Instant::now() + REMAKE_AFTER);
+        }
+        if let Some(index) = index
             && self.records.get(&index) != Some(&stored)
         {
             if self.records.len() >= RECORDS {
@@ -261,14 +283,26 @@ impl Join {
 
     /// A source on this node has a new table.
     async fn table(&mut self, table: &Table) {
-        let mut names = Names { status: &self.status, own: self.own() };
+        let mut names = Names { status: &self.status, own: self.own(), unknown: BTreeSet::new() };
         let encoded = Encoded::new(table, &mut names);
+        let unknown = names.unknown;
+        self.unresolved.note(table, unknown);
         let runs = encoded.changes_since(self.replica.table());
         let first = !self.status.is_heard();
         let bytes = if first { encoded.full().concat() } else { runs.concat() };
         self.replica = Replica::new(encoded);
         self.apply(bytes).await;
         self.table_changed().await;
+    }
+
+    /// Asks the directory about nodes. Without a connection the next welcome brings this back.
+    async fn ask(&mut self) {
+        self.unresolved.ask_due = None;
+        let names = self.unresolved.questions(&self.status);
+        let asked = self.handle.inspect(move |data| names.iter().all(|name| data.look_up(name))).await;
+        if asked == Some(true) {
+            self.unresolved.asked();
+        }
     }
 
     async fn apply(&self, bytes: Vec<u8>) {
@@ -409,19 +443,10 @@ fn report(report: Report) {
     }
 }
 
-/// Node names by the records of this node.
-struct Names<'s> {
-    status: &'s Shared,
-    own: u32,
-}
-
-impl Resolver for Names<'_> {
-    fn node(&mut self, name: &str) -> u32 {
-        if name == self.status.node { self.own } else { self.status.index_of(name) }
-    }
-
-    fn endpoint_vip(&mut self, _: &VipKey<'_>) -> Option<IpAddr> {
-        None
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -119,6 +119,11 @@ pub const ALL: &[Scenario] = &[
     row("input/full-disk", "a full disk at the state directory", Run::Prepared(input::full_disk)),
     row("input/garbage", "garbage on every port", Run::Own(input::garbage)),
     row("docker/forward-drop", "beside Docker's own firewall", Run::Prepared(reach::beside_docker)),
+    row(
+        "reach/own-manifests",
+        "a node reads manifests of its own",
+        Run::Prepared(reach::manifests_on_the_node),
+    ),
     row("reach/upstream", "names outside the cluster go upstream", Run::Prepared(reach::upstream)),
     // Last: the two minutes pass while everything above runs.
     row("udp/silence-ends", "a push after two idle minutes is delivered", Run::Shared(udp::push_arrives)),

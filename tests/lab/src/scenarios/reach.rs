@@ -202,6 +202,24 @@ pub(super) fn beside_docker(mesh: &mut Mesh) -> Result {
     pods_keep_their_source(mesh)
 }
 
+/// A node that reads Services from manifests of its own learns the nodes they name from the directory, also those
+/// that join later.
+pub(super) fn manifests_on_the_node(mesh: &mut Mesh) -> Result {
+    mesh.join("b1")?;
+    mesh.agent_mut("b1")?.0.wait_ready()?;
+    let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
+    let source = Some(format!("manifests:{}", mesh.server.manifests().display()));
+    mesh.join_with("a1", AgentOptions { token, source, more: Vec::new() })?;
+    mesh.agent_mut("a1")?.0.wait_ready()?;
+    let client = mesh.pod("a1")?;
+    wait_until("a node known by name is reached", secs(10), || answers(client, "park", "b1-p1"))?;
+    answers(client, "own", "a1-p1")?;
+    mesh.join("cloud")?;
+    mesh.agent_mut("cloud")?.0.wait_ready()?;
+    let client = mesh.pod("a1")?;
+    wait_until("a node that joined later is reached", secs(20), || answers(client, "sky", "cloud-p1"))
+}
+
 /// A name outside the cluster is answered by the node's upstream; one inside never gets there.
 pub(super) fn upstream(mesh: &mut Mesh) -> Result {
     let resolver = mesh.lab.server.tool("resolver", &["dns-server", "53"])?;

@@ -163,9 +163,12 @@ impl Admin {
                     problems.push(problem);
                 }
             }
-            steps.push(endpoint_step(&endpoint, found.why_client));
-            endpoints.push(endpoint);
+            if found.node != 0 {
+                endpoint.node = self.shared.name_of(found.node);
+            }
+            endpoints.push((endpoint, found.why_client));
         }
+        steps.extend(endpoint_steps(&endpoints));
         steps.push(match facts.flows {
             0 => "no connection to it is carried now".into(),
             1 => "1 connection to it is carried now".into(),
@@ -187,7 +190,7 @@ impl Admin {
             dns_answers: facts.dns_answers,
             vips: facts.vips,
             ports: facts.ports,
-            endpoints,
+            endpoints: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
             flows: facts.flows,
             steps,
             problems,
@@ -195,10 +198,21 @@ impl Admin {
     }
 }
 
-fn endpoint_step(endpoint: &EndpointReach, why_client: &str) -> String {
-    let EndpointReach { node, ip, port, proto, .. } = endpoint;
-    let port = if *port == 0 { String::new() } else { format!(":{port}") };
-    let place = format!("endpoint {ip}{port} {proto} on {node}");
+/// One step for each address, whatever its ports.
+fn endpoint_steps(endpoints: &[(EndpointReach, &'static str)]) -> Vec<String> {
+    let same = |a: &(EndpointReach, &str), b: &(EndpointReach, &str)| {
+        (&a.0.node, &a.0.ip, a.0.ready) == (&b.0.node, &b.0.ip, b.0.ready)
+    };
+    endpoints.chunk_by(same).map(endpoint_step).collect()
+}
+
+fn endpoint_step(ports: &[(EndpointReach, &'static str)]) -> String {
+    let Some((endpoint, why_client)) = ports.first() else { return String::new() };
+    let port = |(e, _): &(EndpointReach, &str)| (e.port != 0).then(|| format!("{}/{}", e.port, e.proto));
+    let numbers: Vec<_> = ports.iter().filter_map(port).collect();
+    let at =
+        if numbers.is_empty() { "at any port".to_owned() } else { format!("port {}", numbers.join(", ")) };
+    let place = format!("endpoint {} {at} on {}", endpoint.ip, endpoint.node);
     if !endpoint.ready {
         return format!("{place}: not ready, so no new connection goes there");
     }
@@ -213,8 +227,6 @@ fn endpoint_step(endpoint: &EndpointReach, why_client: &str) -> String {
         }
     };
     let client = endpoint.client.as_deref().unwrap_or("the client's own address");
-    format!(
-        "{place}: ready; {way}; it sees {client} as client, {why_client}; {} connections now",
-        endpoint.flows
-    )
+    let flows: usize = ports.iter().map(|(e, _)| e.flows).sum();
+    format!("{place}: ready; {way}; it sees {client} as client, {why_client}; connections now: {flows}")
 }
