@@ -203,7 +203,7 @@ impl SimNode {
                 self.relay.retry = None;
                 self.queue.extend(self.relay.close());
             }
-            Event::KeyRetired(_) | Event::ServicesChanged | Event::PathChanged(_) => {}
+            Event::KeyRetired(_) | Event::ServicesChanged | Event::PathChanged(_) | Event::Pong { .. } => {}
         }
     }
 
