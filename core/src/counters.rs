@@ -35,6 +35,8 @@ reasons! {
     Checksum = "checksum",
     /// Neither IPv4 nor IPv6.
     NotIp = "not_ip",
+    /// IPv6, in a build whose tables keep IPv4 only (feature `compact`).
+    Family = "family",
     /// A protocol that no Service can name.
     Protocol = "protocol",
     /// Hop limit or TTL used up.

@@ -1,80 +1,40 @@
 //! All memory of an engine, in one value that the shell places: a `static` on a board and on Linux alike.
 //!
-//! [`Memory::ZERO`] is all-zero, so a static of it is `.bss`: it costs no flash, and on Linux a page costs RAM only
-//! once it is used. [`Memory::lend`] hands it to one [`Engine`](crate::node::Engine) as slices; only this type
-//! knows the sizes. Counts should be powers of two: an index uses the largest power of two of its part.
+//! [`memory!`](crate::memory!) makes a type of it from the sizes that the shell names. Its `ZERO` is all-zero, so a
+//! static of it is `.bss`: it costs no flash, and on Linux a page costs RAM only once it is used. `lend` hands it to
+//! one [`Engine`](crate::node::Engine) as slices; only that type knows the sizes. It must be all-zero: lend it once.
+//!
+//! What follows from the sizes is exact: an index has twice the places of its table, rounded down to a power of two
+//! as [`Index`](crate::storage::Index) would; every timer has its place among the deadlines.
 
-use crate::flow::{self, AdmittedSlot, FlowSlot, FragmentSlot};
+use crate::flow::{self, AdmittedSlot, FlowSlot};
 use crate::node::Event;
-use crate::path::{self, AckSlot, PathSlot};
+use crate::path;
 use crate::peer::{LookupSlot, PeerEntry};
-use crate::service::{
-    self, AffinitySlot, EndpointSlot, NameBlock, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot,
-};
-use crate::storage::DeadlineEntry;
-use crate::tunnel::{BucketSlot, CookieSlot, JobSlot, KEYPAIRS, KeypairSlot, PeerSlot, TunnelResources};
-
-/// Memory for `PEERS` peers with replay windows of `WINDOW` words (64 counters each, one word is overhead),
-/// `FLOWS` flows and as many admitted tuples, `SERVICES` services, `ENDPOINTS` endpoints, and `SIDE` places in each
-/// table beside these: lookups, events, acknowledgements, fragments, namespaces, affinity, cookies.
-pub struct Memory<
-    const PEERS: usize,
-    const WINDOW: usize,
-    const FLOWS: usize,
-    const SERVICES: usize,
-    const ENDPOINTS: usize,
-    const SIDE: usize,
-> {
-    peers: [PeerEntry; PEERS],
-    peer_index: [[u32; 2]; PEERS],
-    lookups: [LookupSlot; SIDE],
-    events: [Event; SIDE],
-    deadlines: [[DeadlineEntry; 3]; FLOWS],
-    sessions: [PeerSlot; PEERS],
-    keypairs: [[KeypairSlot; KEYPAIRS]; PEERS],
-    windows: [[[u64; WINDOW]; KEYPAIRS]; PEERS],
-    session_index: [[u32; 8]; PEERS],
-    key_index: [[u32; 2]; PEERS],
-    jobs: [JobSlot; PEERS],
-    cookies: [CookieSlot; SIDE],
-    buckets: [BucketSlot; SIDE],
-    paths: [PathSlot; PEERS],
-    acks: [AckSlot; SIDE],
-    relay_sessions: [[u32; 2]; PEERS],
-    flows: [FlowSlot; FLOWS],
-    by_client: [[u32; 2]; FLOWS],
-    by_mapped: [[u32; 2]; FLOWS],
-    sources: [u32; SIDE],
-    admitted: [AdmittedSlot; FLOWS],
-    by_tuple: [[u32; 2]; FLOWS],
-    admitters: [u32; SIDE],
-    fragments: [FragmentSlot; SIDE],
-    services: [ServiceSlot; SERVICES],
-    ports: [[PortSlot; 2]; SERVICES],
-    targets: [[TargetSlot; 2]; SERVICES],
-    endpoints: [EndpointSlot; ENDPOINTS],
-    names: [[NameBlock; 3]; SERVICES],
-    namespaces: [NamespaceSlot; SIDE],
-    affinity: [AffinitySlot; SIDE],
-    by_name: [[u32; 2]; SERVICES],
-    by_vip: [[u32; 4]; SERVICES],
-    by_namespace: [[u32; 2]; SIDE],
-    by_address: [[u32; 2]; ENDPOINTS],
-    by_endpoint_vip: [[u32; 2]; ENDPOINTS],
-    by_ordinal: [[u32; 2]; ENDPOINTS],
-}
+use crate::service;
+use crate::storage::{DeadlineEntry, Link};
+use crate::tunnel::TunnelResources;
 
 /// Borrowed memory of all machines.
 pub struct Resources<'a> {
-    pub(crate) peers: &'a mut [PeerEntry],
-    pub(crate) peer_index: &'a mut [u32],
-    pub(crate) lookups: &'a mut [LookupSlot],
-    pub(crate) events: &'a mut [Event],
-    pub(crate) deadlines: &'a mut [DeadlineEntry],
-    pub(crate) tunnels: TunnelResources<'a>,
-    pub(crate) paths: path::Resources<'a>,
-    pub(crate) flows: flow::Resources<'a>,
-    pub(crate) services: service::Resources<'a>,
+    /// One per peer.
+    pub peers: &'a mut [PeerEntry],
+    /// Index of peers, of twice their number.
+    pub peer_index: &'a mut [Link],
+    /// One per node that the directory is asked about at a time.
+    pub lookups: &'a mut [LookupSlot],
+    /// One per event that waits for the shell.
+    pub events: &'a mut [Event],
+    /// [`timers`] of them.
+    pub deadlines: &'a mut [DeadlineEntry],
+    /// The tunnels'.
+    pub tunnels: TunnelResources<'a>,
+    /// The path layer's.
+    pub paths: path::Resources<'a>,
+    /// The flow machine's.
+    pub flows: flow::Resources<'a>,
+    /// The Service table's.
+    pub services: service::Resources<'a>,
 }
 
 impl<'a> Resources<'a> {
@@ -87,109 +47,175 @@ impl<'a> Resources<'a> {
     }
 }
 
-impl<
-    const PEERS: usize,
-    const WINDOW: usize,
-    const FLOWS: usize,
-    const SERVICES: usize,
-    const ENDPOINTS: usize,
-    const SIDE: usize,
-> Memory<PEERS, WINDOW, FLOWS, SERVICES, ENDPOINTS, SIDE>
-{
-    /// Nothing stored.
-    pub const ZERO: Self = {
-        // Two singles, tunnel and path of each peer and of none, flows, admitted tuples, fragments.
-        assert!(FLOWS >= 4 + 2 * PEERS + SIDE, "too few flows for the deadlines of peers and fragments");
-        assert!(PEERS >= 2, "handshakes need two places");
-        Self {
-            peers: [PeerEntry::EMPTY; PEERS],
-            peer_index: [[0; 2]; PEERS],
-            lookups: [LookupSlot::EMPTY; SIDE],
-            events: [Event::ServicesChanged; SIDE],
-            deadlines: [[DeadlineEntry::EMPTY; 3]; FLOWS],
-            sessions: [PeerSlot::EMPTY; PEERS],
-            keypairs: [[KeypairSlot::EMPTY; KEYPAIRS]; PEERS],
-            windows: [[[0; WINDOW]; KEYPAIRS]; PEERS],
-            session_index: [[0; 8]; PEERS],
-            key_index: [[0; 2]; PEERS],
-            jobs: [JobSlot::EMPTY; PEERS],
-            cookies: [CookieSlot::EMPTY; SIDE],
-            buckets: [BucketSlot::EMPTY; SIDE],
-            paths: [PathSlot::EMPTY; PEERS],
-            acks: [AckSlot::EMPTY; SIDE],
-            relay_sessions: [[0; 2]; PEERS],
-            flows: [FlowSlot::ZERO; FLOWS],
-            by_client: [[0; 2]; FLOWS],
-            by_mapped: [[0; 2]; FLOWS],
-            sources: [0; SIDE],
-            admitted: [AdmittedSlot::ZERO; FLOWS],
-            by_tuple: [[0; 2]; FLOWS],
-            admitters: [0; SIDE],
-            fragments: [FragmentSlot::ZERO; SIDE],
-            services: [ServiceSlot::ZERO; SERVICES],
-            ports: [[PortSlot::ZERO; 2]; SERVICES],
-            targets: [[TargetSlot::ZERO; 2]; SERVICES],
-            endpoints: [EndpointSlot::ZERO; ENDPOINTS],
-            names: [[NameBlock::ZERO; 3]; SERVICES],
-            namespaces: [NamespaceSlot::ZERO; SIDE],
-            affinity: [AffinitySlot::ZERO; SIDE],
-            by_name: [[0; 2]; SERVICES],
-            by_vip: [[0; 4]; SERVICES],
-            by_namespace: [[0; 2]; SIDE],
-            by_address: [[0; 2]; ENDPOINTS],
-            by_endpoint_vip: [[0; 2]; ENDPOINTS],
-            by_ordinal: [[0; 2]; ENDPOINTS],
+/// Deadlines of an engine: two of its own, tunnel and path of each peer and of none, flows, admitted tuples,
+/// fragments.
+pub const fn timers(peers: usize, flows: usize, admitted: usize, fragments: usize) -> usize {
+    peers
+        .saturating_add(2)
+        .saturating_mul(2)
+        .saturating_add(flows)
+        .saturating_add(admitted)
+        .saturating_add(fragments)
+}
+
+/// Places of an index over `slots`.
+pub const fn places(slots: usize) -> usize {
+    match slots.saturating_mul(2).checked_ilog2() {
+        Some(bits) => 1 << bits,
+        None => 0,
+    }
+}
+
+/// Makes the type of an engine's memory:
+///
+/// ```
+/// edgemesh_core::memory! {
+///     /// Room for a small site.
+///     pub struct SmallMemory {
+///         peers: 8,
+///         window: 17,     // words of each replay window: 64 counters each, one word is overhead
+///         handshakes: 2,  // messages that are computed on at a time
+///         flows: 256,
+///         admitted: 256,  // tuples that peers have with endpoints of this node
+///         services: 64,
+///         ports: 96,      // service ports, and groups of endpoints
+///         endpoints: 256,
+///         names: 128,     // blocks of 28 bytes
+///         side: 16,       // each table beside these: lookups, events, acknowledgements, fragments,
+///                         // namespaces, affinity, cookies
+///     }
+/// }
+/// static mut MEMORY: SmallMemory = SmallMemory::ZERO;
+/// ```
+#[macro_export]
+macro_rules! memory {
+    (
+        $(#[$doc:meta])*
+        $vis:vis struct $name:ident {
+            peers: $peers:expr,
+            window: $window:expr,
+            handshakes: $handshakes:expr,
+            flows: $flows:expr,
+            admitted: $admitted:expr,
+            services: $services:expr,
+            ports: $ports:expr,
+            endpoints: $endpoints:expr,
+            names: $names:expr,
+            side: $side:expr $(,)?
+        }
+    ) => {
+        $crate::memory! {
+            @type $(#[$doc])* $vis struct $name;
+            peers: $crate::peer::PeerEntry = $crate::peer::PeerEntry::EMPTY; $peers,
+            peer_index: $crate::storage::Link = 0; $crate::memory::places($peers),
+            lookups: $crate::peer::LookupSlot = $crate::peer::LookupSlot::EMPTY; $side,
+            events: $crate::node::Event = $crate::node::Event::ServicesChanged; $side,
+            deadlines: $crate::storage::DeadlineEntry = $crate::storage::DeadlineEntry::EMPTY;
+                $crate::memory::timers($peers, $flows, $admitted, $side),
+            sessions: $crate::tunnel::PeerSlot = $crate::tunnel::PeerSlot::EMPTY; $peers,
+            keypairs: $crate::tunnel::KeypairSlot = $crate::tunnel::KeypairSlot::EMPTY;
+                $crate::tunnel::KEYPAIRS * $peers,
+            windows: u64 = 0; $window * $crate::tunnel::KEYPAIRS * $peers,
+            session_index: $crate::storage::Link = 0; 8 * $peers,
+            key_index: $crate::storage::Link = 0; $crate::memory::places($peers),
+            jobs: $crate::tunnel::JobSlot = $crate::tunnel::JobSlot::EMPTY; $handshakes,
+            cookies: $crate::tunnel::CookieSlot = $crate::tunnel::CookieSlot::EMPTY; $side,
+            buckets: $crate::tunnel::BucketSlot = $crate::tunnel::BucketSlot::EMPTY; $side,
+            paths: $crate::path::PathSlot = $crate::path::PathSlot::EMPTY; $peers,
+            acks: $crate::path::AckSlot = $crate::path::AckSlot::EMPTY; $side,
+            relay_sessions: $crate::storage::Link = 0; $crate::memory::places($peers),
+            flows: $crate::flow::FlowSlot = $crate::flow::FlowSlot::ZERO; $flows,
+            by_client: $crate::storage::Link = 0; $crate::memory::places($flows),
+            by_mapped: $crate::storage::Link = 0; $crate::memory::places($flows),
+            sources: u32 = 0; $side,
+            admitted: $crate::flow::AdmittedSlot = $crate::flow::AdmittedSlot::ZERO; $admitted,
+            by_tuple: $crate::storage::Link = 0; $crate::memory::places($admitted),
+            admitters: u32 = 0; $side,
+            fragments: $crate::flow::FragmentSlot = $crate::flow::FragmentSlot::ZERO; $side,
+            services: $crate::service::ServiceSlot = $crate::service::ServiceSlot::ZERO; $services,
+            ports: $crate::service::PortSlot = $crate::service::PortSlot::ZERO; $ports,
+            targets: $crate::service::TargetSlot = $crate::service::TargetSlot::ZERO; $ports,
+            endpoints: $crate::service::EndpointSlot = $crate::service::EndpointSlot::ZERO; $endpoints,
+            names: $crate::service::NameBlock = $crate::service::NameBlock::ZERO; $names,
+            namespaces: $crate::service::NamespaceSlot = $crate::service::NamespaceSlot::ZERO; $side,
+            affinity: $crate::service::AffinitySlot = $crate::service::AffinitySlot::ZERO; $side,
+            by_name: $crate::storage::Link = 0; $crate::memory::places($services),
+            by_vip: $crate::storage::Link = 0; $crate::memory::places($crate::service::VIPS * $services),
+            by_namespace: $crate::storage::Link = 0; $crate::memory::places($side),
+            by_address: $crate::storage::Link = 0; $crate::memory::places($endpoints),
+            by_endpoint_vip: $crate::storage::Link = 0; $crate::memory::places($endpoints),
+            by_ordinal: $crate::storage::Link = 0; $crate::memory::places($endpoints),
+        }
+        const _: () = assert!($handshakes >= 2, "an initiation and a response at a time need two places");
+    };
+    (@type $(#[$doc:meta])* $vis:vis struct $name:ident; $($field:ident: $slot:ty = $zero:expr; $len:expr,)+) => {
+        $(#[$doc])*
+        $vis struct $name {
+            $($field: [$slot; $len],)+
+        }
+
+        impl $name {
+            /// Nothing stored.
+            pub const ZERO: Self = Self { $($field: [$zero; $len],)+ };
+
+            /// Hands the memory to an engine. It must be all-zero: lend it once.
+            pub fn lend(&mut self) -> $crate::memory::Resources<'_> {
+                let Self { $($field),+ } = self;
+                $crate::memory! { @resources $($field)+ }
+            }
         }
     };
-
-    /// Hands the memory to an engine. It must be all-zero: lend it once.
-    pub fn lend(&mut self) -> Resources<'_> {
-        Resources {
-            peers: &mut self.peers,
-            peer_index: self.peer_index.as_flattened_mut(),
-            lookups: &mut self.lookups,
-            events: &mut self.events,
-            deadlines: self.deadlines.as_flattened_mut(),
-            tunnels: TunnelResources {
-                peers: &mut self.sessions,
-                keypairs: self.keypairs.as_flattened_mut(),
-                windows: self.windows.as_flattened_mut().as_flattened_mut(),
-                indices: self.session_index.as_flattened_mut(),
-                keys: self.key_index.as_flattened_mut(),
-                jobs: &mut self.jobs,
-                cookies: &mut self.cookies,
-                buckets: &mut self.buckets,
+    (
+        @resources $peers:ident $peer_index:ident $lookups:ident $events:ident $deadlines:ident
+        $sessions:ident $keypairs:ident $windows:ident $session_index:ident $key_index:ident $jobs:ident
+        $cookies:ident $buckets:ident $paths:ident $acks:ident $relay_sessions:ident $flows:ident
+        $by_client:ident $by_mapped:ident $sources:ident $admitted:ident $by_tuple:ident $admitters:ident
+        $fragments:ident $services:ident $ports:ident $targets:ident $endpoints:ident $names:ident
+        $namespaces:ident $affinity:ident $by_name:ident $by_vip:ident $by_namespace:ident $by_address:ident
+        $by_endpoint_vip:ident $by_ordinal:ident
+    ) => {
+        $crate::memory::Resources {
+            peers: $peers,
+            peer_index: $peer_index,
+            lookups: $lookups,
+            events: $events,
+            deadlines: $deadlines,
+            tunnels: $crate::tunnel::TunnelResources {
+                peers: $sessions,
+                keypairs: $keypairs,
+                windows: $windows,
+                indices: $session_index,
+                keys: $key_index,
+                jobs: $jobs,
+                cookies: $cookies,
+                buckets: $buckets,
             },
-            paths: path::Resources {
-                peers: &mut self.paths,
-                acks: &mut self.acks,
-                sessions: self.relay_sessions.as_flattened_mut(),
+            paths: $crate::path::Resources { peers: $paths, acks: $acks, sessions: $relay_sessions },
+            flows: $crate::flow::Resources {
+                flows: $flows,
+                by_client: $by_client,
+                by_mapped: $by_mapped,
+                sources: $sources,
+                admitted: $admitted,
+                by_tuple: $by_tuple,
+                admitters: $admitters,
+                fragments: $fragments,
             },
-            flows: flow::Resources {
-                flows: &mut self.flows,
-                by_client: self.by_client.as_flattened_mut(),
-                by_mapped: self.by_mapped.as_flattened_mut(),
-                sources: &mut self.sources,
-                admitted: &mut self.admitted,
-                by_tuple: self.by_tuple.as_flattened_mut(),
-                admitters: &mut self.admitters,
-                fragments: &mut self.fragments,
-            },
-            services: service::Resources {
-                services: &mut self.services,
-                ports: self.ports.as_flattened_mut(),
-                targets: self.targets.as_flattened_mut(),
-                endpoints: &mut self.endpoints,
-                names: self.names.as_flattened_mut(),
-                namespaces: &mut self.namespaces,
-                affinity: &mut self.affinity,
-                by_name: self.by_name.as_flattened_mut(),
-                by_vip: self.by_vip.as_flattened_mut(),
-                by_namespace: self.by_namespace.as_flattened_mut(),
-                by_address: self.by_address.as_flattened_mut(),
-                by_endpoint_vip: self.by_endpoint_vip.as_flattened_mut(),
-                by_ordinal: self.by_ordinal.as_flattened_mut(),
+            services: $crate::service::Resources {
+                services: $services,
+                ports: $ports,
+                targets: $targets,
+                endpoints: $endpoints,
+                names: $names,
+                namespaces: $namespaces,
+                affinity: $affinity,
+                by_name: $by_name,
+                by_vip: $by_vip,
+                by_namespace: $by_namespace,
+                by_address: $by_address,
+                by_endpoint_vip: $by_endpoint_vip,
+                by_ordinal: $by_ordinal,
             },
         }
-    }
+    };
 }

@@ -6,7 +6,7 @@ use super::slots::AdmittedSlot;
 use super::state::{Progress, Track};
 use super::table::{Shares, has_its_share, hasher, ports, victim};
 use crate::counters::DropReason;
-use crate::storage::{Index, Pool};
+use crate::storage::{Index, Link, Pool};
 use crate::time::Instant;
 use crate::wire::ip::{Address, Transport};
 use core::hash::Hasher;
@@ -34,7 +34,7 @@ pub(super) struct Admitted<'a> {
 impl<'a> Admitted<'a> {
     pub(super) fn new(
         slots: &'a mut [AdmittedSlot],
-        by_tuple: &'a mut [u32],
+        by_tuple: &'a mut [Link],
         peers: &'a mut [u32],
         keys: [u64; 2],
     ) -> Self {
@@ -47,7 +47,7 @@ impl<'a> Admitted<'a> {
     pub(super) fn adopt(
         now: Instant,
         slots: &'a mut [AdmittedSlot],
-        by_tuple: &'a mut [u32],
+        by_tuple: &'a mut [Link],
         peers: &'a mut [u32],
         keys: [u64; 2],
     ) -> Self {

@@ -32,7 +32,7 @@ use crate::counters::DropReason;
 use crate::packet::Packet;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::ip::{Checksum, Fragment, Kind, Mesh, Transport, is_confined, reply};
+use crate::wire::ip::{Address, Checksum, Fragment, Kind, Mesh, Transport, is_confined, reply};
 use admitted::Admitted;
 use core::net::IpAddr;
 use fragments::Fragments;
@@ -288,7 +288,7 @@ impl<'a> Flows<'a> {
     ///
     /// # Errors
     /// [`DropReason::FlowsFull`] when there is no free slot, [`DropReason::PortsFull`] when either of its keys
-    /// is taken.
+    /// is taken, [`DropReason::Family`] for addresses that this build does not keep.
     pub fn restore(&mut self, now: Instant, record: &FlowRecord) -> Result<(u32, Instant), DropReason> {
         self.table.restore(now, record)
     }
@@ -364,6 +364,9 @@ impl<'a> Flows<'a> {
 /// Reads a packet and cuts off what lies behind it.
 fn start(packet: &mut Packet<'_>) -> Result<Transport, DropReason> {
     let t = Transport::parse(packet.bytes())?;
+    if !Address::holds(t.src) {
+        return Err(DropReason::Family);
+    }
     packet.shrink(0, packet.len().saturating_sub(t.end))?;
     if is_confined(t.src) {
         return Err(DropReason::SourceAddress);

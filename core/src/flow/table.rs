@@ -7,7 +7,7 @@ use super::state::{Class, Progress, Track};
 use super::{Endpoint, NewFlow, PeerRef};
 use crate::counters::DropReason;
 use crate::rng::Rng;
-use crate::storage::{Index, Pool};
+use crate::storage::{Index, Link, Pool};
 use crate::time::{Duration, Instant};
 use crate::wire::ip::{Address, Transport};
 use core::cmp::Reverse;
@@ -29,15 +29,15 @@ pub struct Resources<'a> {
     /// One per flow.
     pub flows: &'a mut [FlowSlot],
     /// Index of flows by client tuple.
-    pub by_client: &'a mut [u32],
+    pub by_client: &'a mut [Link],
     /// Index of flows by peer, endpoint and mapped port.
-    pub by_mapped: &'a mut [u32],
+    pub by_mapped: &'a mut [Link],
     /// Flows per source, sources hashed into these.
     pub sources: &'a mut [u32],
     /// One per tuple that a peer has with an endpoint of this node.
     pub admitted: &'a mut [AdmittedSlot],
     /// Index of admitted tuples.
-    pub by_tuple: &'a mut [u32],
+    pub by_tuple: &'a mut [Link],
     /// Admitted tuples per peer, peers hashed into these.
     pub admitters: &'a mut [u32],
     /// One per fragmented datagram under way; used in sets of four.
@@ -141,8 +141,8 @@ pub(super) struct Table<'a> {
 impl<'a> Table<'a> {
     pub(super) fn new(
         flows: &'a mut [FlowSlot],
-        by_client: &'a mut [u32],
-        by_mapped: &'a mut [u32],
+        by_client: &'a mut [Link],
+        by_mapped: &'a mut [Link],
         sources: &'a mut [u32],
         keys: [u64; 2],
     ) -> Self {
@@ -155,14 +155,14 @@ impl<'a> Table<'a> {
     pub(super) fn adopt(
         now: Instant,
         flows: &'a mut [FlowSlot],
-        by_client: &'a mut [u32],
-        by_mapped: &'a mut [u32],
+        by_client: &'a mut [Link],
+        by_mapped: &'a mut [Link],
         sources: &'a mut [u32],
         keys: [u64; 2],
     ) -> Self {
-        for index in [&mut *by_client, &mut *by_mapped, &mut *sources] {
-            index.fill(0);
-        }
+        by_client.fill(0);
+        by_mapped.fill(0);
+        sources.fill(0);
         let (by_client, by_mapped) = (Index::new(by_client), Index::new(by_mapped));
         let most = by_client.capacity().min(by_mapped.capacity());
         let flows = Pool::adopt(flows, most, |s| {
@@ -293,6 +293,9 @@ impl<'a> Table<'a> {
         now: Instant,
         record: &FlowRecord,
     ) -> Result<(u32, Instant), DropReason> {
+        if ![record.client.0, record.vip.0, record.endpoint.0].into_iter().all(Address::holds) {
+            return Err(DropReason::Family);
+        }
         let slot = FlowSlot {
             track: Track::ahead(now, record.protocol, record.established),
             client: record.client.0.into(),

@@ -1,6 +1,7 @@
 //! What the path layer takes and says: values without behaviour.
 
 use crate::path::{AckSlot, PathSlot, RelayLeg};
+use crate::storage::Link;
 use crate::time::Duration;
 use core::net::SocketAddr;
 
@@ -153,5 +154,5 @@ pub struct Resources<'a> {
     /// Acknowledgements between two polls, for all peers; 16 are plenty.
     pub acks: &'a mut [AckSlot],
     /// Receive sessions: twice as many as peers, a power of two.
-    pub sessions: &'a mut [u32],
+    pub sessions: &'a mut [Link],
 }

@@ -5,7 +5,7 @@
 //! carry epoch and serial, and an older one never replaces a newer one. Sessions and addresses are not here.
 
 use crate::counters::DropReason;
-use crate::storage::Index;
+use crate::storage::{Index, Link};
 use crate::time::{Duration, Instant};
 
 /// A peer used within this time keeps its place.
@@ -49,7 +49,7 @@ pub struct Peers<'a> {
 
 impl<'a> Peers<'a> {
     /// Over all-zero memory; `index` of at least twice the entries.
-    pub fn new(entries: &'a mut [PeerEntry], index: &'a mut [u32]) -> Self {
+    pub fn new(entries: &'a mut [PeerEntry], index: &'a mut [Link]) -> Self {
         Self { entries, by_index: Index::new(index) }
     }
 

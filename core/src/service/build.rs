@@ -6,6 +6,7 @@ use super::slots::{
 };
 use super::{MAX_PORTS, Part, Table, TableError, protocol_number};
 use crate::storage::Slot;
+use crate::storage::link::{id, link};
 use crate::wire::feed::{ENDPOINT_READY, EndpointDef, PortDef, ServiceDef, ServiceKind, Update};
 use crate::wire::ip::{Address, is_confined};
 
@@ -43,16 +44,16 @@ impl Table<'_> {
             }
             Update::Service(def) => {
                 self.discard();
-                self.or_refuse(Some((def.namespace, def.name)), |t| t.begin(def))
+                self.or_refuse(Some((def.namespace, def.name)), |t| t.begin(def))?;
+                let ServiceKind::ClusterIp(vips) = &def.kind else { return Ok(()) };
+                if vips.iter().copied().all(Address::holds) { Ok(()) } else { Err(TableError::Family) }
             }
             Update::Port(def) => self.or_refuse(None, |t| t.add_port(def)),
             Update::Targets(ports) => self.or_refuse(None, |t| t.add_targets(ports)),
-            Update::Endpoint(def) if is_confined(def.address) => match self.pending {
-                Pending::None => Err(TableError::OutOfOrder),
-                Pending::Refused => Ok(()),
-                Pending::Building(_) => Err(TableError::Address),
+            Update::Endpoint(def) => match (self.pending, unusable(def)) {
+                (Pending::Building(_), Some(error)) => Err(error),
+                _ => self.or_refuse(None, |t| t.add_endpoint(def)),
             },
-            Update::Endpoint(def) => self.or_refuse(None, |t| t.add_endpoint(def)),
             Update::Commit => self.or_refuse(None, Self::commit),
             Update::Remove { namespace, name } => {
                 if let Some(id) = self.find_service(namespace, name) {
@@ -113,17 +114,18 @@ impl Table<'_> {
             list: self.list,
             affinity_secs: def.affinity_secs,
             flags: def.flags,
-            namespace: self.namespace(def.namespace)?,
+            namespace: link(self.namespace(def.namespace)?),
             ..ServiceSlot::EMPTY
         };
         // Counted from here on, so that the namespace stays while its first service is built.
-        self.count_in_namespace(service.namespace, 1);
+        self.count_in_namespace(id(service.namespace), 1);
         service.name = self.name_or_release(def.name, &service)?;
         match &def.kind {
             ServiceKind::ClusterIp(vips) => {
                 service.kind = CLUSTER_IP;
-                for (place, vip) in service.vips.iter_mut().zip(vips) {
-                    *place = (*vip).into();
+                let kept = vips.iter().copied().filter(|vip| Address::holds(*vip));
+                for (place, vip) in service.vips.iter_mut().zip(kept) {
+                    *place = vip.into();
                 }
             }
             ServiceKind::Headless => service.kind = HEADLESS,
@@ -151,15 +153,15 @@ impl Table<'_> {
         let name = self.names.store(def.name)?;
         let protocol = protocol_number(def.protocol);
         let slot = PortSlot { next: 0, name, port: def.port, protocol, index: b.ports };
-        let Some(id) = self.ports.insert(slot) else {
+        let Some(new) = self.ports.insert(slot) else {
             self.names.free(name);
             return Err(TableError::Full(Part::Ports));
         };
         match self.ports.get_mut(b.last_port) {
-            Some(last) => last.next = id,
-            None => b.service.ports = id,
+            Some(last) => last.next = link(new),
+            None => b.service.ports = link(new),
         }
-        (b.last_port, b.ports) = (id, b.ports.saturating_add(1));
+        (b.last_port, b.ports) = (new, b.ports.saturating_add(1));
         self.pending = Pending::Building(b);
         Ok(())
     }
@@ -172,7 +174,7 @@ impl Table<'_> {
         let mut first = 0;
         // From the end, so that each slot knows its successor; one slot even for a service without ports.
         for start in (0..bytes.len().max(1)).step_by(TARGETS.saturating_mul(2)).rev() {
-            let mut slot = TargetSlot { next: first, ..TargetSlot::EMPTY };
+            let mut slot = TargetSlot { next: link(first), ..TargetSlot::EMPTY };
             for (port, pair) in
                 slot.ports.iter_mut().zip(bytes.get(start..).unwrap_or_default().chunks_exact(2))
             {
@@ -189,7 +191,7 @@ impl Table<'_> {
         if let Some(slot) = self.targets.get_mut(first) {
             slot.next_group = b.service.targets;
         }
-        b.service.targets = first;
+        b.service.targets = link(first);
         self.pending = Pending::Building(b);
         Ok(())
     }
@@ -209,15 +211,15 @@ impl Table<'_> {
             conditions: def.conditions,
             ..EndpointSlot::EMPTY
         };
-        let Some(id) = self.endpoints.insert(slot) else {
+        let Some(new) = self.endpoints.insert(slot) else {
             self.names.free(hostname);
             return Err(TableError::Full(Part::Endpoints));
         };
         match self.endpoints.get_mut(b.last_endpoint) {
-            Some(last) => last.next = id,
-            None => b.service.endpoints = id,
+            Some(last) => last.next = link(new),
+            None => b.service.endpoints = link(new),
         }
-        b.last_endpoint = id;
+        b.last_endpoint = new;
         self.pending = Pending::Building(b);
         Ok(())
     }
@@ -227,7 +229,7 @@ impl Table<'_> {
         let id = match self.find_same(&service) {
             Some(id) => {
                 let old = self.services.get(id).copied().unwrap_or(ServiceSlot::EMPTY);
-                self.unlink(id, &old);
+                self.leave(id, &old);
                 self.release(&old);
                 service.uid = if old.vips == service.vips { old.uid } else { self.fresh_uid() };
                 id
@@ -239,17 +241,17 @@ impl Table<'_> {
             }
         };
         self.pending = Pending::None;
-        self.link(id, service);
+        self.enter(id, service);
         self.generation = self.generation.wrapping_add(1);
         Ok(())
     }
 
     /// Puts a service and its endpoints into the indices.
-    fn link(&mut self, id: u32, mut service: ServiceSlot) {
-        let mut at = service.endpoints;
+    fn enter(&mut self, owner: u32, mut service: ServiceSlot) {
+        let mut at = id(service.endpoints);
         service.ready = 0;
         while let Some(endpoint) = self.endpoints.get_mut(at) {
-            endpoint.service = id;
+            endpoint.service = link(owner);
             if endpoint.has(ENDPOINT_READY) {
                 service.ready = service.ready.saturating_add(1);
                 endpoint.ordinal = service.ready;
@@ -257,79 +259,79 @@ impl Table<'_> {
             let e = *endpoint;
             self.by_address.insert(self.keys.address(e.node, e.address), at);
             if e.ordinal != 0 {
-                self.by_ordinal.insert(self.keys.ordinal(id, e.ordinal), at);
+                self.by_ordinal.insert(self.keys.ordinal(owner, id(e.ordinal)), at);
             }
             if !e.vip.is_none() {
                 self.by_endpoint_vip.insert(self.keys.vip(e.vip), at);
             }
-            at = e.next;
+            at = id(e.next);
         }
         for (place, vip) in service.vips.iter().enumerate() {
             if !vip.is_none() {
-                self.by_vip.insert(self.keys.vip(*vip), vip_key(id, place));
+                self.by_vip.insert(self.keys.vip(*vip), vip_key(owner, place));
             }
         }
-        let hash = self.keys.name(service.namespace, self.names.text(service.name).bytes());
-        self.by_name.insert(hash, id);
-        if let Some(slot) = self.services.get_mut(id) {
+        let hash = self.keys.name(id(service.namespace), self.names.text(service.name).bytes());
+        self.by_name.insert(hash, owner);
+        if let Some(slot) = self.services.get_mut(owner) {
             *slot = service;
         }
     }
 
     /// Takes a service and its endpoints out of the indices.
-    fn unlink(&mut self, id: u32, service: &ServiceSlot) {
+    fn leave(&mut self, which: u32, service: &ServiceSlot) {
         let (keys, endpoints, services, names) = (self.keys, &self.endpoints, &self.services, &self.names);
-        let endpoint = |id| endpoints.get(id).copied().unwrap_or(EndpointSlot::EMPTY);
-        let owner = |id| services.get(id).copied().unwrap_or(ServiceSlot::EMPTY);
-        let by_address = |id| keys.address(endpoint(id).node, endpoint(id).address);
-        let by_ordinal = |id| keys.ordinal(endpoint(id).service, endpoint(id).ordinal);
-        let by_endpoint_vip = |id| keys.vip(endpoint(id).vip);
-        let mut at = service.endpoints;
+        let endpoint = |at| endpoints.get(at).copied().unwrap_or(EndpointSlot::EMPTY);
+        let owner = |at| services.get(at).copied().unwrap_or(ServiceSlot::EMPTY);
+        let by_address = |at| keys.address(endpoint(at).node, endpoint(at).address);
+        let by_ordinal = |at| keys.ordinal(id(endpoint(at).service), id(endpoint(at).ordinal));
+        let by_endpoint_vip = |at| keys.vip(endpoint(at).vip);
+        let mut at = id(service.endpoints);
         while at != 0 {
             self.by_address.remove(by_address(at), at, by_address);
             self.by_ordinal.remove(by_ordinal(at), at, by_ordinal);
             self.by_endpoint_vip.remove(by_endpoint_vip(at), at, by_endpoint_vip);
-            at = endpoint(at).next;
+            at = id(endpoint(at).next);
         }
         let by_vip =
             |key: u32| keys.vip(owner(key >> 1).vips.get(key as usize & 1).copied().unwrap_or_default());
         for place in 0..service.vips.len() {
-            let key = vip_key(id, place);
+            let key = vip_key(which, place);
             self.by_vip.remove(by_vip(key), key, by_vip);
         }
-        let by_name = |id| keys.name(owner(id).namespace, names.text(owner(id).name).bytes());
-        self.by_name.remove(by_name(id), id, by_name);
+        let by_name = |at| keys.name(id(owner(at).namespace), names.text(owner(at).name).bytes());
+        self.by_name.remove(by_name(which), which, by_name);
     }
 
     /// Frees all that belongs to a service, except its own slot.
     fn release(&mut self, service: &ServiceSlot) {
         self.names.free(service.name);
         self.names.free(service.external);
-        let mut at = service.ports;
+        let mut at = id(service.ports);
         while let Some(port) = self.ports.get(at).copied() {
             self.names.free(port.name);
             self.ports.remove(at);
-            at = port.next;
+            at = id(port.next);
         }
-        let mut at = service.endpoints;
+        let mut at = id(service.endpoints);
         while let Some(endpoint) = self.endpoints.get(at).copied() {
             self.names.free(endpoint.hostname);
             self.endpoints.remove(at);
-            at = endpoint.next;
+            at = id(endpoint.next);
         }
-        let mut group = service.targets;
-        while let Some(next) = self.targets.get(group).map(|slot| slot.next_group) {
+        let mut group = id(service.targets);
+        while let Some(next) = self.targets.get(group).map(|slot| id(slot.next_group)) {
             self.free_targets(group);
             group = next;
         }
-        self.count_in_namespace(service.namespace, -1);
-        self.drop_unused_namespace(service.namespace);
+        self.count_in_namespace(id(service.namespace), -1);
+        self.drop_unused_namespace(id(service.namespace));
     }
 
-    fn free_targets(&mut self, mut id: u32) {
-        while let Some(next) = self.targets.get(id).map(|slot| slot.next) {
-            self.targets.remove(id);
-            id = next;
+    fn free_targets(&mut self, mut at: u32) {
+        while let Some(next) = self.targets.get(at).map(|slot| id(slot.next)) {
+            self.targets.remove(at);
+            at = next;
         }
     }
 
@@ -342,7 +344,7 @@ impl Table<'_> {
 
     fn remove_service(&mut self, id: u32) {
         let Some(old) = self.services.get(id).copied() else { return };
-        self.unlink(id, &old);
+        self.leave(id, &old);
         self.release(&old);
         self.services.remove(id);
         self.generation = self.generation.wrapping_add(1);
@@ -373,15 +375,15 @@ impl Table<'_> {
 
     fn find_same(&self, service: &ServiceSlot) -> Option<u32> {
         let name = self.names.text(service.name);
-        let is_it = |id| {
-            self.services.get(id).is_some_and(|s| {
+        let is_it = |at| {
+            self.services.get(at).is_some_and(|s| {
                 let other = self.names.text(s.name);
                 s.namespace == service.namespace
                     && other.len() == name.len()
                     && other.bytes().zip(name.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b))
             })
         };
-        self.by_name.find(self.keys.name(service.namespace, name.bytes()), is_it)
+        self.by_name.find(self.keys.name(id(service.namespace), name.bytes()), is_it)
     }
 
     /// The namespace of this name, made when it is new.
@@ -428,6 +430,17 @@ impl Table<'_> {
     fn fresh_uid(&mut self) -> u32 {
         self.next_uid = self.next_uid.wrapping_add(1);
         self.next_uid
+    }
+}
+
+/// Why an endpoint is left out of its service.
+fn unusable(def: &EndpointDef<'_>) -> Option<TableError> {
+    if is_confined(def.address) {
+        Some(TableError::Address)
+    } else if !Address::holds(def.address) || !def.vip.is_none_or(Address::holds) {
+        Some(TableError::Family)
+    } else {
+        None
     }
 }
 

@@ -23,11 +23,12 @@ pub mod view;
 pub use affinity::AffinitySlot;
 pub use names::{NameBlock, Text};
 pub use select::{Request, Selection, Serves};
-pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot};
+pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot, VIPS};
 
 use crate::rng::Rng;
-use crate::storage::{Index, Pool};
 use crate::wire::feed::{ENDPOINT_READY, Protocol};
+use crate::storage::link::{self, id};
+use crate::storage::{Index, Link, Pool};
 use crate::wire::ip::{Address, SCTP, TCP, UDP};
 use build::Pending;
 use core::hash::Hasher;
@@ -53,6 +54,9 @@ pub enum TableError {
     /// A VIP that no client may be sent to (the service is refused) or such an endpoint address (only this
     /// endpoint is left out): loopback, link-local, multicast or unspecified.
     Address,
+    /// An IPv6 VIP (left out of its service) or endpoint (left out) that this build does not keep (feature
+    /// `compact`).
+    Family,
 }
 
 impl core::fmt::Display for TableError {
@@ -63,6 +67,7 @@ impl core::fmt::Display for TableError {
             Self::Name => f.write_str("unusable name"),
             Self::Ports => f.write_str("unusable list of ports"),
             Self::Address => f.write_str("unusable address"),
+            Self::Family => f.write_str("IPv6 is not kept here"),
         }
     }
 }
@@ -87,7 +92,7 @@ pub enum Part {
 }
 
 /// All-zero memory for one table. An index should have at least twice the places that its pool has slots (the
-/// VIP index: four times the services); a pool with a smaller index is used only as far as the index reaches.
+/// VIP index: one for each VIP that a service may have); a pool with a smaller index is used only as far as the index reaches.
 pub struct Resources<'a> {
     /// One per service.
     pub services: &'a mut [ServiceSlot],
@@ -104,17 +109,17 @@ pub struct Resources<'a> {
     /// One per client with affinity; used in sets of four.
     pub affinity: &'a mut [AffinitySlot],
     /// Index of services by name.
-    pub by_name: &'a mut [u32],
+    pub by_name: &'a mut [Link],
     /// Index of services by VIP.
-    pub by_vip: &'a mut [u32],
+    pub by_vip: &'a mut [Link],
     /// Index of namespaces by name.
-    pub by_namespace: &'a mut [u32],
+    pub by_namespace: &'a mut [Link],
     /// Index of endpoints by node and address.
-    pub by_address: &'a mut [u32],
+    pub by_address: &'a mut [Link],
     /// Index of endpoints by endpoint VIP.
-    pub by_endpoint_vip: &'a mut [u32],
+    pub by_endpoint_vip: &'a mut [Link],
     /// Index of ready endpoints by service and number.
-    pub by_ordinal: &'a mut [u32],
+    pub by_ordinal: &'a mut [Link],
 }
 
 /// The Service table.
@@ -148,10 +153,12 @@ impl<'a> Table<'a> {
         let by_namespace = Index::new(memory.by_namespace);
         let (by_address, by_ordinal) = (Index::new(memory.by_address), Index::new(memory.by_ordinal));
         let by_endpoint_vip = Index::new(memory.by_endpoint_vip);
+        // An id and one bit that says which VIP are a key of the VIP index.
+        let services = by_name.capacity().min(by_vip.capacity() / slots::VIPS).min(link::MOST / 2);
         let endpoints = by_address.capacity().min(by_ordinal.capacity()).min(by_endpoint_vip.capacity());
         let keys = Keys { a: rng.u64(), b: rng.u64() };
         Self {
-            services: Pool::at_most(memory.services, by_name.capacity().min(by_vip.capacity() / 2)),
+            services: Pool::at_most(memory.services, services),
             ports: Pool::new(memory.ports),
             targets: Pool::new(memory.targets),
             endpoints: Pool::at_most(memory.endpoints, endpoints),
@@ -286,10 +293,10 @@ impl<'a> Table<'a> {
 
     fn find_service(&self, namespace: &str, name: &str) -> Option<u32> {
         let namespace = self.find_namespace(namespace)?;
-        let is_it = |id| {
+        let is_it = |at| {
             self.services
-                .get(id)
-                .is_some_and(|s| s.namespace == namespace && self.names.text(s.name).eq_ignore_case(name))
+                .get(at)
+                .is_some_and(|s| id(s.namespace) == namespace && self.names.text(s.name).eq_ignore_case(name))
         };
         self.by_name.find(self.keys.name(namespace, name.bytes()), is_it)
     }

@@ -4,6 +4,7 @@ use super::affinity::Key;
 use super::slots::{EndpointSlot, ServiceSlot};
 use super::{Table, slots};
 use crate::rng::Rng;
+use crate::storage::link::id;
 use crate::time::Instant;
 use crate::wire::feed::{
     ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY,
@@ -68,17 +69,17 @@ impl Table<'_> {
     /// terminating ones when none is ready (row T1), the same as before under client affinity. `own`: this
     /// node's index.
     pub fn select(&mut self, now: Instant, request: &Request, own: u32, rng: &mut Rng) -> Selection {
-        let Some((id, service)) = self.proxied(request.vip) else { return self.select_by_vip(request) };
+        let Some((owner, service)) = self.proxied(request.vip) else { return self.select_by_vip(request) };
         let Some(port) = self.port_index(service, request.protocol, request.port) else {
             return Selection::UnknownPort;
         };
         let want = Want {
-            service: id,
+            service: owner,
             port,
             v6: request.vip.is_ipv6(),
             node: (service.flags & FLAG_INTERNAL_LOCAL != 0).then_some(own),
-            list: service.endpoints,
-            ready: service.ready,
+            list: id(service.endpoints),
+            ready: id(service.ready),
         };
         let affinity = (service.affinity_secs, service.uid);
         if affinity.0 == 0 {
@@ -105,9 +106,9 @@ impl Table<'_> {
         let (node, address, number) = (endpoint.0, Address::from(endpoint.1), endpoint.2);
         let serving = |e: &EndpointSlot| e.conditions & (ENDPOINT_READY | ENDPOINT_SERVING) != 0;
         match self.proxied(vip) {
-            Some((id, service)) => self.port_index(service, protocol, port).is_some_and(|index| {
+            Some((owner, service)) => self.port_index(service, protocol, port).is_some_and(|index| {
                 let is_it = |e: &EndpointSlot| {
-                    e.service == id && serving(e) && self.target(e.targets, index) == number
+                    id(e.service) == owner && serving(e) && self.target(id(e.targets), index) == number
                 };
                 self.find_endpoint(node, address, is_it).is_some()
             }),
@@ -127,9 +128,9 @@ impl Table<'_> {
         }
         let address = Address::from(address);
         let named = |e: &EndpointSlot| {
-            self.services.get(e.service).is_some_and(|service| {
+            self.services.get(id(e.service)).is_some_and(|service| {
                 self.service_ports(service)
-                    .any(|p| p.protocol == protocol && self.target(e.targets, p.index) == port)
+                    .any(|p| p.protocol == protocol && self.target(id(e.targets), p.index) == port)
             })
         };
         if port != 0 && self.find_endpoint(own, address, named).is_some() {
@@ -142,22 +143,22 @@ impl Table<'_> {
     }
 
     pub(super) fn service_ports(&self, service: &ServiceSlot) -> impl Iterator<Item = &slots::PortSlot> {
-        let mut id = service.ports;
+        let mut at = id(service.ports);
         core::iter::from_fn(move || {
-            let slot = self.ports.get(id)?;
-            id = slot.next;
+            let slot = self.ports.get(at)?;
+            at = id(slot.next);
             Some(slot)
         })
     }
 
     /// Port number that a group has for the service port at `index`; 0 where it serves none.
     pub(super) fn target(&self, group: u32, index: u8) -> u16 {
-        let (mut id, index) = (group, usize::from(index));
+        let (mut at, index) = (group, usize::from(index));
         for _ in 0..index / slots::TARGETS {
-            id = self.targets.get(id).map_or(0, |slot| slot.next);
+            at = self.targets.get(at).map_or(0, |slot| id(slot.next));
         }
         let place = index % slots::TARGETS;
-        self.targets.get(id).and_then(|slot| slot.ports.get(place)).copied().unwrap_or_default()
+        self.targets.get(at).and_then(|slot| slot.ports.get(place)).copied().unwrap_or_default()
     }
 
     fn select_by_vip(&self, request: &Request) -> Selection {
@@ -180,7 +181,7 @@ impl Table<'_> {
             Some(endpoint) => Selection::Endpoint {
                 node: endpoint.node,
                 address: endpoint.address.ip_or_unspecified(),
-                port: self.target(endpoint.targets, want.port),
+                port: self.target(id(endpoint.targets), want.port),
             },
             None if want.node.is_some() && self.any(&Want { node: None, ..*want }) => Selection::NotLocal,
             None => Selection::NoEndpoints,
@@ -196,14 +197,15 @@ impl Table<'_> {
         if want.node.is_none() && want.ready > 0 {
             for _ in 0..DRAWS {
                 let ordinal = rng.below(want.ready).saturating_add(1);
-                let is_it = |id| {
-                    self.endpoints.get(id).is_some_and(|e| e.service == want.service && e.ordinal == ordinal)
+                let is_it = |at| {
+                    let same = |e: &EndpointSlot| (id(e.service), id(e.ordinal)) == (want.service, ordinal);
+                    self.endpoints.get(at).is_some_and(same)
                 };
-                let id = self.by_ordinal.find(self.keys.ordinal(want.service, ordinal), is_it);
-                if let Some(id) = id
-                    && self.endpoints.get(id).is_some_and(|e| self.usable(want, e, READY))
+                let at = self.by_ordinal.find(self.keys.ordinal(want.service, ordinal), is_it);
+                if let Some(at) = at
+                    && self.endpoints.get(at).is_some_and(|e| self.usable(want, e, READY))
                 {
-                    return Some(id);
+                    return Some(at);
                 }
             }
         }
@@ -212,24 +214,24 @@ impl Table<'_> {
 
     /// Reservoir sampling over the service's endpoints.
     fn sample(&self, want: &Want, conditions: Conditions, rng: &mut Rng) -> Option<u32> {
-        let (mut id, mut seen, mut picked) = (want.list, 0u32, None);
-        while let Some(endpoint) = self.endpoints.get(id) {
+        let (mut at, mut seen, mut picked) = (want.list, 0u32, None);
+        while let Some(endpoint) = self.endpoints.get(at) {
             if self.usable(want, endpoint, conditions) {
                 seen = seen.saturating_add(1);
                 if rng.below(seen) == 0 {
-                    picked = Some(id);
+                    picked = Some(at);
                 }
             }
-            id = endpoint.next;
+            at = id(endpoint.next);
         }
         picked
     }
 
     fn list(&self, want: &Want) -> impl Iterator<Item = &EndpointSlot> {
-        let mut id = want.list;
+        let mut at = want.list;
         core::iter::from_fn(move || {
-            let slot = self.endpoints.get(id)?;
-            id = slot.next;
+            let slot = self.endpoints.get(at)?;
+            at = id(slot.next);
             Some(slot)
         })
     }
@@ -239,14 +241,14 @@ impl Table<'_> {
             && endpoint.conditions & clear == 0
             && want.node.is_none_or(|node| node == endpoint.node)
             && endpoint.address.ip_or_unspecified().is_ipv6() == want.v6
-            && self.target(endpoint.targets, want.port) != 0
+            && self.target(id(endpoint.targets), want.port) != 0
     }
 
     /// The endpoint that a client had last, while a new choice could fall on it too (row A4).
     fn still_usable(&self, want: &Want, (node, address): (u32, Address)) -> Option<u32> {
         let with = |conditions| {
             self.find_endpoint(node, address, |e| {
-                e.service == want.service && self.usable(want, e, conditions)
+                id(e.service) == want.service && self.usable(want, e, conditions)
             })
         };
         with(READY).or_else(|| {

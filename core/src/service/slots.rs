@@ -1,7 +1,8 @@
 //! The table's plain-data slots. All-zero is empty; links are ids, 0 is none.
 
 use super::names::Name;
-use crate::storage::Slot;
+use crate::storage::link::{id, link};
+use crate::storage::{Link, Slot};
 use crate::wire::feed::FLAG_NO_PROXY;
 use crate::wire::ip::Address;
 
@@ -10,14 +11,17 @@ macro_rules! linked {
         impl Slot for $slot {
             const EMPTY: Self = Self::ZERO;
             fn link(&self) -> u32 {
-                self.next
+                id(self.next)
             }
-            fn set_link(&mut self, id: u32) {
-                self.next = id;
+            fn set_link(&mut self, next: u32) {
+                self.next = link(next);
             }
         }
     };
 }
+
+/// VIPs that a service may have: one of each family.
+pub const VIPS: usize = if cfg!(feature = "compact") { 1 } else { 2 };
 
 /// What kind of service a slot holds; 0 is a free slot.
 pub(super) const CLUSTER_IP: u8 = 1;
@@ -28,21 +32,21 @@ pub(super) const EXTERNAL_NAME: u8 = 3;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct ServiceSlot {
-    pub(super) next: u32,
-    pub(super) namespace: u32,
+    pub(super) next: Link,
+    pub(super) namespace: Link,
     pub(super) name: Name,
     pub(super) external: Name,
-    pub(super) vips: [Address; 2],
+    pub(super) vips: [Address; VIPS],
     /// Changes when the service is deleted and made anew, or gets another VIP.
     pub(super) uid: u32,
     /// The full list that named it last.
     pub(super) list: u32,
     pub(super) affinity_secs: u32,
-    pub(super) ports: u32,
-    pub(super) targets: u32,
-    pub(super) endpoints: u32,
+    pub(super) ports: Link,
+    pub(super) targets: Link,
+    pub(super) endpoints: Link,
     /// Ready endpoints; they have the numbers 0 to this in the ordinal index.
-    pub(super) ready: u32,
+    pub(super) ready: Link,
     pub(super) kind: u8,
     pub(super) flags: u8,
 }
@@ -54,7 +58,7 @@ impl ServiceSlot {
         namespace: 0,
         name: Name::NONE,
         external: Name::NONE,
-        vips: [Address::NONE; 2],
+        vips: [Address::NONE; VIPS],
         uid: 0,
         list: 0,
         affinity_secs: 0,
@@ -79,7 +83,7 @@ impl ServiceSlot {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PortSlot {
-    pub(super) next: u32,
+    pub(super) next: Link,
     pub(super) name: Name,
     pub(super) port: u16,
     /// IP protocol number.
@@ -101,9 +105,9 @@ pub(super) const TARGETS: usize = 4;
 #[repr(C)]
 pub struct TargetSlot {
     /// The next four ports of the group.
-    pub(super) next: u32,
+    pub(super) next: Link,
     /// The service's next group; only in a group's first slot.
-    pub(super) next_group: u32,
+    pub(super) next_group: Link,
     pub(super) ports: [u16; TARGETS],
 }
 
@@ -116,16 +120,16 @@ impl TargetSlot {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct EndpointSlot {
-    pub(super) next: u32,
-    pub(super) service: u32,
+    pub(super) next: Link,
+    pub(super) service: Link,
     /// First slot of its group's ports.
-    pub(super) targets: u32,
+    pub(super) targets: Link,
     pub(super) node: u32,
     pub(super) address: Address,
     pub(super) vip: Address,
     pub(super) hostname: Name,
     /// Its number among the service's ready endpoints, plus one; 0 when it is not ready.
-    pub(super) ordinal: u32,
+    pub(super) ordinal: Link,
     pub(super) conditions: u8,
 }
 
@@ -152,7 +156,7 @@ impl EndpointSlot {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct NamespaceSlot {
-    pub(super) next: u32,
+    pub(super) next: Link,
     pub(super) name: Name,
     /// Services in it.
     pub(super) services: u32,

@@ -3,6 +3,7 @@
 use super::names::Text;
 use super::slots::{CLUSTER_IP, EndpointSlot, HEADLESS, PortSlot, ServiceSlot};
 use super::{Table, protocol_number};
+use crate::storage::link::id;
 use crate::wire::feed::{ENDPOINT_READY, Protocol};
 use core::net::IpAddr;
 
@@ -39,7 +40,7 @@ impl<'t> ServiceView<'t> {
     /// `metadata.namespace`.
     pub fn namespace(&self) -> Text<'t> {
         let name =
-            self.table.namespaces.get(self.slot.namespace).map_or(super::names::Name::NONE, |n| n.name);
+            self.table.namespaces.get(id(self.slot.namespace)).map_or(super::names::Name::NONE, |n| n.name);
         self.table.names.text(name)
     }
 
@@ -85,10 +86,10 @@ impl<'t> ServiceView<'t> {
 
     /// Its endpoints, usable or not.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointView<'t>> + use<'t> {
-        let (table, mut id) = (self.table, self.slot.endpoints);
+        let (table, mut at) = (self.table, id(self.slot.endpoints));
         core::iter::from_fn(move || {
-            let endpoint = EndpointView::new(table, id)?;
-            id = endpoint.slot.next;
+            let endpoint = EndpointView::new(table, at)?;
+            at = id(endpoint.slot.next);
             Some(endpoint)
         })
     }
@@ -144,7 +145,7 @@ impl<'t> EndpointView<'t> {
 
     /// The service that it belongs to.
     pub fn service(&self) -> Option<ServiceView<'t>> {
-        ServiceView::new(self.table, self.slot.service)
+        ServiceView::new(self.table, id(self.slot.service))
     }
 
     /// Index of its node, 0 when no node of ours has it.
@@ -179,6 +180,6 @@ impl<'t> EndpointView<'t> {
 
     /// The port number that it serves the service's port `index` at.
     pub fn target(&self, index: u8) -> Option<u16> {
-        Some(self.table.target(self.slot.targets, index)).filter(|port| *port != 0)
+        Some(self.table.target(id(self.slot.targets), index)).filter(|port| *port != 0)
     }
 }

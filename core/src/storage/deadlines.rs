@@ -4,16 +4,17 @@
 //! Machines that push a deadline out with every packet do not call it with every packet: they let the old one
 //! fire and answer with the new one. Keys are dense numbers; `node/` gives each machine a range of them.
 
+use super::link::{Link, MOST, id, link};
 use crate::time::Instant;
 
-/// One heap place; all-zero is free.
+/// One heap place; all-zero is free. Packed, so that a board's twelve bytes are not rounded up to sixteen.
 #[derive(Clone, Copy, Default)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct DeadlineEntry {
     at: u64,
-    key: u32,
+    key: Link,
     /// For the key equal to this place's number: its heap place plus one, 0 when it has no deadline.
-    place: u32,
+    place: Link,
 }
 
 impl DeadlineEntry {
@@ -30,13 +31,14 @@ pub struct Deadlines<'a> {
 impl<'a> Deadlines<'a> {
     /// No deadlines; `entries` must be all zero. Keys at or above its length are ignored by every call.
     pub fn new(entries: &'a mut [DeadlineEntry]) -> Self {
-        Self { entries, len: 0 }
+        let len = entries.len().min(MOST);
+        Self { entries: entries.split_at_mut(len).0, len: 0 }
     }
 
     /// Sets, moves or (with `None`) clears the deadline of `key`.
     pub fn set(&mut self, key: u32, at: Option<Instant>) {
         let Some(entry) = self.entries.get(key as usize) else { return };
-        match (entry.place.checked_sub(1), at) {
+        match (id(entry.place).checked_sub(1), at) {
             (None, None) => {}
             (None, Some(at)) => {
                 let place = self.len;
@@ -67,7 +69,7 @@ impl<'a> Deadlines<'a> {
         if self.len == 0 {
             return None;
         }
-        self.entries.first().map(|e| (Instant::from_micros(e.at), e.key))
+        self.entries.first().map(|e| (Instant::from_micros(e.at), id(e.key)))
     }
 
     /// Takes the earliest deadline if it is at or before `now`.
@@ -82,7 +84,7 @@ impl<'a> Deadlines<'a> {
 
     /// The deadline of `key`.
     pub fn get(&self, key: u32) -> Option<Instant> {
-        let place = self.entries.get(key as usize)?.place.checked_sub(1)?;
+        let place = id(self.entries.get(key as usize)?.place).checked_sub(1)?;
         self.entries.get(place as usize).map(|e| Instant::from_micros(e.at))
     }
 
@@ -92,7 +94,7 @@ impl<'a> Deadlines<'a> {
         if place != self.len
             && let Some(&last) = self.entries.get(self.len)
         {
-            self.put(place, last.at, last.key);
+            self.put(place, last.at, id(last.key));
             self.settle(place);
         }
     }
@@ -136,21 +138,21 @@ impl<'a> Deadlines<'a> {
 
     fn swap(&mut self, a: usize, b: usize) {
         if let (Some(&x), Some(&y)) = (self.entries.get(a), self.entries.get(b)) {
-            self.put(a, y.at, y.key);
-            self.put(b, x.at, x.key);
+            self.put(a, y.at, id(y.key));
+            self.put(b, x.at, id(x.key));
         }
     }
 
     fn put(&mut self, place: usize, at: u64, key: u32) {
         if let Some(entry) = self.entries.get_mut(place) {
-            (entry.at, entry.key) = (at, key);
+            (entry.at, entry.key) = (at, link(key));
         }
         self.set_place(key, place.saturating_add(1) as u32);
     }
 
     fn set_place(&mut self, key: u32, place: u32) {
         if let Some(entry) = self.entries.get_mut(key as usize) {
-            entry.place = place;
+            entry.place = link(place);
         }
     }
 }

@@ -4,14 +4,16 @@
 //! years stays as fast as a fresh one. Keys stay in the owner's slots; the caller hashes them (with a keyed hash
 //! where a stranger chooses the key) and compares them.
 
+use super::link::{Link, id, link};
+
 /// A multimap from 64-bit hash to non-zero `u32` id over borrowed memory.
 pub struct Index<'a> {
-    table: &'a mut [u32],
+    table: &'a mut [Link],
 }
 
 impl<'a> Index<'a> {
     /// An empty index over all-zero `table`. Only the largest power of two of it is used.
-    pub fn new(table: &'a mut [u32]) -> Self {
+    pub fn new(table: &'a mut [Link]) -> Self {
         let size = match table.len().checked_ilog2() {
             Some(bits) => 1usize << bits,
             None => 0,
@@ -30,21 +32,21 @@ impl<'a> Index<'a> {
         for _ in 0..self.table.len() {
             match self.table.get(at) {
                 None | Some(0) => return None,
-                Some(&id) if is_it(id) => return Some(id),
+                Some(&found) if is_it(id(found)) => return Some(id(found)),
                 Some(_) => at = self.step(at),
             }
         }
         None
     }
 
-    /// Adds `id` under `hash`. False when the table is full; nothing is changed then.
-    pub fn insert(&mut self, hash: u64, id: u32) -> bool {
+    /// Adds `new` under `hash`. False when the table is full; nothing is changed then.
+    pub fn insert(&mut self, hash: u64, new: u32) -> bool {
         let mut at = self.home(hash);
         for _ in 0..self.table.len() {
             let next = self.step(at);
             match self.table.get_mut(at) {
                 Some(place) if *place == 0 => {
-                    *place = id;
+                    *place = link(new);
                     return true;
                 }
                 _ => at = next,
@@ -53,12 +55,12 @@ impl<'a> Index<'a> {
         false
     }
 
-    /// Removes `id` from under `hash`; `hash_of` recomputes the hash of any other id in the table.
+    /// Removes `old` from under `hash`; `hash_of` recomputes the hash of any other id in the table.
     /// Unknown ids are ignored.
-    pub fn remove(&mut self, hash: u64, id: u32, hash_of: impl Fn(u32) -> u64) {
+    pub fn remove(&mut self, hash: u64, old: u32, hash_of: impl Fn(u32) -> u64) {
         let mut hole = self.home(hash);
         let mut steps = 0usize;
-        while self.table.get(hole).is_some_and(|&found| found != id) {
+        while self.table.get(hole).is_some_and(|&found| id(found) != old) {
             if self.table.get(hole) == Some(&0) || steps >= self.table.len() {
                 return;
             }
@@ -73,7 +75,7 @@ impl<'a> Index<'a> {
             if next == 0 {
                 break;
             }
-            let home = self.home(hash_of(next));
+            let home = self.home(hash_of(id(next)));
             if self.distance(home, at) >= self.distance(hole, at) {
                 self.set(hole, next);
                 hole = at;
@@ -103,9 +105,9 @@ impl<'a> Index<'a> {
         to.wrapping_sub(from) & self.mask()
     }
 
-    fn set(&mut self, at: usize, id: u32) {
+    fn set(&mut self, at: usize, found: Link) {
         if let Some(place) = self.table.get_mut(at) {
-            *place = id;
+            *place = found;
         }
     }
 }

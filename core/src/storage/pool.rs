@@ -1,5 +1,7 @@
 //! Slots with stable ids; when full, [`Pool::insert`] returns `None` and the caller evicts by its own rule.
 
+use super::link::MOST;
+
 /// A value that can live in a [`Pool`]: plain data with room for one link.
 pub trait Slot: Copy {
     /// The all-zero value.
@@ -25,13 +27,13 @@ pub struct Pool<'a, T> {
 impl<'a, T: Slot> Pool<'a, T> {
     /// An empty pool over `slots`, which must be all [`Slot::EMPTY`].
     pub fn new(slots: &'a mut [T]) -> Self {
-        Self { slots, used: 0, free: 0, live: 0 }
+        Self::at_most(slots, MOST)
     }
 
     /// As [`Pool::new`], over no more than `most` of the slots: as many as an index over them can hold.
     pub fn at_most(slots: &'a mut [T], most: usize) -> Self {
-        let len = slots.len().min(most);
-        Self::new(slots.split_at_mut(len).0)
+        let len = slots.len().min(most).min(MOST);
+        Self { slots: slots.split_at_mut(len).0, used: 0, free: 0, live: 0 }
     }
 
     /// Takes over slots that another run used: what `keep` accepts is moved to the ids from 1 up, the rest is

@@ -40,7 +40,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::counters::DropReason;
 use crate::noise::{PublicKey, StaticSecret, hash};
-use crate::storage::{Index, Pool};
+use crate::storage::{Index, Link, Pool};
 use crate::time::{Duration, Instant};
 use cookie::Guard;
 use slots::flag;
@@ -175,9 +175,9 @@ pub struct TunnelResources<'a> {
     /// Replay windows: an equal share for each keypair, `(share - 1) * 64` counters wide.
     pub windows: &'a mut [u64],
     /// Our receiver indices, hashed: a power of two of at least 8 a peer.
-    pub indices: &'a mut [u32],
+    pub indices: &'a mut [Link],
     /// Public keys, hashed: a power of two of at least 2 a peer.
-    pub keys: &'a mut [u32],
+    pub keys: &'a mut [Link],
     /// Handshakes under way; at least 2.
     pub jobs: &'a mut [JobSlot],
     /// Cookie replies to be sent.

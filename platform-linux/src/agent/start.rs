@@ -12,7 +12,6 @@ use crate::poll::Poller;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
 use crate::udp::Socket;
 use edgemesh_core::control::{Authority, Credentials};
-use edgemesh_core::memory::Memory;
 use edgemesh_core::node::{Config, Engine};
 use edgemesh_core::{dns, path};
 use edgemesh_host::{admin, entropy, signal, token};
@@ -21,9 +20,21 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 
-/// 1,024 peers with windows of 8,128 counters, 65,536 flows, 16,384 services with 65,536 endpoints. All of it is
-/// `.bss`: what is not used costs no memory.
-type AgentMemory = Memory<1_024, 128, FLOWS, 16_384, 65_536, 1_024>;
+edgemesh_core::memory! {
+    /// All of it is `.bss`: what is not used costs no memory. Replay windows are of 8,128 counters.
+    struct AgentMemory {
+        peers: 1_024,
+        window: 128,
+        handshakes: 1_024,
+        flows: FLOWS,
+        admitted: FLOWS,
+        services: 16_384,
+        ports: 32_768,
+        endpoints: 65_536,
+        names: 49_152,
+        side: 1_024,
+    }
+}
 const FLOWS: usize = 65_536;
 static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
 

@@ -1,24 +1,42 @@
-//! An IP address as 16 plain bytes, for slots and keys: IPv4 is mapped (RFC 4291 2.5.5.2), all zero is none.
+//! An IP address as plain bytes, for slots and keys; all zero is none.
+//!
+//! 16 bytes, an IPv4 address mapped (RFC 4291 2.5.5.2); under the feature `compact` 4 bytes and IPv4 only. What
+//! [`Address::holds`] refuses must not enter a table: the tables refuse and the flow machine counts it.
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::IpAddr;
+#[cfg(not(feature = "compact"))]
+use core::net::Ipv6Addr;
 
-/// 16 bytes that are an IPv4 or IPv6 address, or none. A mapped IPv6 address is the IPv4 address.
+#[cfg(not(feature = "compact"))]
+const LEN: usize = 16;
+#[cfg(feature = "compact")]
+const LEN: usize = 4;
+
+/// An IPv4 or IPv6 address, or none. A mapped IPv6 address is the IPv4 address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Hash)]
 #[repr(transparent)]
-pub struct Address([u8; 16]);
+pub struct Address([u8; LEN]);
 
 impl Address {
     /// No address.
-    pub const NONE: Self = Self([0; 16]);
+    pub const NONE: Self = Self([0; LEN]);
+
+    /// Whether this build keeps such addresses; one that it does not would become [`Address::NONE`].
+    pub const fn holds(ip: IpAddr) -> bool {
+        cfg!(not(feature = "compact")) || matches!(ip.to_canonical(), IpAddr::V4(_))
+    }
 
     /// The address, unless it is [`Address::NONE`].
     pub fn ip(self) -> Option<IpAddr> {
         if self.is_none() { None } else { Some(self.ip_or_unspecified()) }
     }
 
-    /// The address; `::` for [`Address::NONE`].
+    /// The address; the unspecified one for [`Address::NONE`].
     pub fn ip_or_unspecified(self) -> IpAddr {
-        Ipv6Addr::from(self.0).to_canonical()
+        #[cfg(not(feature = "compact"))]
+        return Ipv6Addr::from(self.0).to_canonical();
+        #[cfg(feature = "compact")]
+        return IpAddr::from(self.0);
     }
 
     /// Whether this is no address.
@@ -27,16 +45,25 @@ impl Address {
     }
 
     /// Its bytes, for hashing.
-    pub fn bytes(&self) -> &[u8; 16] {
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
 impl From<IpAddr> for Address {
+    #[cfg(not(feature = "compact"))]
     fn from(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().octets()),
             IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+
+    #[cfg(feature = "compact")]
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(v4) => Self(v4.octets()),
+            IpAddr::V6(_) => Self::NONE,
         }
     }
 }

@@ -10,17 +10,23 @@
 #![no_main]
 
 mod clock;
-mod machines;
 mod memory;
+mod node;
 mod primitives;
+mod segment;
 mod stack;
 mod steps;
+mod world;
 
+use core::mem::MaybeUninit;
 use core::panic::PanicInfo;
 use cortex_m_rt::{ExceptionFrame, entry, exception};
 use cortex_m_semihosting::{debug, hprintln};
-use memory::{Far, Memory};
-use steps::{Bench, STEPS, Step};
+use edgemesh_core::memory::Resources;
+use edgemesh_core::node::Engine;
+use memory::{Far, Gateway};
+use steps::{Bench, STEPS, Scratch, Step};
+use world::{Buffers, Node, SCRIPTS, World};
 
 /// What the core may take of the board's stack, `main`'s frame included.
 const STACK_BUDGET: usize = 6 * 1024;
@@ -28,19 +34,52 @@ const STACK_BUDGET: usize = 6 * 1024;
 #[entry]
 fn main() -> ! {
     // Built in place as statics: a table that is made on the stack and moved costs twice its size there.
-    static mut MEMORY: Memory = Memory::ZERO;
-    static mut FAR: Far = Far::ZERO;
-    static mut BENCH: Option<Bench> = None;
+    static mut MEMORY: Gateway = Gateway::ZERO;
+    static mut FAR_MEMORY: Far = Far::ZERO;
+    static mut NEAR: MaybeUninit<Engine<'static>> = MaybeUninit::uninit();
+    static mut FAR: MaybeUninit<Engine<'static>> = MaybeUninit::uninit();
+    static mut BENCH: MaybeUninit<Bench> = MaybeUninit::uninit();
+    static mut BUFFERS: Buffers = Buffers::ZERO;
+    static mut SCRATCH: Scratch = Scratch::ZERO;
 
-    hprintln!("memory: {} B of {} B", size_of::<Memory>(), memory::BUDGET);
-    for (part, size) in memory::PARTS {
-        hprintln!("memory of {}: {} B", part, size);
-    }
+    hprintln!("memory: {} B of {} B", size_of::<Gateway>(), memory::BUDGET);
+    hprintln!("engine: {} B beside it", size_of::<Engine<'static>>());
     let mut clock = clock::Clock::start();
-    let bench = BENCH.get_or_insert_with(|| Bench::new(MEMORY, FAR));
-    let failed = STEPS.iter().filter(|step| !passes(step, bench, &mut clock)).count();
-    hprintln!("probe: {} of {} steps passed", STEPS.len() - failed, STEPS.len());
+    let (near, made) = start(NEAR, MEMORY.lend(), 1, &mut clock);
+    let (far, also) = start(FAR, FAR_MEMORY.lend(), 2, &mut clock);
+    let bench = bench(BENCH, [near, far], BUFFERS, SCRATCH);
+    let failed = STEPS.iter().filter(|step| !passes(step, bench, &mut clock)).count()
+        + usize::from(!made)
+        + usize::from(!also);
+    hprintln!("probe: {} of {} steps passed", STEPS.len() + 2 - failed, STEPS.len() + 2);
     finish(failed == 0)
+}
+
+/// Makes the gateway's engine, as one more step.
+#[inline(never)]
+fn start(
+    place: &'static mut MaybeUninit<Engine<'static>>,
+    memory: Resources<'static>,
+    node: u8,
+    clock: &mut clock::Clock,
+) -> (&'static mut Engine<'static>, bool) {
+    stack::paint();
+    clock.restart();
+    let engine = place.write(world::engine(memory, node));
+    let passed = report("engine: made", clock.instructions(), Ok(()));
+    (engine, passed)
+}
+
+/// Puts together what the steps share, in its static.
+#[inline(never)]
+fn bench(
+    place: &'static mut MaybeUninit<Bench>,
+    [near, far]: [&'static mut Engine<'static>; 2],
+    buffers: &'static mut Buffers,
+    scratch: &'static mut Scratch,
+) -> &'static mut Bench {
+    let world = World::new(Node::new(near, &SCRIPTS[0]), Node::new(far, &SCRIPTS[1]), buffers);
+    place.write(Bench { world, scratch })
 }
 
 /// Runs one step on fresh paint and prints its line.
@@ -49,7 +88,11 @@ fn passes(step: &Step, bench: &mut Bench, clock: &mut clock::Clock) -> bool {
     stack::paint();
     clock.restart();
     let outcome = (step.run)(bench);
-    let instructions = clock.instructions();
+    report(step.name, clock.instructions(), outcome)
+}
+
+/// Prints a step's line; whether it passed.
+fn report(name: &str, instructions: u32, outcome: Result<(), &'static str>) -> bool {
     let depth = stack::depth();
     let verdict = match outcome {
         Err(what) => what,
@@ -57,7 +100,7 @@ fn passes(step: &Step, bench: &mut Bench, clock: &mut clock::Clock) -> bool {
         Ok(()) if depth > STACK_BUDGET => "over the stack budget",
         Ok(()) => "ok",
     };
-    hprintln!("{}: stack {} B, {} k instructions: {}", step.name, depth, instructions / 1000, verdict);
+    hprintln!("{}: stack {} B, {} k instructions: {}", name, depth, instructions / 1000, verdict);
     verdict == "ok"
 }
 

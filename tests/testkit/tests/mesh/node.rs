@@ -9,7 +9,6 @@ use crate::pods::Pods;
 use crate::server;
 use edgemesh_core::control::{Authority, Credentials, Message};
 use edgemesh_core::dns;
-use edgemesh_core::memory::Memory;
 use edgemesh_core::node::{
     Burst, Classified, Config, Destination, Engine, Event, From, Grant, Inbound, Outbound, Ticket, Timer, Way,
 };
@@ -35,7 +34,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const BUFFER: usize = 4_096;
 
-type Room = Memory<4, 17, 64, 4, 4, 16>;
+edgemesh_core::memory! {
+    struct Room {
+        peers: 4,
+        window: 17,
+        handshakes: 4,
+        flows: 64,
+        admitted: 64,
+        services: 4,
+        ports: 8,
+        endpoints: 4,
+        names: 12,
+        side: 16,
+    }
+}
 
 /// What survives a restart.
 pub(crate) struct Disk {
