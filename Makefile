@@ -26,6 +26,8 @@ lint: ## formatting and lints, warnings denied
 	cargo fmt --all --check
 	for board in $(BOARDS); do cargo fmt --manifest-path $$board/Cargo.toml --check || exit; done
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p edgemesh-core --features compact --test compact -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps -p edgemesh-core
 
 probe: ## the core on a microcontroller (QEMU): answers, stack, memory, flash, no allocator
 	cross/probe.sh
@@ -35,4 +37,5 @@ sim: ## the simulated network with chosen seeds: SEED=7 TEST=name replays one, S
 
 test: lint probe ## everything that gates a change
 	cargo test --workspace
+	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab

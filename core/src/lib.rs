@@ -9,6 +9,7 @@
 //! * [`storage`]: bounded containers over borrowed slices
 //! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`peer`], [`tunnel`], [`path`],
 //!   [`control`]
+//! * `bridge`: what two machines need to meet: the values, timers and views that [`node`] hands between them
 //! * [`node`]: the one place that sees all machines and composes them
 #![no_std]
 #![cfg_attr(
@@ -26,6 +27,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod bridge;
 pub mod control;
 pub mod counters;
 pub mod dns;

@@ -25,6 +25,7 @@ mod slots;
 mod state;
 pub mod table;
 
+pub use crate::wire::ip::{Checksum, Mesh, pieces};
 pub use slots::{AdmittedSlot, FlowSlot, FragmentSlot};
 pub use table::{FlowRecord, Resources};
 
@@ -32,7 +33,7 @@ use crate::counters::DropReason;
 use crate::packet::Packet;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::ip::{Address, Checksum, Fragment, Kind, Mesh, Transport, is_confined, reply};
+use crate::wire::ip::{Address, Fragment, Kind, Transport, is_confined, reply};
 use admitted::Admitted;
 use core::net::IpAddr;
 use fragments::Fragments;

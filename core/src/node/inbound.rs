@@ -2,12 +2,11 @@
 
 use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket, path_peer};
 use crate::counters::DropReason;
-use crate::flow::{Offload, PeerRef, Translated};
+use crate::flow::{Checksum, Offload, PeerRef, Translated};
 use crate::packet::Packet;
 use crate::path::{RelayVia, Relayed, Source, is_relay};
 use crate::time::Instant;
 use crate::tunnel::{Content, Datagram, Opened, Origin, PeerId};
-use crate::wire::ip::Checksum;
 
 impl Engine<'_> {
     /// Finds out what a datagram is.

@@ -3,12 +3,12 @@
 use super::{Engine, Event, Ticket, path_peer};
 use crate::control::{Message, Network, Peer, Welcome, updates};
 use crate::counters::DropReason;
+use crate::flow::Mesh;
 use crate::noise::PublicKey;
 use crate::path::{Local, Terms};
 use crate::peer::Learned;
 use crate::time::Instant;
 use crate::tunnel::PeerId;
-use crate::wire::ip::Mesh;
 use core::net::SocketAddr;
 
 /// Number of the socket that binds to a relay of this family.

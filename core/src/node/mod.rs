@@ -14,34 +14,26 @@
 mod inbound;
 mod link;
 mod outbound;
-mod policy;
 mod poll;
-mod timers;
-mod types;
-mod zone;
 
-pub use timers::Timer;
-pub use types::{
+pub use crate::bridge::{
     Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
-    Ticket, Transmit, Way,
+    Ticket, Timer, Transmit, Way,
 };
 
+use crate::bridge::{TableZone, Timers};
 use crate::control::Link;
 use crate::counters::{Counters, DropReason};
 use crate::dns::{Responder, Transport, Verdict};
-use crate::flow::Flows;
+use crate::flow::{Flows, Mesh};
 use crate::memory::Resources;
 use crate::path::Paths;
 use crate::peer::{Lookups, Peers, Wanted};
 use crate::rng::Rng;
-use crate::service::{Table, TableError};
+use crate::service::{Table, TableError, Update};
 use crate::storage::Ring;
 use crate::time::Instant;
 use crate::tunnel::{PeerId, Tunnels};
-use crate::wire::feed::Update;
-use crate::wire::ip::Mesh;
-use timers::Timers;
-use zone::TableZone;
 
 /// How many nodes a DNS answer warms a tunnel to.
 const WARM: usize = 4;

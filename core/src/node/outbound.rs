@@ -1,16 +1,16 @@
 //! From this node's TUN: which flow, which endpoint, which session, which way.
 
 use super::{Burst, Engine, Grant, Outbound, Ticket, Timer, Way, path_peer};
+use crate::bridge::NodePolicy;
 use crate::counters::DropReason;
-use crate::flow::{self, NewFlow, Offload, Outcome, PeerRef, Translated};
+use crate::flow::{self, Flows, NewFlow, Offload, Outcome, PeerRef, Translated, pieces};
 use crate::packet::Packet;
 use crate::peer::Wanted;
 use crate::service::{Request, Selection};
 use crate::time::Instant;
 use crate::tunnel::{NoSession, PeerId};
-use crate::wire::ip::pieces;
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
     /// Takes a packet or super-packet from the TUN and translates it in place.
     pub fn outbound(&mut self, now: Instant, packet: &mut Packet<'_>, burst: Burst) -> Outbound {
         if self.own == 0 {
@@ -44,6 +44,18 @@ impl Engine<'_> {
     /// Goes on with a translated packet of `len` bytes that waited for a session with the node of this index.
     pub fn resume(&mut self, now: Instant, index: u32, burst: Burst, len: usize) -> Outbound {
         self.send(now, index, burst, len, None)
+    }
+
+    /// The flow machine together with what it may ask.
+    pub(crate) fn flows_and_policy(&mut self, now: Instant) -> (&mut Flows<'a>, NodePolicy<'_, 'a>) {
+        let policy = NodePolicy {
+            services: &self.services,
+            paths: &self.paths,
+            peers: &self.peers,
+            own: self.own,
+            now,
+        };
+        (&mut self.flows, policy)
     }
 
     fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, offload: Offload) -> Outcome {

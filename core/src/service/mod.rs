@@ -20,15 +20,16 @@ mod select;
 mod slots;
 pub mod view;
 
+pub use crate::wire::feed::Update;
 pub use affinity::AffinitySlot;
 pub use names::{NameBlock, Text};
 pub use select::{Request, Selection, Serves};
 pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot, VIPS};
 
 use crate::rng::Rng;
-use crate::wire::feed::{ENDPOINT_READY, Protocol};
 use crate::storage::link::{self, id};
 use crate::storage::{Index, Link, Pool};
+use crate::wire::feed::{ENDPOINT_READY, Protocol};
 use crate::wire::ip::{Address, SCTP, TCP, UDP};
 use build::Pending;
 use core::hash::Hasher;

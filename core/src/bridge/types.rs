@@ -50,7 +50,7 @@ impl Burst {
 /// What a parked packet waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Ticket {
-    /// A session with the node of this index: then [`super::Engine::resume`].
+    /// A session with the node of this index: then [`crate::node::Engine::resume`].
     Peer(u32),
     /// The first fragment of its datagram: then hand it in again where it came from.
     Fragment(u32),
@@ -81,7 +81,7 @@ pub struct Way {
 
 impl Way {
     /// The way of a route; `relay` is where the relay is, by UDP.
-    pub(super) fn of(route: Route, relay: Option<(u8, SocketAddr)>) -> Option<Self> {
+    pub(crate) fn of(route: Route, relay: Option<(u8, SocketAddr)>) -> Option<Self> {
         Some(match route {
             Route::Direct { local, remote } => {
                 Self { envelope: None, to: Destination::Socket { local, remote } }
@@ -96,7 +96,7 @@ impl Way {
         })
     }
 
-    pub(super) fn binding(via: RelayVia) -> Self {
+    pub(crate) fn binding(via: RelayVia) -> Self {
         let to = match via {
             RelayVia::Udp { local, server } => Destination::Socket { local, remote: server },
             RelayVia::Tcp => Destination::RelayTcp,
@@ -152,9 +152,9 @@ pub enum From {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Classified {
-    /// Open it with the ticket's key, then [`super::Engine::inbound`].
+    /// Open it with the ticket's key, then [`crate::node::Engine::inbound`].
     Data(OpenTicket, Source, usize),
-    /// For [`super::Engine::message`].
+    /// For [`crate::node::Engine::message`].
     Message(Sender, usize),
     /// Dealt with.
     Handled,
@@ -165,8 +165,8 @@ pub enum Classified {
 /// Who sent a handshake message, as far as its outside tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sender {
-    pub(super) source: Source,
-    pub(super) peer: Option<PeerId>,
+    pub(crate) source: Source,
+    pub(crate) peer: Option<PeerId>,
 }
 
 /// What is to be done with an opened datagram.
@@ -177,7 +177,7 @@ pub enum Inbound {
     Deliver,
     /// The packet is now an answer to its sender: seal and send it.
     Answer(Grant),
-    /// Keep it as it is now; when the ticket is ready, [`super::Engine::again`].
+    /// Keep it as it is now; when the ticket is ready, [`crate::node::Engine::again`].
     Park(Ticket, PeerId),
     /// It was for the engine.
     Handled,
@@ -185,7 +185,7 @@ pub enum Inbound {
     Drop(DropReason),
 }
 
-/// A datagram that [`super::Engine::poll_transmit`] wrote.
+/// A datagram that [`crate::node::Engine::poll_transmit`] wrote.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transmit {
     /// Where in the buffer it lies.
@@ -214,7 +214,7 @@ pub enum Event {
     OpenRelayTcp,
     /// Close it.
     CloseRelayTcp,
-    /// The answer to [`super::Engine::ping`].
+    /// The answer to [`crate::node::Engine::ping`].
     Pong {
         /// The node's index.
         index: u32,

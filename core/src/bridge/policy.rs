@@ -1,7 +1,6 @@
 //! What the flow machine may ask of the rest of the node.
 
-use super::Engine;
-use crate::flow::{Endpoint, Flows, NewFlow, PeerRef, Policy, Vip};
+use crate::flow::{Endpoint, NewFlow, PeerRef, Policy, Vip};
 use crate::path::{Paths, PeerId};
 use crate::peer::Peers;
 use crate::service::{Serves, Table};
@@ -9,26 +8,12 @@ use crate::time::Instant;
 use core::net::IpAddr;
 
 /// The node's answers.
-pub(super) struct NodePolicy<'p, 'a> {
-    services: &'p Table<'a>,
-    paths: &'p Paths<'a>,
-    peers: &'p Peers<'a>,
-    own: u32,
-    now: Instant,
-}
-
-impl<'a> Engine<'a> {
-    /// The flow machine together with what it may ask.
-    pub(super) fn flows_and_policy(&mut self, now: Instant) -> (&mut Flows<'a>, NodePolicy<'_, 'a>) {
-        let policy = NodePolicy {
-            services: &self.services,
-            paths: &self.paths,
-            peers: &self.peers,
-            own: self.own,
-            now,
-        };
-        (&mut self.flows, policy)
-    }
+pub(crate) struct NodePolicy<'p, 'a> {
+    pub(crate) services: &'p Table<'a>,
+    pub(crate) paths: &'p Paths<'a>,
+    pub(crate) peers: &'p Peers<'a>,
+    pub(crate) own: u32,
+    pub(crate) now: Instant,
 }
 
 impl Policy for NodePolicy<'_, '_> {

@@ -8,11 +8,11 @@ use core::net::IpAddr;
 use core::str::from_utf8;
 
 /// The table as a zone, seen from one node.
-pub(super) struct TableZone<'t, 'a> {
-    pub(super) table: &'t Table<'a>,
+pub(crate) struct TableZone<'t, 'a> {
+    pub(crate) table: &'t Table<'a>,
     /// This node's index.
-    pub(super) own: u32,
-    pub(super) mesh: Mesh,
+    pub(crate) own: u32,
+    pub(crate) mesh: Mesh,
 }
 
 impl TableZone<'_, '_> {

@@ -19,7 +19,7 @@ pub enum Timer {
 }
 
 /// All deadlines of the engine.
-pub(super) struct Timers<'a> {
+pub(crate) struct Timers<'a> {
     deadlines: Deadlines<'a>,
     peers: u32,
 }
@@ -28,26 +28,26 @@ const SINGLES: u32 = 2;
 
 impl<'a> Timers<'a> {
     /// For `peers` peers; `entries` must hold two, two for each peer and the relay, and one for each flow slot.
-    pub(super) fn new(entries: &'a mut [DeadlineEntry], peers: u32) -> Self {
+    pub(crate) fn new(entries: &'a mut [DeadlineEntry], peers: u32) -> Self {
         Self { deadlines: Deadlines::new(entries), peers: peers.saturating_add(1) }
     }
 
-    pub(super) fn set(&mut self, timer: Timer, at: Option<Instant>) {
+    pub(crate) fn set(&mut self, timer: Timer, at: Option<Instant>) {
         let key = self.key(timer);
         if self.deadlines.get(key) != at {
             self.deadlines.set(key, at);
         }
     }
 
-    pub(super) fn first(&self) -> Option<(Instant, Timer)> {
+    pub(crate) fn first(&self) -> Option<(Instant, Timer)> {
         self.deadlines.first().map(|(at, key)| (at, self.timer(key)))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.deadlines.len()
     }
 
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
         self.deadlines.pop_due(now).map(|key| self.timer(key))
     }
 

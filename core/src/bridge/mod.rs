@@ -1,0 +1,19 @@
+//! What machines need to meet: the values that go in and out of the engine, the Service table as DNS sees it, the
+//! node as the flow machine may ask it, and one range of timers for each.
+//!
+//! No state of its own beside the timers, and no decision: those are the machines'. Who calls whom and when is in
+//! [`node`](crate::node), which shows the public part of this to shells.
+
+mod policy;
+mod timers;
+mod types;
+mod zone;
+
+pub(crate) use policy::NodePolicy;
+pub use timers::Timer;
+pub(crate) use timers::Timers;
+pub use types::{
+    Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
+    Ticket, Transmit, Way,
+};
+pub(crate) use zone::TableZone;
