@@ -213,9 +213,9 @@ impl<'a> Table<'a> {
     /// The ready endpoints that `node` has at `address`, one for each service, for names of addresses. Each step
     /// looks at all endpoints there.
     pub fn endpoints_at(&self, node: u32, address: IpAddr) -> impl Iterator<Item = EndpointView<'_>> {
-        let (address, mut last) = (Address::from(address), 0);
+        let (address, mut last) = (Address::from(address), Link::MIN);
         core::iter::from_fn(move || {
-            let mut next: Option<(u32, u32)> = None;
+            let mut next: Option<(Link, u32)> = None;
             self.by_address.find(self.keys.address(node, address), |id| {
                 let at = self.endpoints.get(id).filter(|e| e.node == node && e.address == address);
                 if let Some(e) = at.filter(|e| e.has(ENDPOINT_READY) && e.service > last) {

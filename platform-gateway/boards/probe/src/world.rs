@@ -121,7 +121,8 @@ fn config(node: u8) -> Config {
     Config {
         identity: StaticSecret::from_bytes([4 + node; 32]),
         credentials: Credentials {
-            name: heapless::String::try_from("node").expect("a short name"),
+            name: heapless::String::try_from(if node == 1 { "gateway" } else { "edge" })
+                .expect("a short name"),
             secret: None,
             agent: "probe",
             feed: true,
