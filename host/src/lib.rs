@@ -6,6 +6,7 @@
 //! * [`admin`]: the HTTP endpoint for probes, metrics and the JSON that commands print, and its blocking client
 //! * [`metrics`]: Prometheus text
 //! * [`token`]: the join token's one-line form
+//! * [`tcp`]: connections that fit through narrow links
 //! * [`clock`], [`entropy`], [`log`], [`signal`]: what the core wants passed in, and the process around it
 //!
 //! It knows nothing of nodes, Services or tunnels.
@@ -18,4 +19,5 @@ pub mod log;
 pub mod metrics;
 pub mod signal;
 pub mod state;
+pub mod tcp;
 pub mod token;

@@ -13,14 +13,13 @@ use edgemesh_core::wire::control::Network;
 use edgemesh_discovery::manifests::Source;
 use edgemesh_discovery::table::Table;
 use edgemesh_host::admin::{self, Address, Listener};
-use edgemesh_host::{entropy, signal, state};
+use edgemesh_host::{entropy, signal, state, tcp};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
 
 /// The privileged admin socket, in the state directory.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
@@ -44,8 +43,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
 async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(), Failure> {
     let named = |what: &str, e: io::Error| Failure::Failed(format!("{what}: {e}"));
     let listen = args.listen;
-    let tcp = TcpListener::bind(listen).await.map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
-    let listen = tcp.local_addr().map_err(|e| named("--listen", e))?;
+    let listener = tcp::listen(listen).map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
+    let listen = listener.local_addr().map_err(|e| named("--listen", e))?;
     let udp = UdpSocket::bind(listen).map_err(|e| named(&format!("--listen {listen} (UDP)"), e))?;
     let settings = settings(args, listen, directory.settings(), &mut rng)?;
     directory.set_settings(settings).map_err(|e| Failure::Failed(e.to_string()))?;
@@ -66,7 +65,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     };
     let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
     serve_admin(args, &shared).await?;
-    tokio::spawn(control::serve(tcp, shared));
+    tokio::spawn(control::serve(listener, shared));
     tracing::info!(version = VERSION, %listen, state = %args.state_dir.display(), "server is up");
     let signal = signal::shutdown().await.map_err(|e| named("signals", e))?;
     tracing::info!(signal, "server ends");

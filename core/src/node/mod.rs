@@ -141,6 +141,11 @@ impl<'a> Engine<'a> {
         self.own
     }
 
+    /// The index of a peer's node; 0 when it is not known any more.
+    pub fn index_of(&self, peer: PeerId) -> u32 {
+        self.peers.index(peer.0)
+    }
+
     /// Every known peer.
     pub fn peers(&self, now: Instant) -> impl Iterator<Item = PeerStatus> + '_ {
         self.peers.iter().map(move |(id, index)| PeerStatus {

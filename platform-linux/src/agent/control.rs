@@ -7,6 +7,7 @@
 
 use crate::agent::command::{Command, Handle};
 use edgemesh_core::wire::control::{FRAME_MAX, Preamble};
+use edgemesh_host::tcp;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -150,9 +151,8 @@ async fn connect(server: &str, preamble: Preamble) -> io::Result<(TcpStream, Soc
     let attempt = async {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in lookup_host(server).await? {
-            match TcpStream::connect(address).await {
+            match tcp::connect(address).await {
                 Ok(mut stream) => {
-                    stream.set_nodelay(true)?;
                     stream.write_all(&preamble.bytes()).await?;
                     return Ok((stream, address));
                 }

@@ -9,6 +9,7 @@
 
 use super::command::Handle;
 use super::data::Note;
+use super::refusals::Refusal;
 use super::resolver::EngineResolver;
 use super::source::{Names, Unresolved};
 use super::state::{Joined, Membership, State, StoredRecord};
@@ -22,11 +23,14 @@ use crate::prefix::Prefix;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
 use edgemesh_core::control::Peer;
 use edgemesh_core::rng::Rng;
+use edgemesh_core::service::TableError;
 use edgemesh_core::wire::control::{NodeRecord, SignedRecord, updates};
+use edgemesh_core::wire::feed::Update;
 use edgemesh_core::wire::ip::Mesh;
 use edgemesh_discovery::encoded::{Encoded, Head, Replica, from_snapshot, to_snapshot};
 use edgemesh_discovery::table::Table;
 use edgemesh_host::entropy;
+use edgemesh_host::state::StateError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +45,8 @@ const RECORDS: usize = 1_024;
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// The same for records: after a restart they say whom to tell that we are back.
 const STORE_RECORDS_AFTER: Duration = Duration::from_millis(50);
+/// How long after a failure to store it is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(10);
 /// How long the addresses of the DNS responder may take to be usable.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long answers about nodes are gathered before the table is made again.
@@ -61,6 +67,7 @@ pub struct Join {
     /// What is to be stored, and when.
     records_due: Option<Instant>,
     services_due: Option<Instant>,
+    membership_due: Option<Instant>,
     unresolved: Unresolved,
 }
 
@@ -93,6 +100,7 @@ impl Join {
             tables: mpsc::unbounded_channel(),
             records_due: None,
             services_due: None,
+            membership_due: None,
             unresolved: Unresolved::default(),
         }
     }
@@ -108,7 +116,10 @@ impl Join {
     }
 
     /// Brings back what an earlier run knew.
-    pub async fn restore(&mut self) {
+    ///
+    /// # Errors
+    /// What keeps a node that has joined before from going online.
+    pub async fn restore(&mut self) -> Result<(), String> {
         let records: Vec<StoredRecord> = self.records.values().cloned().collect();
         for stored in &records {
             self.note_name(stored);
@@ -134,9 +145,7 @@ impl Join {
             })
             .await;
         self.restore_services().await;
-        if self.membership.joined.is_some() {
-            self.go_online().await;
-        }
+        if self.membership.joined.is_some() { self.go_online().await } else { Ok(()) }
     }
 
     async fn restore_services(&mut self) {
@@ -159,10 +168,11 @@ impl Join {
     /// Carries out what the data thread heard.
     ///
     /// # Errors
-    /// When the state directory cannot be read; failures to write are logged, the last good version stays.
-    pub async fn take(&mut self, note: Note) -> io::Result<()> {
+    /// What keeps the node from serving: the agent cannot go on. Failures to store are logged, the last good
+    /// version stays.
+    pub async fn take(&mut self, note: Note) -> Result<(), String> {
         match note {
-            Note::Welcome(joined) => self.welcome(*joined).await,
+            Note::Welcome(joined) => self.welcome(*joined).await?,
             Note::Refused(reason) => {
                 tracing::error!(node = self.membership.node, %reason, "the server refused this node");
                 self.status.refused(reason);
@@ -180,14 +190,27 @@ impl Join {
             }
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => log(self.state.save_stamp(stamp)),
-            Note::TunLost(error) => return Err(error),
+            Note::PeerRefused(refusal) => self.tell(&refusal),
+            Note::TunReopened => {
+                tracing::warn!(device = DEFAULT_NAME, "the device was deleted and is made anew");
+            }
+            Note::TunLost(error) => return Err(format!("the device {DEFAULT_NAME} is lost: {error}")),
         }
         Ok(())
     }
 
+    fn tell(&self, refusal: &Refusal) {
+        let Refusal { reason, node, to, untold } = *refusal;
+        let to = to.map_or_else(|| "no address".to_owned(), |to| to.to_string());
+        let more =
+            if untold == 0 { String::new() } else { format!(" ({untold} more since the last message)") };
+        let (name, reason) = (self.status.name_of(node), reason.name());
+        tracing::warn!("refused a packet of node {name} for {to}: {reason}{more}");
+    }
+
     /// Waits until there is something to do here. Nothing is lost when the wait is given up.
     pub async fn next(&mut self) -> Work {
-        let due = [self.records_due, self.services_due].into_iter().flatten().min();
+        let due = [self.records_due, self.services_due, self.membership_due].into_iter().flatten().min();
         tokio::select! {
             Some(table) = self.tables.1.recv() => Work::Table(table),
             () = until(due) => Work::Store,
@@ -214,16 +237,19 @@ impl Join {
     /// Stores what waits to be stored.
     pub fn store(&mut self) {
         if self.records_due.take().is_some() {
-            log(self.state.save_records(&self.records));
+            self.records_due = again(self.state.save_records(&self.records));
         }
         if self.services_due.take().is_some() {
             let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
             let head = Head { epoch, sequence: self.sequence, unix_secs: clock::wall().secs };
-            log(self.state.save_services(&to_snapshot(&head, self.replica.table())));
+            self.services_due = again(self.state.save_services(&to_snapshot(&head, self.replica.table())));
+        }
+        if self.membership_due.take().is_some() {
+            self.membership_due = again(self.state.save_membership(&self.membership));
         }
     }
 
-    async fn welcome(&mut self, joined: Joined) {
+    async fn welcome(&mut self, joined: Joined) -> Result<(), String> {
         self.status.joined(&joined);
         if !self.unresolved.nodes.is_empty() {
             // This node's own index may be what was missing.
@@ -243,11 +269,9 @@ impl Join {
             }
             self.membership.secret.clear();
             self.membership.joined = Some(joined);
-            log(self.state.save_membership(&self.membership));
+            self.membership_due = again(self.state.save_membership(&self.membership));
         }
-        if first {
-            self.go_online().await;
-        }
+        if first { self.go_online().await } else { Ok(()) }
     }
 
     fn record(&mut self, stored: StoredRecord) {
@@ -310,16 +334,20 @@ impl Join {
             .handle
             .inspect(move |data| {
                 let mut refused = Vec::new();
+                let mut service = String::new();
                 for update in updates(&bytes).map_while(Result::ok) {
+                    if let Update::Service(head) = &update {
+                        service = format!("{}/{}", head.namespace, head.name);
+                    }
                     if let Err(error) = data.engine.update(&update) {
-                        refused.push(error);
+                        refused.push(refusal(&service, &update, error));
                     }
                 }
                 refused
             })
             .await;
         for error in refused.unwrap_or_default() {
-            tracing::warn!(%error, "a Service was refused");
+            tracing::warn!("{error}");
         }
     }
 
@@ -356,8 +384,11 @@ impl Join {
     }
 
     /// Gives the device its addresses and routes, and starts DNS.
-    async fn go_online(&mut self) {
-        let Some(joined) = self.membership.joined.clone() else { return };
+    ///
+    /// # Errors
+    /// What is in the way, named.
+    async fn go_online(&mut self) -> Result<(), String> {
+        let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
         let plan = plan(&self.settings, &joined, self.routed().await);
         let root = self.state.root().to_owned();
         let kept = tokio::task::spawn_blocking(move || {
@@ -365,18 +396,18 @@ impl Join {
             let keeper = Keeper::start(plan, ledger).map_err(|e| e.to_string())?;
             keeper.spawn(report).map_err(|e| e.to_string())
         });
-        match kept.await {
-            Ok(Ok(keeper)) => {
-                self.status.touched(keeper.touched());
-                self.keeper = Some(keeper);
-                self.start_dns().await;
-            }
-            Ok(Err(error)) => self.status.fail(error),
-            Err(error) => self.status.fail(error.to_string()),
-        }
+        let keeper = kept.await.map_err(|error| error.to_string())??;
+        self.status.touched(keeper.touched());
+        self.keeper = Some(keeper);
+        self.start_dns().await
     }
 
-    async fn start_dns(&self) {
+    /// Whether the node has its addresses and routes.
+    pub fn is_online(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    async fn start_dns(&self) -> Result<(), String> {
         let address = SocketAddr::new(self.settings.dns, 53);
         let deadline = Instant::now() + DNS_PATIENCE;
         let sockets = loop {
@@ -388,17 +419,14 @@ impl Join {
                 {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                Err(error) => return self.status.fail(format!("--dns {address}: {error}")),
+                Err(error) => return Err(format!("--dns {address}: {error}")),
             }
         };
         let source = match self.settings.upstream_dns.as_slice() {
             [] => dns::Source::File("/etc/resolv.conf".into()),
             servers => dns::Source::Fixed(servers.to_vec()),
         };
-        let seed = match entropy::seed() {
-            Ok(seed) => seed,
-            Err(error) => return self.status.fail(error.to_string()),
-        };
+        let seed = entropy::seed().map_err(|error| error.to_string())?;
         let stats = Arc::new(Stats::default());
         self.status.dns(stats.clone());
         let own: Vec<IpAddr> = vec![self.settings.dns];
@@ -409,10 +437,12 @@ impl Join {
                 tracing::error!(%error, "DNS has ended");
             }
         });
+        Ok(())
     }
 }
 
-fn plan(settings: &Run, joined: &Joined, services: Vec<Prefix>) -> Plan {
+/// What the kernel is to do for a node that has joined.
+pub(super) fn plan(settings: &Run, joined: &Joined, services: Vec<Prefix>) -> Plan {
     let mesh = Mesh::new(joined.network, joined.index);
     let prefix = |v6: bool| {
         let (address, bits) = if v6 {
@@ -443,6 +473,16 @@ fn report(report: Report) {
     }
 }
 
+/// What of a Service was refused, and why.
+fn refusal(service: &str, update: &Update<'_>, error: TableError) -> String {
+    match update {
+        Update::Endpoint(endpoint) => {
+            format!("Service {service}: refused its endpoint {}: {error}", endpoint.address)
+        }
+        _ => format!("Service {service} was refused: {error}"),
+    }
+}
+
 async fn until(due: Option<Instant>) {
     match due {
         Some(at) => sleep_until(at).await,
@@ -450,7 +490,14 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-fn log(result: Result<(), edgemesh_host::state::StateError>) {
+/// When to store again what could not be stored: the disk may have room then.
+fn again(result: Result<(), StateError>) -> Option<Instant> {
+    let error = result.err()?;
+    tracing::error!("{error}");
+    Some(Instant::now() + STORE_AGAIN)
+}
+
+fn log(result: Result<(), StateError>) {
     if let Err(error) = result {
         tracing::error!("{error}");
     }

@@ -18,6 +18,8 @@ pub mod join;
 pub mod kept;
 pub mod locals;
 pub mod park;
+pub mod privileges;
+pub mod refusals;
 pub mod resolver;
 pub mod source;
 pub mod start;

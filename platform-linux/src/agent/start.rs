@@ -2,12 +2,13 @@
 
 use super::admin::Admin;
 use super::command::{Command, Handle};
-use super::data::{Data, Note, Outputs};
-use super::join::Join;
+use super::data::{Data, Outputs};
+use super::join::{self, Join};
 use super::state::{Membership, State};
-use super::{control, kept, locals, source};
+use super::{control, kept, locals, privileges, source};
 use crate::cli::{Run, Source};
 use crate::clock;
+use crate::interception;
 use crate::poll::Poller;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
 use crate::udp::Socket;
@@ -63,6 +64,10 @@ pub fn run(settings: Run) -> Result<(), RunError> {
     let token = settings.join.as_deref().map(token::from_argument).transpose();
     let token = token.map_err(|error| RunError::Usage(format!("--join: {error}")))?;
     let membership = state.membership(&settings.node, token).map_err(RunError::Usage)?;
+    privileges::check().map_err(RunError::Failed)?;
+    if let Some(joined) = &membership.joined {
+        interception::check(&join::plan(&settings, joined, Vec::new())).map_err(failed)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(run_async(settings, state, membership))
 }
@@ -91,7 +96,10 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let ended = local
         .run_until(async {
             let mut join = Join::new(&settings, state, membership, handle.clone());
-            join.restore().await;
+            if let Err(error) = join.restore().await {
+                let _ = handle.inspect(Data::withdraw_device).await;
+                return Err(failed(error));
+            }
             let admin = Arc::new(Admin::new(handle.clone(), join.status()));
             tokio::task::spawn_local(admin::serve(listener, admin));
             tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted, datagrams_out));
@@ -111,15 +119,17 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
                     }
                     work = join.next() => join.work(work).await,
                     note = notes_in.recv() => match note {
-                        Some(Note::TunLost(error)) => {
-                            break Err(failed(format!("the device {DEFAULT_NAME} is gone ({error}); start the agent again")));
-                        }
-                        Some(note) => join.take(note).await.map_err(failed)?,
+                        Some(note) => if let Err(error) = join.take(note).await {
+                            break Err(failed(error));
+                        },
                         None => break Err(failed("the data thread has ended")),
                     },
                 }
             };
             join.store();
+            if !join.is_online() {
+                let _ = handle.inspect(Data::withdraw_device).await;
+            }
             ended
         })
         .await;

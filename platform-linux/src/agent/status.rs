@@ -44,7 +44,6 @@ struct Inner {
     current: Option<u64>,
     heard: bool,
     refused: Option<String>,
-    failure: Option<String>,
     touched: Option<Vec<String>>,
     dns: Option<Arc<Stats>>,
 }
@@ -80,12 +79,6 @@ impl Shared {
     /// The directory did not.
     pub fn refused(&self, reason: String) {
         self.inner().refused = Some(reason);
-    }
-
-    /// Something that the node cannot work without failed.
-    pub fn fail(&self, error: String) {
-        tracing::error!("{error}");
-        self.inner().failure = Some(error);
     }
 
     /// The node of this index has this name.
@@ -182,9 +175,6 @@ impl Shared {
     /// What keeps the node from serving, in words.
     pub fn obstacle(&self) -> Option<String> {
         let inner = self.inner();
-        if let Some(failure) = &inner.failure {
-            return Some(failure.clone());
-        }
         match (&inner.refused, inner.index) {
             (Some(reason), _) if !inner.heard => Some(format!("the server refused this node: {reason}")),
             (_, None) => Some(format!("not joined yet; waiting for {}", self.servers.join(", "))),

@@ -43,6 +43,8 @@ const REFUSALS: u32 = 3;
 pub struct Tun {
     file: File,
     name: String,
+    /// This opening created it.
+    fresh: bool,
     udp: bool,
     refused: u32,
     scratch: Vec<u8>,
@@ -78,7 +80,17 @@ impl Tun {
         // Marked as ours before it is made persistent: what outlives us can be told from others' devices.
         configure(&mut netlink, &link, mtu).map_err(|e| TunError::System("configuring the device", e))?;
         device::set_persist(file.as_fd(), true).map_err(|e| TunError::System("keeping the device", e))?;
-        Ok(Self { file, name: name.to_owned(), udp, refused: 0, scratch: Vec::new() })
+        let fresh = existing.is_none();
+        Ok(Self { file, name: name.to_owned(), fresh, udp, refused: 0, scratch: Vec::new() })
+    }
+
+    /// Lets a device that this opening created end with it, because it came to no use. One that an earlier run
+    /// left stays.
+    ///
+    /// # Errors
+    /// As `ioctl(2)`.
+    pub fn withdraw(&self) -> io::Result<()> {
+        if self.fresh { device::set_persist(self.file.as_fd(), false) } else { Ok(()) }
     }
 
     /// Its name.

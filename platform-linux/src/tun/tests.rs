@@ -34,6 +34,22 @@ fn it_survives_its_process_and_is_taken_over() {
 }
 
 #[test]
+fn a_device_that_came_to_no_use_ends_with_its_process_and_an_older_one_stays() {
+    in_namespace(|| {
+        let exists = || Netlink::open().unwrap().link("emtest0").unwrap().is_some();
+        let tun = Tun::open("emtest0", 1408).unwrap();
+        tun.withdraw().unwrap();
+        drop(tun);
+        assert!(!exists());
+        drop(Tun::open("emtest0", 1408).unwrap());
+        let taken_over = Tun::open("emtest0", 1408).unwrap();
+        taken_over.withdraw().unwrap();
+        drop(taken_over);
+        assert!(exists());
+    });
+}
+
+#[test]
 fn a_device_of_another_program_is_named_and_left_alone() {
     for (make, what) in [
         ("ip link add emtest0 type veth peer name emtest1", "a veth device"),

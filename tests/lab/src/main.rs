@@ -25,6 +25,9 @@ fn dispatch(arguments: &[OsString]) -> Result<ExitCode> {
         None => return Ok(usage()),
     };
     let words: Vec<String> = rest.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if command == "test" {
+        runner::check(&words)?;
+    }
     match command.as_str() {
         machine::EXEC => Err(machine::exec(rest)),
         "tool" => tools::main(&words).map(|()| ExitCode::SUCCESS),

@@ -307,13 +307,22 @@ impl Agent {
         Ok(sum_metric(&self.admin("/metrics")?.1, parts))
     }
 
+    /// Runs `edgemesh-agent cleanup` with the node's state directory.
+    ///
+    /// # Errors
+    /// When it cannot be run. A failing exit code is not an error here.
+    pub fn cleanup(machine: &Machine) -> Result<Output> {
+        let (agent, state) = (binary("edgemesh-agent")?, Self::state(machine));
+        machine.run(&[&agent, "cleanup", "--state-dir", &state.to_string_lossy()])
+    }
+
     /// Ends the agent, then runs `edgemesh-agent cleanup`.
     ///
     /// # Errors
     /// When it does not end on SIGTERM, or cleanup fails.
     pub fn stop_and_cleanup(&mut self, machine: &Machine) -> Result<ExitStatus> {
         let status = self.process.terminate(secs(10))?;
-        self.command(machine, &["cleanup"])?.success()?;
+        Self::cleanup(machine)?.success()?;
         Ok(status)
     }
 }

@@ -9,7 +9,18 @@ use std::time::{Duration, Instant};
 use crate::mesh::Mesh;
 use crate::scenarios::{ALL, Run, Scenario};
 use crate::topology::Lab;
-use crate::{Error, Result};
+use crate::{Error, Result, fail};
+
+/// Refuses a filter that selects no row: a misspelt one would look like success.
+///
+/// # Errors
+/// Naming the first such filter.
+pub fn check(filters: &[String]) -> Result {
+    match filters.iter().find(|filter| !ALL.iter().any(|row| row.name.contains(filter.as_str()))) {
+        Some(filter) => fail(format!("no scenario's name contains {filter:?}; see: edgemesh-lab list")),
+        None => Ok(()),
+    }
+}
 
 /// Runs every row whose name contains one of `filters` (all rows when there is none); whether all passed.
 pub fn test(directory: &Path, filters: &[String]) -> bool {
@@ -36,8 +47,7 @@ pub fn test(directory: &Path, filters: &[String]) -> bool {
         println!("failed: {name}");
     }
     println!("{passed} passed, {} failed in {}", failed.len(), seconds(started.elapsed()));
-    // A filter that matches nothing has shown nothing.
-    failed.is_empty() && passed > 0
+    failed.is_empty()
 }
 
 fn wanted(scenario: &Scenario, filters: &[String]) -> bool {
@@ -66,4 +76,18 @@ fn told(mesh: &mut Mesh, function: fn(&mut Mesh) -> Result) -> Result {
 
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_selects_nothing_is_named() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        check(&[]).unwrap();
+        check(&words(&["reach/", "trust/tokens"])).unwrap();
+        let error = check(&words(&["reach/", "raech/"])).unwrap_err().to_string();
+        assert!(error.contains("\"raech/\""), "{error}");
+    }
 }

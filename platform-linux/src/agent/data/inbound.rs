@@ -57,7 +57,7 @@ impl Data {
                 };
                 let verdict = self.engine.inbound(now, source, opened, &mut packet);
                 let place = packet.start()..packet.start() + packet.len();
-                self.accept(verdict, place);
+                self.accept(now, ticket.peer, verdict, place);
             }
             Classified::Message(sender, start) => {
                 self.engine.message(now, sender, &mut self.inbox[range.start + start..range.end]);
@@ -66,7 +66,7 @@ impl Data {
         }
     }
 
-    fn accept(&mut self, verdict: Inbound, place: Range<usize>) {
+    fn accept(&mut self, now: Instant, peer: PeerId, verdict: Inbound, place: Range<usize>) {
         match verdict {
             Inbound::Deliver => {
                 if self.coalescer.push(&self.inbox, place.start, place.len()).is_err() {
@@ -83,7 +83,8 @@ impl Data {
             Inbound::Park(ticket, peer) => {
                 self.parking.park(ticket, Origin::Peer(peer), &self.inbox[place]);
             }
-            Inbound::Handled | Inbound::Drop(_) => {}
+            Inbound::Drop(reason) => self.refused(now, peer, reason, place),
+            Inbound::Handled => {}
         }
     }
 

@@ -10,18 +10,22 @@ mod outbound;
 
 use super::command::{Command, QueryReply};
 use super::park::ParkingLot;
+use super::refusals::{Refusal, Refusals};
 use crate::clock;
 use crate::offload::{Coalescer, SEGMENT_BUFFER};
 use crate::poll::{Interest, Poller};
-use crate::tun::{MAX_PACKET, Tun};
+use crate::tun::{DEFAULT_MTU, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
 use edgemesh_core::control::Message;
+use edgemesh_core::counters::DropReason;
 use edgemesh_core::dns::{Transport, Verdict};
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
+use edgemesh_core::tunnel::PeerId;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::mpsc as commands;
 use tokio::sync::{mpsc, watch};
 
@@ -64,8 +68,12 @@ pub enum Note {
     },
     /// Store this before the next handshake.
     Stamp(u64),
-    /// The TUN device is gone: nothing can be carried.
-    TunLost(io::Error),
+    /// A peer's packet was refused.
+    PeerRefused(Refusal),
+    /// The TUN device was deleted and made anew.
+    TunReopened,
+    /// The TUN device is gone for good: nothing can be carried.
+    TunLost(String),
 }
 
 /// Where the data thread's output for the async thread goes.
@@ -111,6 +119,7 @@ pub struct Data {
     pub sockets: [Option<Socket>; 2],
     tun: Tun,
     outputs: Outputs,
+    refusals: Refusals,
     coalescer: Coalescer,
     packet: Box<[u8]>,
     segments: Box<[u8]>,
@@ -131,6 +140,7 @@ impl Data {
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
             tun,
             outputs,
+            refusals: Refusals::default(),
             packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
             segments: buffer(SEGMENT_BUFFER),
             inbox: buffer(HEADROOM + RECEIVE_BUFFER),
@@ -163,14 +173,43 @@ impl Data {
                 }
             }
             self.read_sockets();
-            if let Err(error) = self.read_tun() {
-                let _ = self.outputs.notes.send(Note::TunLost(error));
+            if let Err(error) = self.read_tun()
+                && let Err(why) = self.reopen(&poller, &error)
+            {
+                let _ = self.outputs.notes.send(Note::TunLost(why));
                 return Ok(self);
             }
             let now = clock::now();
             self.engine.handle_timeout(now);
             more_work = (0..WORK).all(|_| self.engine.work(now, clock::wall()));
             self.drain(now);
+        }
+    }
+
+    /// Makes a deleted device anew; the keeper of routes sees it and puts its addresses back.
+    fn reopen(&mut self, poller: &Poller, error: &io::Error) -> Result<(), String> {
+        if !is_gone(error) {
+            return Err(error.to_string());
+        }
+        self.tun = Tun::open(self.tun.name(), DEFAULT_MTU).map_err(|error| error.to_string())?;
+        poller.add(&self.tun, Interest::Read, TUN).map_err(|error| error.to_string())?;
+        let _ = self.outputs.notes.send(Note::TunReopened);
+        Ok(())
+    }
+
+    /// Lets the device end with this run if this run made it.
+    pub fn withdraw_device(&mut self) {
+        if let Err(error) = self.tun.withdraw() {
+            tracing::warn!(%error, device = self.tun.name(), "the device stays");
+        }
+    }
+
+    /// The packet of a peer at `place` of the inbox went no further.
+    fn refused(&mut self, now: Instant, peer: PeerId, reason: DropReason, place: Range<usize>) {
+        let node = self.engine.index_of(peer);
+        let packet = self.inbox.get(place).unwrap_or_default();
+        if let Some(refusal) = self.refusals.take(now, node, reason, packet) {
+            let _ = self.outputs.notes.send(Note::PeerRefused(refusal));
         }
     }
 

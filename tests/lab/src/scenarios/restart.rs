@@ -6,6 +6,7 @@ use crate::machine::Machine;
 use crate::mesh::{Mesh, Served};
 use crate::nat::Policy;
 use crate::process::Process;
+use crate::product::Agent;
 use crate::snapshot::Snapshot;
 use crate::wait::{secs, wait_until};
 use crate::workloads::{Transfer, size_of_files, uploading};
@@ -162,7 +163,7 @@ pub(super) fn cleanup_leaves_nothing(mesh: &mut Mesh) -> Result {
         let (agent, node) = mesh.agent_mut(name)?;
         agent.stop_and_cleanup(node)?;
         before.must_equal(&Snapshot::of(node)?).context(name)?;
-        let again = agent.command(node, &["cleanup"])?;
+        let again = Agent::cleanup(node)?;
         ensure!(again.status.success(), "a second cleanup failed: {}", again.stderr);
     }
     Ok(())
@@ -179,6 +180,6 @@ pub(super) fn cleanup_after_kill(mesh: &mut Mesh) -> Result {
     if before.must_equal(&left).is_ok() {
         return fail("a killed agent left nothing: what was cleaned up?");
     }
-    agent.command(node, &["cleanup"])?.success()?;
+    Agent::cleanup(node)?.success()?;
     before.must_equal(&Snapshot::of(node)?)
 }

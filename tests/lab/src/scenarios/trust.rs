@@ -51,7 +51,7 @@ fn must_be_refused(mesh: &mut Mesh, token: &str, reason: &[&str]) -> Result {
 /// Ends a1's agent and removes its key and everything else it has.
 fn forget(mesh: &Mesh, agent: &mut Agent) -> Result {
     agent.process.kill();
-    agent.command(&mesh.lab.a1, &["cleanup"])?.success()?;
+    Agent::cleanup(&mesh.lab.a1)?.success()?;
     let state = Agent::state(&mesh.lab.a1);
     fs::remove_dir_all(&state).context(state.display())
 }
