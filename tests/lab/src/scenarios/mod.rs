@@ -111,6 +111,7 @@ pub const ALL: &[Scenario] = &[
     row("restart/agents", "agents are killed under load", Run::Own(restart::agents_killed)),
     row("restart/server", "the server is killed while it relays", Run::Own(restart::server_killed)),
     row("restart/cloud-away", "the server is away", Run::Own(restart::cloud_away)),
+    row("restart/device", "the device is deleted under the agent", Run::Own(restart::device_deleted)),
     row("restart/cleanup", "cleanup leaves nothing", Run::Prepared(restart::cleanup_leaves_nothing)),
     row("restart/cleanup-killed", "cleanup after a kill", Run::Prepared(restart::cleanup_after_kill)),
     row("input/manifests", "bad manifests", Run::Own(input::manifests)),

@@ -143,6 +143,19 @@ pub(super) fn cloud_away(mesh: &mut Mesh) -> Result {
     wait_until("all is well again", secs(20), || answers(client, "park", "b1-p1"))
 }
 
+/// Somebody deletes the agent's device: the agent makes it anew, and everything is back without a restart.
+pub(super) fn device_deleted(mesh: &mut Mesh) -> Result {
+    answers(mesh.pod("a1")?, "park", "b1-p1")?;
+    mesh.lab.a1.ns.ip(&["link del edgemesh0"])?;
+    let client = mesh.pod("a1")?;
+    wait_until("the Service is back", secs(10), || answers(client, "park", "b1-p1"))?;
+    let (agent, node) = mesh.agent_mut("a1")?;
+    ensure!(agent.process.is_running(), "the agent ended: {}", agent.process.fate());
+    let log = agent.process.log();
+    ensure!(log.contains("edgemesh0") && log.contains("anew"), "{}", crate::product::tail(&log));
+    answers(node, "sky", "cloud-p1").context("a process of the node")
+}
+
 /// SIGTERM keeps the state for the next run; `cleanup` then leaves the machine as it was.
 pub(super) fn cleanup_leaves_nothing(mesh: &mut Mesh) -> Result {
     let nodes = ["a1", "b1", "cloud"];

@@ -140,7 +140,7 @@ pub(super) fn not_an_endpoint(mesh: &mut Mesh) -> Result {
     }
     let (b1, _) = mesh.agent("b1")?;
     let log = b1.process.log();
-    let told = log.contains("not_an_endpoint") || log.contains("not an endpoint");
-    ensure!(told, "b1's log does not give the reason: {}", crate::product::tail(&log));
+    let told = log.lines().any(|line| line.contains("node a1 for ") && line.contains(":22: not_an_endpoint"));
+    ensure!(told, "b1's log does not name node, address and reason: {}", crate::product::tail(&log));
     answers(client, "park", "b1-p1").context("after the refusals")
 }
