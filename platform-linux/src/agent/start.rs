@@ -106,7 +106,10 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
             tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
             tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
             let _manifests = match &settings.source {
-                Source::Manifests(directory) => Some(source::follow(directory, &join).map_err(failed)?),
+                Source::Manifests(directory) => {
+                    let named = |error| failed(format!("--source manifests:{}: {error}", directory.display()));
+                    Some(source::follow(directory, &join).map_err(named)?)
+                }
                 Source::Server => None,
             };
             let shutdown = signal::shutdown();
