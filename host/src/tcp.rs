@@ -54,8 +54,9 @@ mod tests {
         runtime.block_on(async {
             let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.local_addr().unwrap();
-            let (ours, theirs) = tokio::join!(connect(address), listener.accept());
-            for stream in [ours.unwrap(), theirs.unwrap().0] {
+            let ours = connect(address).await.unwrap();
+            let (theirs, _) = listener.accept().await.unwrap();
+            for stream in [ours, theirs] {
                 let segment = SockRef::from(&stream).tcp_mss().unwrap();
                 assert!((1_000..=SEGMENT).contains(&segment), "{segment}");
             }
