@@ -163,8 +163,12 @@ impl<'a> Engine<'a> {
             _ if index == 0 || index == self.own => {}
             Some(id) if self.tunnels.is_up(PeerId(id)) => {}
             Some(id) if self.way_to(now, PeerId(id)).is_some() => self.tunnels.initiate(now, PeerId(id)),
-            _ => {
-                if self.lookups.want(now, index) == Wanted::Full {
+            known => {
+                let wait = match known {
+                    Some(id) => self.wait_for(now, id, index),
+                    None => self.lookups.want(now, index),
+                };
+                if wait == Wanted::Full {
                     self.count(DropReason::QueueFull);
                 }
             }

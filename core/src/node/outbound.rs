@@ -98,10 +98,14 @@ impl<'a> Engine<'a> {
     /// The way to a node, or what its packet has to wait for.
     fn send(&mut self, now: Instant, index: u32, burst: Burst, len: usize, split: Option<u16>) -> Outbound {
         let verdict = match self.peers.find(index) {
-            None => self.ask_for(now, index),
+            None => {
+                let wait = self.lookups.want(now, index);
+                self.park(wait, index)
+            }
             // A handshake that cannot be sent would only delay the one that can.
             Some(id) if !self.tunnels.is_up(PeerId(id)) && self.way_to(now, PeerId(id)).is_none() => {
-                self.ask_for(now, index)
+                let wait = self.wait_for(now, id, index);
+                self.park(wait, index)
             }
             Some(id) => match self.grant(now, PeerId(id), burst, len) {
                 Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
@@ -115,8 +119,17 @@ impl<'a> Engine<'a> {
         verdict
     }
 
-    fn ask_for(&mut self, now: Instant, index: u32) -> Outbound {
-        match self.lookups.want(now, index) {
+    /// Asks the directory about a known node, unless it has told all it knows: then only a way is missing.
+    pub(super) fn wait_for(&mut self, now: Instant, id: u32, index: u32) -> Wanted {
+        if self.paths.has_sessions(path_peer(PeerId(id))) {
+            self.lookups.wait(now, index)
+        } else {
+            self.lookups.want(now, index)
+        }
+    }
+
+    fn park(&mut self, wait: Wanted, index: u32) -> Outbound {
+        match wait {
             Wanted::Full => Outbound::Drop(self.count(DropReason::QueueFull)),
             Wanted::Asked | Wanted::Waiting => Outbound::Park(Ticket::Peer(index)),
         }

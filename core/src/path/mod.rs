@@ -181,6 +181,11 @@ impl<'a> Paths<'a> {
         }
     }
 
+    /// Whether the directory gave relay sessions with `peer`.
+    pub fn has_sessions(&self, peer: PeerId) -> bool {
+        self.slot(peer).is_some_and(|s| s.send_session != 0)
+    }
+
     /// The peer whose datagrams arrive in `receive_session`.
     pub fn peer_of_session(&self, receive_session: u32) -> Option<PeerId> {
         let is_it = |id| self.slot(PeerId(id)).is_some_and(|s| s.receive_session == receive_session);

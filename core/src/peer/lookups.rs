@@ -14,13 +14,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct LookupSlot {
     index: u32,
     asked: bool,
+    /// Not to be asked: only waited for.
+    quiet: bool,
     since: u64,
     next: u64,
 }
 
 impl LookupSlot {
     /// A free slot.
-    pub const EMPTY: Self = Self { index: 0, asked: false, since: 0, next: 0 };
+    pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, since: 0, next: 0 };
 }
 
 /// What became of a wish.
@@ -56,12 +58,28 @@ impl<'a> Lookups<'a> {
 
     /// Wishes for the node with this index.
     pub fn want(&mut self, now: Instant, index: u32) -> Wanted {
+        if let Some(slot) = self.slots.iter_mut().find(|s| s.index == index) {
+            if !core::mem::take(&mut slot.quiet) {
+                return Wanted::Waiting;
+            }
+            slot.asked = false;
+            return Wanted::Asked;
+        }
+        let Some(slot) = self.slots.iter_mut().find(|s| s.index == 0) else { return Wanted::Full };
+        *slot = LookupSlot { index, asked: false, quiet: false, since: now.as_micros(), next: now.as_micros() };
+        Wanted::Asked
+    }
+
+    /// Waits for a node that the directory has told of already, but to which there is no way yet: nothing is
+    /// asked, the wait ends by itself or with [`Lookups::answered`].
+    pub fn wait(&mut self, now: Instant, index: u32) -> Wanted {
         if self.slots.iter().any(|s| s.index == index) {
             return Wanted::Waiting;
         }
         let Some(slot) = self.slots.iter_mut().find(|s| s.index == 0) else { return Wanted::Full };
-        *slot = LookupSlot { index, asked: false, since: now.as_micros(), next: now.as_micros() };
-        Wanted::Asked
+        let next = now.after(PATIENCE).as_micros();
+        *slot = LookupSlot { index, asked: true, quiet: true, since: now.as_micros(), next };
+        Wanted::Waiting
     }
 
     /// The wish is answered, with a record or with the news that there is none. False when there was no wish.
@@ -126,6 +144,20 @@ mod tests {
         };
         assert_eq!((given_up, asked), (Some(Due::GivenUp(5)), 10));
         assert_eq!(lookups.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_wait_asks_nothing_until_it_becomes_a_wish() {
+        let mut slots = [LookupSlot::EMPTY; 1];
+        let mut lookups = Lookups::new(&mut slots);
+        assert_eq!(lookups.wait(Instant::ZERO, 5), Wanted::Waiting);
+        assert!(!lookups.has_question());
+        assert_eq!(lookups.want(Instant::ZERO, 5), Wanted::Asked);
+        assert_eq!(lookups.next_question(Instant::ZERO), Some(5));
+        assert!(lookups.answered(5));
+        assert_eq!(lookups.wait(Instant::ZERO, 6), Wanted::Waiting);
+        let end = lookups.poll_timeout().unwrap();
+        assert_eq!(lookups.handle_timeout(end), Some(Due::GivenUp(6)));
     }
 
     #[test]
