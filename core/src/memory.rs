@@ -156,9 +156,11 @@ macro_rules! memory {
 
         impl $name {
             /// Nothing stored.
+            #[allow(unreachable_pub, reason = "the caller chooses who sees the type")]
             pub const ZERO: Self = Self { $($field: [$zero; $len],)+ };
 
             /// Hands the memory to an engine. It must be all-zero: lend it once.
+            #[allow(unreachable_pub, reason = "as above")]
             pub fn lend(&mut self) -> $crate::memory::Resources<'_> {
                 let Self { $($field),+ } = self;
                 $crate::memory! { @resources $($field)+ }

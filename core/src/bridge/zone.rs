@@ -118,12 +118,26 @@ fn copy<const N: usize>(text: Text<'_>) -> heapless::Vec<u8, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Memory;
     use crate::rng::Rng;
     use crate::wire::control::Network;
     use crate::wire::feed::{ENDPOINT_READY, EndpointDef, ServiceDef, ServiceKind, Update};
     use std::boxed::Box;
     use std::vec::Vec;
+
+    crate::memory! {
+        struct SmallMemory {
+            peers: 2,
+            window: 2,
+            handshakes: 2,
+            flows: 16,
+            admitted: 16,
+            services: 4,
+            ports: 8,
+            endpoints: 8,
+            names: 16,
+            side: 4,
+        }
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -135,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_pod_of_another_node_is_never_answered_by_its_own_address() {
-        let mut memory = Box::new(Memory::<2, 2, 16, 4, 8, 2>::ZERO);
+        let mut memory = Box::new(SmallMemory::ZERO);
         let mut table = Table::new(memory.lend().services, &mut Rng::new([1; 32]));
         let head =
             ServiceDef { namespace: "d", name: "s", kind: ServiceKind::Headless, affinity_secs: 0, flags: 0 };

@@ -111,7 +111,10 @@ impl<'a> Engine<'a> {
                 Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
                 Err(NoSession::UnknownPeer) => Outbound::Drop(self.count(DropReason::NoSession)),
                 // With a session, but no way: no handshake's end would wake the packet.
-                Err(_) if self.way_to(now, PeerId(id)).is_none() => self.ask_for(now, index),
+                Err(_) if self.way_to(now, PeerId(id)).is_none() => {
+                    let wait = self.wait_for(now, id, index);
+                    self.park(wait, index)
+                }
                 Err(NoSession::Handshaking | NoSession::Idle) => Outbound::Park(Ticket::Peer(index)),
             },
         };

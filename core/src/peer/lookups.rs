@@ -66,7 +66,8 @@ impl<'a> Lookups<'a> {
             return Wanted::Asked;
         }
         let Some(slot) = self.slots.iter_mut().find(|s| s.index == 0) else { return Wanted::Full };
-        *slot = LookupSlot { index, asked: false, quiet: false, since: now.as_micros(), next: now.as_micros() };
+        *slot =
+            LookupSlot { index, asked: false, quiet: false, since: now.as_micros(), next: now.as_micros() };
         Wanted::Asked
     }
 

@@ -2,11 +2,11 @@
 //! message behind one byte, and arrives authenticated from whoever sent it.
 
 use super::nat::{Depends, Nat};
+use crate::counters::DropReason;
 use crate::path::{
     AckSlot, Config, Event, Local, PathSlot, Paths, PeerId, RelayVia, Relayed, Resources, Route, Source,
     Terms,
 };
-use crate::counters::DropReason;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::path::is_path;
