@@ -7,6 +7,7 @@
 mod policy;
 mod timers;
 mod types;
+mod ways;
 mod zone;
 
 pub(crate) use policy::NodePolicy;
@@ -16,4 +17,5 @@ pub use types::{
     Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
     Ticket, Transmit, Way,
 };
+pub(crate) use ways::{finish, origin, straight};
 pub(crate) use zone::TableZone;

@@ -1,12 +1,13 @@
 //! From the network: whose datagram, is it authentic and new, and where does the packet in it go.
 
 use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket, path_peer};
+use crate::bridge::origin;
 use crate::counters::DropReason;
 use crate::flow::{Checksum, Offload, PeerRef, Translated};
 use crate::packet::Packet;
 use crate::path::{RelayVia, Relayed, Source, is_relay};
 use crate::time::Instant;
-use crate::tunnel::{Content, Datagram, Opened, Origin, PeerId};
+use crate::tunnel::{Content, Datagram, Opened, PeerId};
 
 impl Engine<'_> {
     /// Finds out what a datagram is.
@@ -122,20 +123,3 @@ impl Engine<'_> {
 
 /// A tunnel datagram, how it came, and whose relay session it was in.
 type Unwrapped<'d> = (Source, Option<PeerId>, &'d [u8]);
-
-/// What the tunnel binds a cookie to, and hands back with its answer.
-fn origin(sender: Sender) -> Origin {
-    let mut origin = Origin::EMPTY;
-    match sender.source {
-        Source::Direct { local, remote } => {
-            origin.address = match remote.ip() {
-                core::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                core::net::IpAddr::V6(v6) => v6.octets(),
-            };
-            origin.port = remote.port();
-            origin.via = u32::from(local);
-        }
-        Source::Relay | Source::RelayTcp => origin.via = sender.peer.map_or(0, |peer| peer.0),
-    }
-    origin
-}

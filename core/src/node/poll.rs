@@ -1,14 +1,14 @@
 //! What the engine wants of the shell: datagrams, frames, events, and to be called again.
 
-use super::{Destination, Engine, Event, Ticket, Timer, Transmit, Way, path_peer};
+use super::{Engine, Event, Ticket, Timer, Transmit, Way, path_peer};
+use crate::bridge::{finish, straight};
 use crate::counters::DropReason;
 use crate::noise::ChaChaPoly;
 use crate::packet::{HEADROOM, Packet};
 use crate::path;
 use crate::peer::Due;
 use crate::time::{Instant, WallTime};
-use crate::tunnel::{self, Origin, PeerId, TunnelEvent};
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use crate::tunnel::{self, PeerId, TunnelEvent};
 
 impl Engine<'_> {
     /// Computes on: at most one X25519 or signature check. True when more waits.
@@ -211,21 +211,4 @@ impl Engine<'_> {
             }
         }
     }
-}
-
-/// Back to where a direct datagram came from.
-fn straight(origin: &Origin) -> Way {
-    let ip = IpAddr::V6(Ipv6Addr::from(origin.address)).to_canonical();
-    let local = u8::try_from(origin.via).unwrap_or_default();
-    Way { envelope: None, to: Destination::Socket { local, remote: SocketAddr::new(ip, origin.port) } }
-}
-
-/// Puts the envelope in front.
-fn finish(way: &Way, out: &mut [u8], start: usize, len: usize, dont_fragment: bool) -> Option<Transmit> {
-    let mut range = start..start.checked_add(len)?;
-    if let Some(envelope) = way.envelope {
-        range.start = start.checked_sub(envelope.len())?;
-        out.get_mut(range.start..start)?.copy_from_slice(&envelope);
-    }
-    Some(Transmit { range, to: way.to, dont_fragment })
 }
