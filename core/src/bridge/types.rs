@@ -196,7 +196,7 @@ pub struct Transmit {
     pub dont_fragment: bool,
 }
 
-/// What the shell should know. The first variant is all-zero in memory, for [`crate::memory`].
+/// What the shell should know. The first variant is all-zero in memory, for [`crate::memory!`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Event {

@@ -6,7 +6,7 @@
 //! [`Engine::poll_transmit`] and [`Engine::poll_frame`], and call [`Engine::work`] while it says that more waits;
 //! call [`Engine::handle_timeout`] at [`Engine::poll_timeout`]. Time is monotonic over all calls.
 //!
-//! **Bounds.** Those of the machines; memory is lent once ([`crate::memory`]). The queue of events holds one for
+//! **Bounds.** Those of the machines; memory is lent once ([`crate::memory!`]). The queue of events holds one for
 //! each peer and some more; one that does not fit is counted and lost, which costs a packet that was parked.
 //!
 //! Here machines meet and nothing else happens: no protocol constant, no arithmetic on time, no wire format.

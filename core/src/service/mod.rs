@@ -1,6 +1,6 @@
 //! The Service table: what the source says of Services, and which endpoint a new flow gets.
 //!
-//! Filled by [`Table::apply`] with [`Update`](crate::wire::feed::Update)s. A service is built aside and replaces
+//! Filled by [`Table::apply`] with [`Update`]s. A service is built aside and replaces
 //! its old definition on `Commit` as a whole; a definition that does not fit leaves the old one in force. A full
 //! list (`Begin` .. `End`) sweeps what it did not name. Lookups are by VIP, by name and by endpoint address;
 //! forwarding asks [`Table::select`] and [`Table::serves`], DNS the views of [`view`].

@@ -12,7 +12,7 @@
 //!
 //! **Bounds.** Everything lives in [`TunnelResources`]: 3 keypairs a peer (previous, current, next); handshakes
 //! under way, one of which is kept for our own; when full, a message is dropped as `QueueFull` and its sender
-//! retries. Under load senders must prove their address, see [`cookie`].
+//! retries. Under load senders must prove their address, see `cookie`.
 //!
 //! **Deviations**, none visible on the wire: an initiation of ours survives one of the peer's, so that handshakes
 //! that cross both succeed; an attempt that the rate limit delays is made when it allows; data that the path
