@@ -153,7 +153,7 @@ fn relay(mesh: &mut Mesh) -> Result {
 
 fn moves(mesh: &mut Mesh) -> Result {
     stage("A download runs while the path changes under it");
-    let transfer = Transfer::start(mesh.pod("a1")?, "moving", "http://park/files/big.bin", "10M")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "moving", "http://park/files/big.bin", "3M")?;
     transfer.wait_progress(secs(10))?;
     for (event, policy, path) in [
         ("at the start", CLOSED, "relay"),
