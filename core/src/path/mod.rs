@@ -21,6 +21,7 @@
 //! Deadlines: slot 0 is the relay and whatever is queued, slot `n` is peer `n`. After any calls, drain
 //! [`Paths::poll_deadline`]: it names the slots whose deadline may have moved. Early is harmless.
 
+mod binding;
 mod candidates;
 mod mtu;
 mod ping;
@@ -33,7 +34,8 @@ mod tests;
 mod types;
 
 pub use crate::wire::relay::{ENVELOPE, envelope, is_relay};
-pub use relay::{FALLBACK, REFRESH, REFRESH_SPREAD, RelayLeg, RelayVia, Terms};
+pub use binding::{FALLBACK, REFRESH, REFRESH_SPREAD};
+pub use relay::{RelayLeg, RelayVia, Terms};
 pub use slot::{AckSlot, PathSlot};
 pub use types::{
     Config, Event, Local, PathInfo, PeerId, Relayed, Resources, Route, Routes, Source, Transmit,
@@ -45,9 +47,9 @@ use crate::storage::{Index, Ring};
 use crate::time::{Duration, Instant};
 use crate::wire::control::Network;
 use crate::wire::path::{MESSAGE_MAX, Message};
+use binding::Relay;
 use core::net::SocketAddr;
 use ping::Ping;
-use relay::{Input, Relay};
 use schedule::List;
 use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, TOUCHED, UP};
 
@@ -124,43 +126,6 @@ impl<'a> Paths<'a> {
         self.network = Some(*network);
     }
 
-    /// The server accepted the node: binds under these terms.
-    pub fn welcome(&mut self, now: Instant, terms: &Terms) {
-        self.begin(now);
-        self.relay.terms(now, terms);
-    }
-
-    /// The control connection is gone: the binding stays in use, but is checked at once.
-    pub fn control_lost(&mut self, now: Instant) {
-        self.begin(now);
-        self.relay.rebind(now);
-    }
-
-    /// The relay sessions with `peer`, from the directory.
-    ///
-    /// # Errors
-    /// [`DropReason::PeersFull`] when `peer` has no slot or the session index is full.
-    pub fn set_sessions(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        send: u32,
-        receive: u32,
-    ) -> Result<(), DropReason> {
-        self.begin(now);
-        self.forget_session(peer);
-        let slot = self.slot_mut(peer).ok_or(DropReason::PeersFull)?;
-        (slot.send_session, slot.receive_session) = (send, receive);
-        slot.set(KNOWN);
-        if !self.sessions.insert(session_hash(receive), peer.0) {
-            if let Some(slot) = self.slot_mut(peer) {
-                slot.receive_session = 0;
-            }
-            return Err(DropReason::PeersFull);
-        }
-        Ok(())
-    }
-
     /// Where the peer was reached directly in an earlier life: used only while no relay is usable.
     pub fn hint(&mut self, peer: PeerId, local: u8, remote: SocketAddr) {
         let usable = self.usable(&remote);
@@ -178,53 +143,6 @@ impl<'a> Paths<'a> {
         if let Some(slot) = self.slot_mut(peer) {
             slot.forget();
             self.touched.push(self.peers, peer, TOUCHED);
-        }
-    }
-
-    /// Whether the directory gave relay sessions with `peer`.
-    pub fn has_sessions(&self, peer: PeerId) -> bool {
-        self.slot(peer).is_some_and(|s| s.send_session != 0)
-    }
-
-    /// The peer whose datagrams arrive in `receive_session`.
-    pub fn peer_of_session(&self, receive_session: u32) -> Option<PeerId> {
-        let is_it = |id| self.slot(PeerId(id)).is_some_and(|s| s.receive_session == receive_session);
-        self.sessions.find(session_hash(receive_session), is_it).map(PeerId)
-    }
-
-    /// Takes a datagram whose first byte says that it is the relay's.
-    ///
-    /// # Errors
-    /// [`DropReason::Relay`] for a sender other than the server, a malformed or unasked-for message;
-    /// [`DropReason::Authentication`] and [`DropReason::Replay`] for a forged or repeated `Bound`.
-    pub fn relay_datagram<'d>(
-        &mut self,
-        now: Instant,
-        via: RelayVia,
-        datagram: &'d [u8],
-    ) -> Result<Relayed<'d>, DropReason> {
-        self.begin(now);
-        let spread = self.draw() as u8;
-        match self.relay.datagram(now, via, datagram, spread)? {
-            Input::Data { session, payload } => {
-                self.relay.heard(via);
-                let peer = self.peer_of_session(session);
-                let source = if via == RelayVia::Tcp { Source::RelayTcp } else { Source::Relay };
-                Ok(Relayed::Data { peer, source, payload })
-            }
-            Input::Binding { address_changed } => {
-                if address_changed {
-                    self.locals_changed(now);
-                }
-                Ok(Relayed::Handled)
-            }
-            Input::SessionUnknown { session } => {
-                let at = self.peers.iter().position(|s| s.send_session == session && s.is(KNOWN));
-                if let Some(peer) = at.and_then(|at| u32::try_from(at.checked_add(1)?).ok()) {
-                    self.raise(PeerId(peer), LOOKUP);
-                }
-                Ok(Relayed::Handled)
-            }
         }
     }
 
@@ -379,13 +297,6 @@ impl<'a> Paths<'a> {
         None
     }
 
-    /// Writes the next bind that is due. `None` also when `out` is shorter than a bind.
-    #[must_use]
-    pub fn poll_relay(&mut self, now: Instant, out: &mut [u8]) -> Option<(RelayVia, usize)> {
-        self.begin(now);
-        self.relay.poll(now, out)
-    }
-
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -454,26 +365,6 @@ impl<'a> Paths<'a> {
         self.touched_zero = true;
     }
 
-    fn relay_route(&self, slot: &PathSlot) -> Option<Route> {
-        let session = slot.send_session;
-        match self.relay.leg() {
-            _ if session == 0 => None,
-            RelayLeg::None => None,
-            RelayLeg::Udp => Some(Route::Relay { session }),
-            RelayLeg::Tcp => Some(Route::RelayTcp { session }),
-        }
-    }
-
-    fn forget_session(&mut self, peer: PeerId) {
-        let Some(session) = self.slot(peer).map(|s| s.receive_session).filter(|s| *s != 0) else { return };
-        let peers = &*self.peers;
-        let hash_of = |id: u32| {
-            let slot = (id as usize).checked_sub(1).and_then(|at| peers.get(at));
-            session_hash(slot.map_or(0, |s| s.receive_session))
-        };
-        self.sessions.remove(session_hash(session), peer.0, hash_of);
-    }
-
     fn raise(&mut self, peer: PeerId, flag: u8) {
         if let Some(slot) = self.slot_mut(peer) {
             slot.set(flag);
@@ -498,9 +389,4 @@ impl<'a> Paths<'a> {
     fn slot_mut(&mut self, peer: PeerId) -> Option<&mut PathSlot> {
         self.peers.get_mut((peer.0 as usize).checked_sub(1)?)
     }
-}
-
-/// Sessions are random already; the multiplication spreads those of a poor server.
-fn session_hash(session: u32) -> u64 {
-    u64::from(session).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16
 }
