@@ -10,7 +10,7 @@
 //! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`peer`], [`tunnel`], [`path`],
 //!   [`control`]
 //! * `bridge`: what two machines need to meet: the values, timers and views that [`node`] hands between them
-//! * [`node`]: the one place that sees all machines and composes them
+//! * [`node`]: the one place that sees all machines and composes them; `inspect`: what may be read of it
 #![no_std]
 #![cfg_attr(
     test,
@@ -32,12 +32,14 @@ pub mod control;
 pub mod counters;
 pub mod dns;
 pub mod flow;
+mod inspect;
 pub mod memory;
 pub mod node;
 pub mod noise;
 pub mod packet;
 pub mod path;
 pub mod peer;
+mod peer_id;
 pub mod rng;
 pub mod service;
 pub mod signature;
@@ -46,3 +48,5 @@ pub mod time;
 pub mod trace;
 pub mod tunnel;
 pub mod wire;
+
+pub use peer_id::PeerId;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// Folders whose code decides one thing each, and knows nothing of the others.
 const MACHINES: [&str; 7] = ["dns", "service", "flow", "peer", "tunnel", "path", "control"];
-/// Lines of code that the composition may have, comments, blank lines and tests aside. The plan is 600: this only
-/// ever goes down.
-const NODE_LINES: usize = 734;
+/// Lines of code that the composition may have, comments, blank lines and tests aside. This only ever
+/// goes down.
+const NODE_LINES: usize = 600;
 /// Lines of one file, tests aside. The plan is 500: this only ever goes down.
 const FILE_LINES: usize = 510;
 const ENGINE_FIELDS: usize = 13;

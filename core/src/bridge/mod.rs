@@ -10,12 +10,12 @@ mod types;
 mod ways;
 mod zone;
 
-pub(crate) use policy::NodePolicy;
+pub(crate) use policy::{NodePolicy, endpoint};
 pub use timers::Timer;
 pub(crate) use timers::Timers;
 pub use types::{
     Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
     Ticket, Transmit, Way,
 };
-pub(crate) use ways::{finish, origin, straight};
+pub(crate) use ways::{finish, origin, seal_own, side, straight, terms};
 pub(crate) use zone::TableZone;

@@ -1,9 +1,11 @@
-//! What the flow machine may ask of the rest of the node.
+//! What the flow machine may ask of the rest of the node, and what it is told.
 
+use crate::PeerId;
+use crate::counters::DropReason;
 use crate::flow::{Endpoint, NewFlow, PeerRef, Policy, Vip};
-use crate::path::{Paths, PeerId};
+use crate::path::Paths;
 use crate::peer::Peers;
-use crate::service::{Serves, Table};
+use crate::service::{Selection, Serves, Table};
 use crate::time::Instant;
 use core::net::IpAddr;
 
@@ -53,9 +55,27 @@ impl Policy for NodePolicy<'_, '_> {
 
     fn mtu(&self, peer: PeerRef) -> u16 {
         match self.peers.find(peer.0) {
-            Some(id) => self.paths.mtu(self.now, PeerId(id)),
+            Some(id) => self.paths.mtu(self.now, id),
             None if peer == PeerRef::SELF => u16::MAX,
             None => self.paths.mtu(self.now, PeerId(0)),
         }
+    }
+}
+
+/// A chosen endpoint as the flow machine knows it.
+///
+/// # Errors
+/// Why there is none, and so what becomes of the client: [`DropReason::NoEndpoints`] and
+/// [`DropReason::UnknownPort`] where kube-proxy rejects, the others where it drops.
+pub(crate) fn endpoint(selection: Selection, own: u32) -> Result<Endpoint, DropReason> {
+    match selection {
+        Selection::Endpoint { node, address, port } if node != 0 => {
+            let peer = if node == own { PeerRef::SELF } else { PeerRef(node) };
+            Ok(Endpoint { peer, address, port })
+        }
+        Selection::Endpoint { .. } | Selection::NoEndpoints => Err(DropReason::NoEndpoints),
+        Selection::UnknownPort => Err(DropReason::UnknownPort),
+        Selection::NotLocal => Err(DropReason::NotLocal),
+        Selection::NotAVip => Err(DropReason::NoRoute),
     }
 }

@@ -28,8 +28,17 @@ const SINGLES: u32 = 2;
 
 impl<'a> Timers<'a> {
     /// For `peers` peers; `entries` must hold two, two for each peer and the relay, and one for each flow slot.
-    pub(crate) fn new(entries: &'a mut [DeadlineEntry], peers: u32) -> Self {
-        Self { deadlines: Deadlines::new(entries), peers: peers.saturating_add(1) }
+    /// `flows`: the deadlines of flows that an earlier run left.
+    pub(crate) fn new(
+        entries: &'a mut [DeadlineEntry],
+        peers: u32,
+        flows: impl Iterator<Item = (u32, Instant)>,
+    ) -> Self {
+        let mut timers = Self { deadlines: Deadlines::new(entries), peers: peers.saturating_add(1) };
+        for (slot, at) in flows {
+            timers.set(Timer::Flow(slot), Some(at));
+        }
+        timers
     }
 
     pub(crate) fn set(&mut self, timer: Timer, at: Option<Instant>) {
@@ -82,7 +91,7 @@ mod tests {
     #[test]
     fn every_timer_comes_back_as_it_was_set() {
         let mut entries = [DeadlineEntry::EMPTY; 2 + 2 * 4 + 5];
-        let mut timers = Timers::new(&mut entries, 3);
+        let mut timers = Timers::new(&mut entries, 3, core::iter::empty());
         let mut all = std::vec![Timer::Control, Timer::Lookups];
         all.extend((0..4).flat_map(|n| [Timer::Tunnel(n), Timer::Path(n)]));
         all.extend((0..5).map(Timer::Flow));

@@ -1,12 +1,14 @@
 //! What goes in and out of the engine.
 
+use crate::PeerId;
 use crate::control::{Authority, Credentials};
 use crate::counters::DropReason;
 use crate::dns;
+use crate::flow::pieces;
 use crate::noise::StaticSecret;
 use crate::path::{self, PathInfo, RelayVia, Route, Source};
 use crate::time::Duration;
-use crate::tunnel::{KeyId, OpenTicket, PeerId, SendGrant};
+use crate::tunnel::{KeyId, OpenTicket, SendGrant};
 use crate::wire::ip::Checksum;
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -44,6 +46,11 @@ impl Burst {
     /// One packet of `len` bytes with a complete checksum.
     pub fn single(len: usize) -> Self {
         Self { checksum: Checksum::Complete, segments: 1, largest: u16::try_from(len).unwrap_or(u16::MAX) }
+    }
+
+    /// The same when its `len` bytes are cut into pieces of at most `mtu` each.
+    pub(crate) fn cut(self, len: usize, mtu: Option<u16>) -> Self {
+        mtu.map_or(self, |mtu| Self { segments: pieces(len, mtu), largest: mtu, ..self })
     }
 }
 

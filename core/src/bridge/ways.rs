@@ -1,8 +1,13 @@
 //! Where datagrams come from and go to, in the words of the tunnel, the path layer and the shell.
 
-use super::types::{Destination, Sender, Transmit, Way};
-use crate::path::Source;
-use crate::tunnel::Origin;
+use super::types::{Destination, From, Sender, Transmit, Way};
+use crate::PeerId;
+use crate::control::Welcome;
+use crate::noise::ChaChaPoly;
+use crate::packet::{HEADROOM, Packet};
+use crate::path::{RelayVia, Source, Terms, is_relay};
+use crate::time::Instant;
+use crate::tunnel::{self, Origin, Tunnels};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Back to where a direct datagram came from.
@@ -43,4 +48,34 @@ pub(crate) fn origin(sender: Sender) -> Origin {
         Source::Relay | Source::RelayTcp => origin.via = sender.peer.map_or(0, |peer| peer.0),
     }
     origin
+}
+
+/// What a welcome says about the relay of this server: it is bound to from the socket of its family.
+pub(crate) fn terms(server: SocketAddr, index: u32, welcome: &Welcome<'_>) -> Terms {
+    let local = u8::from(server.is_ipv6());
+    Terms { server, local, index, key: welcome.relay_key, epoch: welcome.relay_epoch }
+}
+
+/// Where a datagram came from: through the relay, or from the peer itself.
+pub(crate) fn side(from: From, datagram: &[u8]) -> Result<RelayVia, Source> {
+    match from {
+        From::Socket { local, remote } if !is_relay(datagram) => Err(Source::Direct { local, remote }),
+        From::Socket { local, remote } => Ok(RelayVia::Udp { local, server: remote }),
+        From::RelayTcp => Ok(RelayVia::Tcp),
+    }
+}
+
+/// Seals a message of the engine's own behind [`HEADROOM`]; where the datagram starts and how long it is.
+pub(crate) fn seal_own(
+    tunnels: &mut Tunnels<'_>,
+    now: Instant,
+    peer: PeerId,
+    out: &mut [u8],
+    len: usize,
+) -> Option<(usize, usize)> {
+    let grant = tunnels.reserve(now, peer, 1, false).ok()?;
+    let key = tunnels.send_key::<ChaChaPoly>(grant.key)?;
+    let mut packet = Packet::new(out, HEADROOM, len).ok()?;
+    tunnel::seal(&key, grant.first, &mut packet, usize::MAX).ok()?;
+    Some((packet.start(), packet.len()))
 }

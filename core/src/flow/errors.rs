@@ -4,7 +4,7 @@
 //! the endpoint may have an address that is this node's own as well, and the kernel would refuse it.
 
 use super::admitted::Tuple;
-use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Translated, only, send};
+use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Translated, send};
 use crate::counters::DropReason;
 use crate::wire::ip::{Kind, Rewrite, rewrite_error};
 
@@ -25,7 +25,7 @@ impl Flows<'_> {
         let to = Rewrite { src: endpoint.address, dst: own, src_port: endpoint.port, dst_port: mapped };
         let outer = (own, endpoint.address);
         rewrite_error(call.packet.bytes_mut(), &call.t, &inner, outer, &to, call.offload.checksum)?;
-        Ok(only(send(endpoint.peer)))
+        Ok(Outcome::from(send(endpoint.peer)))
     }
 
     /// An endpoint on `peer`, or a router there, complains about what a client of this node sent.
@@ -43,7 +43,7 @@ impl Flows<'_> {
         let to = Rewrite { src: flow.client, dst: flow.vip, src_port: flow.client_port, dst_port };
         let outer = (flow.vip, flow.client);
         rewrite_error(call.packet.bytes_mut(), &call.t, &inner, outer, &to, call.offload.checksum)?;
-        Ok(only(Translated::Local))
+        Ok(Outcome::from(Translated::Local))
     }
 
     /// An endpoint of this node, or a router on it, complains to a client on `peer`.
@@ -63,7 +63,7 @@ impl Flows<'_> {
         if inner.src != call.t.dst || self.admitted.find(&tuple).is_none() {
             return Err(DropReason::IcmpUnmatched);
         }
-        Ok(only(send(peer)))
+        Ok(Outcome::from(send(peer)))
     }
 
     /// A client on the peer complains about a reply of an endpoint of this node.
@@ -80,6 +80,6 @@ impl Flows<'_> {
         if !about_us || self.admitted.find(&tuple).is_none() {
             return Err(DropReason::IcmpUnmatched);
         }
-        Ok(only(Translated::Local))
+        Ok(Outcome::from(Translated::Local))
     }
 }

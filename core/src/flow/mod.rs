@@ -382,12 +382,14 @@ fn send(peer: PeerRef) -> Translated {
     if peer == PeerRef::SELF { Translated::Local } else { Translated::To(peer) }
 }
 
-fn only(verdict: Translated) -> Outcome {
-    Outcome { verdict, deadline: None, released: None, split: None }
+impl From<Translated> for Outcome {
+    fn from(verdict: Translated) -> Self {
+        Self { verdict, deadline: None, released: None, split: None }
+    }
 }
 
 fn drop_it(reason: DropReason) -> Outcome {
-    only(Translated::Drop(reason))
+    Outcome::from(Translated::Drop(reason))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::admitted::Tuple;
 use super::fragments::{Followed, Route};
-use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Ticket, Translated, Vip, only, send};
+use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Ticket, Translated, Vip, send};
 use crate::counters::DropReason;
 use crate::wire::ip::{
     ACK, Checksum, Fragment, Kind, RST, Rewrite, SYN, clamp_mss, finish_checksum, reply, rewrite,
@@ -77,17 +77,17 @@ impl Flows<'_> {
         }
         match call.t.kind {
             Kind::Tcp { flags } if flags & RST != 0 => Err(DropReason::NoFlow),
-            Kind::Tcp { flags } if flags & (SYN | ACK) == SYN => Ok(only(Translated::Miss(new))),
+            Kind::Tcp { flags } if flags & (SYN | ACK) == SYN => Ok(Outcome::from(Translated::Miss(new))),
             Kind::Tcp { .. } => {
                 reply::tcp_reset(call.packet, &call.t)?;
-                Ok(only(Translated::Reply))
+                Ok(Outcome::from(Translated::Reply))
             }
-            Kind::Udp | Kind::Sctp => Ok(only(Translated::Miss(new))),
+            Kind::Udp | Kind::Sctp => Ok(Outcome::from(Translated::Miss(new))),
             Kind::EchoRequest if vip == Vip::Service => {
                 reply::echo(call.packet, &call.t, call.offload.checksum)?;
-                Ok(only(Translated::Reply))
+                Ok(Outcome::from(Translated::Reply))
             }
-            Kind::EchoRequest => Ok(only(Translated::Miss(new))),
+            Kind::EchoRequest => Ok(Outcome::from(Translated::Miss(new))),
             Kind::EchoReply | Kind::IcmpError { .. } => Err(DropReason::NoFlow),
             Kind::Opaque => Err(DropReason::Protocol),
         }
@@ -114,7 +114,7 @@ impl Flows<'_> {
         let released = self.translate(call, &to, verdict)?;
         clamp(call, peer)?;
         let deadline = self.table.progress(call.now, id, false, &t);
-        Ok(Outcome { deadline, released, ..only(verdict) })
+        Ok(Outcome { deadline, released, ..Outcome::from(verdict) })
     }
 
     /// A reply of one of this node's endpoints to a client on `peer`. What the endpoint sends from a port that
@@ -201,7 +201,7 @@ impl Flows<'_> {
         };
         clamp(call, tuple.peer)?;
         let deadline = deadline.map(|(id, at)| (self.admitted_timer(id), at));
-        Ok(Outcome { deadline, released, ..only(verdict) })
+        Ok(Outcome { deadline, released, ..Outcome::from(verdict) })
     }
 
     /// Gives a packet its new addresses and, if it is a first fragment, its followers theirs.
@@ -228,7 +228,7 @@ impl Flows<'_> {
         match self.fragments.follow(call.now, call.from, &t)? {
             Followed::Park { ticket, slot, at } => {
                 let deadline = at.map(|at| (self.fragment_timer(slot), at));
-                Ok(Outcome { deadline, ..only(Translated::Park(ticket)) })
+                Ok(Outcome { deadline, ..Outcome::from(Translated::Park(ticket)) })
             }
             Followed::Way { src, dst, id, verdict } => {
                 let split = match verdict {
@@ -238,7 +238,7 @@ impl Flows<'_> {
                 let bytes = call.packet.bytes_mut();
                 set_fragment_id(bytes, &t, id)?;
                 rewrite(bytes, &t, &Rewrite { src, dst, src_port: 0, dst_port: 0 }, Checksum::Complete)?;
-                Ok(Outcome { split, ..only(verdict) })
+                Ok(Outcome { split, ..Outcome::from(verdict) })
             }
         }
     }
@@ -271,7 +271,7 @@ fn prepare_split(call: &mut Call<'_, '_>, outcome: Outcome) -> Result<Outcome, D
 
 fn too_big(call: &mut Call<'_, '_>, peer: PeerRef) -> Result<Outcome, DropReason> {
     reply::too_big(call.packet, &call.t, call.policy.mtu(peer))?;
-    Ok(only(Translated::Reply))
+    Ok(Outcome::from(Translated::Reply))
 }
 
 /// Lowers the MSS that a SYN announces to what the path to `peer` carries.

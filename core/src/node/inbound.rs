@@ -1,13 +1,14 @@
 //! From the network: whose datagram, is it authentic and new, and where does the packet in it go.
 
-use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket, path_peer};
-use crate::bridge::origin;
+use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket};
+use crate::PeerId;
+use crate::bridge::{origin, side};
 use crate::counters::DropReason;
 use crate::flow::{Checksum, Offload, PeerRef, Translated};
 use crate::packet::Packet;
-use crate::path::{RelayVia, Relayed, Source, is_relay};
+use crate::path::{Relayed, Source};
 use crate::time::Instant;
-use crate::tunnel::{Content, Datagram, Opened, PeerId};
+use crate::tunnel::{Content, Datagram, Opened};
 
 impl Engine<'_> {
     /// Finds out what a datagram is.
@@ -53,14 +54,14 @@ impl Engine<'_> {
             Ok(peer) => peer,
             Err(reason) => return Inbound::Drop(self.count(reason)),
         };
-        self.peers.received(now, peer.0, packet.len());
-        self.paths.received(now, path_peer(peer), &source);
+        self.peers.received(now, peer, packet.len());
+        self.paths.received(now, peer, &source);
         let verdict = match opened.content() {
             Content::Keepalive => Inbound::Handled,
             Content::Other => {
                 // The first message behind a handshake may come before this side was told of its session.
                 self.settle(now);
-                match self.paths.message(now, path_peer(peer), &source, packet.bytes()) {
+                match self.paths.message(now, peer, &source, packet.bytes()) {
                     Ok(()) => Inbound::Handled,
                     Err(reason) => Inbound::Drop(self.count(reason)),
                 }
@@ -73,7 +74,7 @@ impl Engine<'_> {
 
     /// Takes a packet of a peer, or takes one again that was parked.
     pub fn again(&mut self, now: Instant, peer: PeerId, packet: &mut Packet<'_>) -> Inbound {
-        let from = PeerRef(self.peers.index(peer.0));
+        let from = PeerRef(self.peers.index(peer));
         let offload = Offload { checksum: Checksum::Complete, largest: packet.len() };
         let (flows, policy) = self.flows_and_policy(now);
         let outcome = flows.inbound(now, from, packet, offload, &policy);
@@ -90,11 +91,6 @@ impl Engine<'_> {
         }
     }
 
-    /// Counts a datagram that the shell could not open.
-    pub fn dropped(&mut self, reason: DropReason) {
-        self.count(reason);
-    }
-
     /// Takes the relay's envelope off, or its binding in.
     fn unwrap<'d>(
         &mut self,
@@ -102,21 +98,16 @@ impl Engine<'_> {
         from: From,
         datagram: &'d [u8],
     ) -> Result<Option<Unwrapped<'d>>, DropReason> {
-        let via = match from {
-            From::Socket { local, remote } if !is_relay(datagram) => {
-                return Ok(Some((Source::Direct { local, remote }, None, datagram)));
-            }
-            From::Socket { local, remote } => RelayVia::Udp { local, server: remote },
-            From::RelayTcp => RelayVia::Tcp,
+        let via = match side(from, datagram) {
+            Ok(via) => via,
+            Err(direct) => return Ok(Some((direct, None, datagram))),
         };
         match self.paths.relay_datagram(now, via, datagram)? {
             Relayed::Handled => {
                 self.settle(now);
                 Ok(None)
             }
-            Relayed::Data { peer, source, payload } => {
-                Ok(Some((source, peer.map(|peer| PeerId(peer.0)), payload)))
-            }
+            Relayed::Data { peer, source, payload } => Ok(Some((source, peer, payload))),
         }
     }
 }

@@ -1,20 +1,15 @@
 //! What the server says, carried out.
 
-use super::{Engine, Event, Ticket, path_peer};
+use super::{Engine, Event, Ticket};
+use crate::bridge::terms;
 use crate::control::{Message, Network, Peer, Welcome, updates};
 use crate::counters::DropReason;
 use crate::flow::Mesh;
 use crate::noise::PublicKey;
-use crate::path::{Local, Terms};
+use crate::path::Local;
 use crate::peer::Learned;
 use crate::time::Instant;
-use crate::tunnel::PeerId;
 use core::net::SocketAddr;
-
-/// Number of the socket that binds to a relay of this family.
-fn socket_for(server: &SocketAddr) -> u8 {
-    u8::from(server.is_ipv6())
-}
 
 impl Engine<'_> {
     /// The control connection to the server at this address stands.
@@ -59,16 +54,15 @@ impl Engine<'_> {
         if record.index == self.own {
             return Ok(());
         }
-        let learned = self.peers.learn(now, record.index, record.key, record.epoch, record.serial)?;
-        let (Learned::New(id) | Learned::Known(id) | Learned::Replaced(id)) = learned;
-        let id = PeerId(id);
-        if matches!(learned, Learned::Replaced(_)) {
+        let Learned { id, replaced } =
+            self.peers.learn(now, record.index, record.key, record.epoch, record.serial)?;
+        if replaced {
             self.tunnels.remove_peer(id);
-            self.paths.remove(path_peer(id));
+            self.paths.remove(id);
         }
         self.tunnels.add_peer(id, &PublicKey(record.key), None).map_err(|_| DropReason::PeersFull)?;
         if peer.send_session != 0 {
-            self.paths.set_sessions(now, path_peer(id), peer.send_session, peer.receive_session)?;
+            self.paths.set_sessions(now, id, peer.send_session, peer.receive_session)?;
         }
         if self.lookups.answered(record.index) && !self.tunnels.is_up(id) && self.way_to(now, id).is_some() {
             self.tunnels.initiate(now, id);
@@ -144,20 +138,11 @@ impl Engine<'_> {
         let index = self.link.authority().record(&welcome.record)?.index;
         self.join(index, &welcome.network);
         if let Some(server) = self.link.server() {
-            self.paths.welcome(
-                now,
-                &Terms {
-                    server,
-                    local: socket_for(&server),
-                    index,
-                    key: welcome.relay_key,
-                    epoch: welcome.relay_epoch,
-                },
-            );
+            self.paths.welcome(now, &terms(server, index, welcome));
         }
         // The server may have forgotten the sessions that it gave out before.
         for (id, index) in self.peers.iter() {
-            if self.tunnels.is_up(PeerId(id)) {
+            if self.tunnels.is_up(id) {
                 let _ = self.lookups.want(now, index);
             }
         }

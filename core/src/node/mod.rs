@@ -28,12 +28,12 @@ use crate::dns::{Responder, Transport, Verdict};
 use crate::flow::{Flows, Mesh};
 use crate::memory::Resources;
 use crate::path::Paths;
-use crate::peer::{Lookups, Peers, Wanted};
+use crate::peer::{Lookups, Peers};
 use crate::rng::Rng;
 use crate::service::{Table, TableError, Update};
 use crate::storage::Ring;
 use crate::time::Instant;
-use crate::tunnel::{PeerId, Tunnels};
+use crate::tunnel::Tunnels;
 
 /// How many nodes a DNS answer warms a tunnel to.
 const WARM: usize = 4;
@@ -41,19 +41,19 @@ const WARM: usize = 4;
 /// The engine.
 pub struct Engine<'a> {
     /// This node's index; 0 before it has joined.
-    own: u32,
-    rng: Rng,
-    counters: Counters,
-    responder: Responder,
-    peers: Peers<'a>,
-    lookups: Lookups<'a>,
-    services: Table<'a>,
-    flows: Flows<'a>,
-    tunnels: Tunnels<'a>,
-    paths: Paths<'a>,
-    link: Link,
-    timers: Timers<'a>,
-    events: Ring<'a, Event>,
+    pub(crate) own: u32,
+    pub(crate) rng: Rng,
+    pub(crate) counters: Counters,
+    pub(crate) responder: Responder,
+    pub(crate) peers: Peers<'a>,
+    pub(crate) lookups: Lookups<'a>,
+    pub(crate) services: Table<'a>,
+    pub(crate) flows: Flows<'a>,
+    pub(crate) tunnels: Tunnels<'a>,
+    pub(crate) paths: Paths<'a>,
+    pub(crate) link: Link,
+    pub(crate) timers: Timers<'a>,
+    pub(crate) events: Ring<'a, Event>,
 }
 
 impl<'a> Engine<'a> {
@@ -62,10 +62,7 @@ impl<'a> Engine<'a> {
         let mut rng = Rng::new(config.seed);
         let peers = u32::try_from(memory.peers.len()).unwrap_or(u32::MAX);
         let flows = Flows::adopt(now, memory.flows, Mesh::NONE, &mut rng);
-        let mut timers = Timers::new(memory.deadlines, peers);
-        for (slot, at) in flows.deadlines() {
-            timers.set(Timer::Flow(slot), Some(at));
-        }
+        let timers = Timers::new(memory.deadlines, peers, flows.deadlines());
         Self {
             own: 0,
             counters: Counters::ZERO,
@@ -89,10 +86,12 @@ impl<'a> Engine<'a> {
         let zone = TableZone { table: &self.services, own: self.own, mesh: self.flows.mesh() };
         let verdict = self.responder.query(&zone, query, transport, rotate, out);
         match verdict {
-            Verdict::Answer { service: Some(service), .. } => self.warm(now, service),
-            Verdict::Drop(reason) => {
-                self.count(reason);
+            Verdict::Answer { service: Some(service), .. } => {
+                for node in self.services.nodes_of::<WARM>(service) {
+                    self.connect(now, node);
+                }
             }
+            Verdict::Drop(reason) => _ = self.count(reason),
             _ => {}
         }
         verdict
@@ -106,72 +105,13 @@ impl<'a> Engine<'a> {
         self.services.apply(update)
     }
 
-    /// The Services.
-    pub fn services(&self) -> &Table<'a> {
-        &self.services
-    }
-
-    /// The flows.
-    pub fn flows(&self) -> &Flows<'a> {
-        &self.flows
-    }
-
-    /// The drop counters.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The paths.
-    pub fn paths(&self) -> &Paths<'a> {
-        &self.paths
-    }
-
-    /// The tunnels, for the keys of grants and tickets.
-    pub fn tunnels(&self) -> &Tunnels<'a> {
-        &self.tunnels
-    }
-
-    /// The control connection.
-    pub fn link(&self) -> &Link {
-        &self.link
-    }
-
-    /// This node's index, 0 before it has joined.
-    pub fn own_index(&self) -> u32 {
-        self.own
-    }
-
-    /// The index of a peer's node; 0 when it is not known any more.
-    pub fn index_of(&self, peer: PeerId) -> u32 {
-        self.peers.index(peer.0)
-    }
-
-    /// Every known peer.
-    pub fn peers(&self, now: Instant) -> impl Iterator<Item = PeerStatus> + '_ {
-        self.peers.iter().map(move |(id, index)| PeerStatus {
-            index,
-            path: self.paths.info(now, crate::path::PeerId(id)),
-            up: self.tunnels.is_up(PeerId(id)),
-            handshake: self.tunnels.last_handshake(PeerId(id)).map(|at| now.since(at)),
-            traffic: self.peers.traffic(id),
-        })
-    }
-
     /// Starts a session with the node of this index, unless there is one.
     pub fn connect(&mut self, now: Instant, index: u32) {
         match self.peers.find(index) {
             _ if index == 0 || index == self.own => {}
-            Some(id) if self.tunnels.is_up(PeerId(id)) => {}
-            Some(id) if self.way_to(now, PeerId(id)).is_some() => self.tunnels.initiate(now, PeerId(id)),
-            known => {
-                let wait = match known {
-                    Some(id) => self.wait_for(now, id, index),
-                    None => self.lookups.want(now, index),
-                };
-                if wait == Wanted::Full {
-                    self.count(DropReason::QueueFull);
-                }
-            }
+            Some(id) if self.tunnels.is_up(id) => {}
+            Some(id) if self.way_to(now, id).is_some() => self.tunnels.initiate(now, id),
+            _ => _ = self.wait_for(now, index),
         }
         self.settle(now);
     }
@@ -179,31 +119,16 @@ impl<'a> Engine<'a> {
     /// Measures the round trip to the node of this index by the way in use: [`Event::Pong`], or silence. False
     /// without a session.
     pub fn ping(&mut self, now: Instant, index: u32) -> bool {
-        let peer = self.peers.find(index).filter(|id| self.tunnels.is_up(PeerId(*id)));
+        let peer = self.peers.find(index).filter(|id| self.tunnels.is_up(*id));
         if let Some(id) = peer {
-            self.paths.ping(now, crate::path::PeerId(id));
+            self.paths.ping(now, id);
             self.settle(now);
         }
         peer.is_some()
     }
 
-    fn warm(&mut self, now: Instant, service: u32) {
-        let mut nodes = heapless::Vec::<u32, WARM>::new();
-        let endpoints = self.services.service_by_id(service).into_iter().flat_map(|s| s.endpoints());
-        for endpoint in endpoints.filter(|e| e.ready()) {
-            if nodes.is_full() {
-                break;
-            }
-            if !nodes.contains(&endpoint.node()) {
-                let _ = nodes.push(endpoint.node());
-            }
-        }
-        for node in nodes {
-            self.connect(now, node);
-        }
-    }
-
-    fn count(&mut self, reason: DropReason) -> DropReason {
+    /// Counts a drop, also one by the shell: a datagram that it could not open.
+    pub fn count(&mut self, reason: DropReason) -> DropReason {
         self.counters.count(reason);
         reason
     }
@@ -213,9 +138,4 @@ impl<'a> Engine<'a> {
             self.count(DropReason::QueueFull);
         }
     }
-}
-
-/// The path layer's name for a peer.
-fn path_peer(peer: PeerId) -> crate::path::PeerId {
-    crate::path::PeerId(peer.0)
 }

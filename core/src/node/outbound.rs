@@ -1,14 +1,14 @@
 //! From this node's TUN: which flow, which endpoint, which session, which way.
 
-use super::{Burst, Engine, Grant, Outbound, Ticket, Timer, Way, path_peer};
-use crate::bridge::NodePolicy;
+use super::{Burst, Engine, Grant, Outbound, Ticket, Timer, Way};
+use crate::PeerId;
+use crate::bridge::{NodePolicy, endpoint};
 use crate::counters::DropReason;
-use crate::flow::{self, Flows, NewFlow, Offload, Outcome, PeerRef, Translated, pieces};
+use crate::flow::{Flows, NewFlow, Offload, Outcome, Translated};
 use crate::packet::Packet;
-use crate::peer::Wanted;
-use crate::service::{Request, Selection};
+use crate::service::Request;
 use crate::time::Instant;
-use crate::tunnel::{NoSession, PeerId};
+use crate::tunnel::NoSession;
 
 impl<'a> Engine<'a> {
     /// Takes a packet or super-packet from the TUN and translates it in place.
@@ -27,10 +27,7 @@ impl<'a> Engine<'a> {
         self.note(&outcome);
         match outcome.verdict {
             Translated::To(peer) => {
-                let burst = match outcome.split {
-                    Some(mtu) => Burst { segments: pieces(packet.len(), mtu), largest: mtu, ..burst },
-                    None => burst,
-                };
+                let burst = burst.cut(packet.len(), outcome.split);
                 self.send(now, peer.0, burst, packet.len(), outcome.split)
             }
             Translated::Local => Outbound::Hairpin,
@@ -48,14 +45,8 @@ impl<'a> Engine<'a> {
 
     /// The flow machine together with what it may ask.
     pub(crate) fn flows_and_policy(&mut self, now: Instant) -> (&mut Flows<'a>, NodePolicy<'_, 'a>) {
-        let policy = NodePolicy {
-            services: &self.services,
-            paths: &self.paths,
-            peers: &self.peers,
-            own: self.own,
-            now,
-        };
-        (&mut self.flows, policy)
+        let Self { flows, services, paths, peers, own, .. } = self;
+        (flows, NodePolicy { services, paths, peers, own: *own, now })
     }
 
     fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, offload: Offload) -> Outcome {
@@ -67,15 +58,7 @@ impl<'a> Engine<'a> {
     fn open(&mut self, now: Instant, new: &NewFlow) -> Result<(), DropReason> {
         let request =
             Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
-        let (node, address, port) = match self.services.select(now, &request, self.own, &mut self.rng) {
-            Selection::Endpoint { node, address, port } if node != 0 => (node, address, port),
-            Selection::Endpoint { .. } | Selection::NoEndpoints => return Err(DropReason::NoEndpoints),
-            Selection::UnknownPort => return Err(DropReason::UnknownPort),
-            Selection::NotLocal => return Err(DropReason::NotLocal),
-            Selection::NotAVip => return Err(DropReason::NoRoute),
-        };
-        let peer = if node == self.own { PeerRef::SELF } else { PeerRef(node) };
-        let endpoint = flow::Endpoint { peer, address, port };
+        let endpoint = endpoint(self.services.select(now, &request, self.own, &mut self.rng), self.own)?;
         let generation = self.services.generation();
         let (slot, at) = self.flows.open(now, new, &endpoint, generation, &mut self.rng)?;
         self.timers.set(Timer::Flow(slot), Some(at));
@@ -92,53 +75,39 @@ impl<'a> Engine<'a> {
             }
             _ => Translated::Drop(reason),
         };
-        Outcome { verdict, deadline: None, released: None, split: None }
+        Outcome::from(verdict)
     }
 
     /// The way to a node, or what its packet has to wait for.
     fn send(&mut self, now: Instant, index: u32, burst: Burst, len: usize, split: Option<u16>) -> Outbound {
-        let verdict = match self.peers.find(index) {
-            None => {
-                let wait = self.lookups.want(now, index);
-                self.park(wait, index)
-            }
-            // A handshake that cannot be sent would only delay the one that can.
-            Some(id) if !self.tunnels.is_up(PeerId(id)) && self.way_to(now, PeerId(id)).is_none() => {
-                let wait = self.wait_for(now, id, index);
-                self.park(wait, index)
-            }
-            Some(id) => match self.grant(now, PeerId(id), burst, len) {
-                Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
-                Err(NoSession::UnknownPeer) => Outbound::Drop(self.count(DropReason::NoSession)),
-                // With a session, but no way: no handshake's end would wake the packet.
-                Err(_) if self.way_to(now, PeerId(id)).is_none() => {
-                    let wait = self.wait_for(now, id, index);
-                    self.park(wait, index)
-                }
-                Err(NoSession::Handshaking | NoSession::Idle) => Outbound::Park(Ticket::Peer(index)),
+        let granted = match self.peers.find(index) {
+            Some(peer) => self.grant(now, peer, burst, len),
+            None => Err(NoSession::Idle),
+        };
+        let verdict = match granted {
+            Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
+            Err(NoSession::Handshaking) => Outbound::Park(Ticket::Peer(index)),
+            Err(NoSession::UnknownPeer) => Outbound::Drop(self.count(DropReason::NoSession)),
+            Err(NoSession::Idle) => match self.wait_for(now, index) {
+                Ok(()) => Outbound::Park(Ticket::Peer(index)),
+                Err(reason) => Outbound::Drop(reason),
             },
         };
         self.settle(now);
         verdict
     }
 
-    /// Asks the directory about a known node, unless it has told all it knows: then only a way is missing.
-    pub(super) fn wait_for(&mut self, now: Instant, id: u32, index: u32) -> Wanted {
-        if self.paths.has_sessions(path_peer(PeerId(id))) {
-            self.lookups.wait(now, index)
-        } else {
-            self.lookups.want(now, index)
-        }
+    /// Asks the directory about a node, unless it has told all it knows: then only a way is missing.
+    pub(super) fn wait_for(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
+        let wait = match self.peers.find(index) {
+            Some(peer) if self.paths.has_sessions(peer) => self.lookups.wait(now, index),
+            _ => self.lookups.want(now, index),
+        };
+        wait.map_err(|reason| self.count(reason))
     }
 
-    fn park(&mut self, wait: Wanted, index: u32) -> Outbound {
-        match wait {
-            Wanted::Full => Outbound::Drop(self.count(DropReason::QueueFull)),
-            Wanted::Asked | Wanted::Waiting => Outbound::Park(Ticket::Peer(index)),
-        }
-    }
-
-    /// Counters and ways for the datagrams of a burst of `len` bytes to a peer with a session.
+    /// Counters and ways for the datagrams of a burst of `len` bytes to a peer with a session; without a way, no
+    /// handshake is begun either: one that cannot be sent would only delay the one that can.
     pub(super) fn grant(
         &mut self,
         now: Instant,
@@ -146,13 +115,13 @@ impl<'a> Engine<'a> {
         burst: Burst,
         len: usize,
     ) -> Result<Grant, NoSession> {
-        let sending = self.tunnels.reserve(now, peer, burst.segments, true)?;
-        let routes = self.paths.route(now, path_peer(peer), burst.largest.into());
-        self.paths.sent(now, path_peer(peer), u32::try_from(len).unwrap_or(u32::MAX));
-        self.peers.sent(now, peer.0, len);
+        let routes = self.paths.route(now, peer, burst.largest.into());
         let way = |route| Way::of(route, self.paths.relay_via());
-        let first = routes.first.and_then(way).ok_or(NoSession::Idle)?;
-        Ok(Grant { sending, first, copy: routes.copy.and_then(way), split: None })
+        let (first, copy) = (routes.first.and_then(way).ok_or(NoSession::Idle)?, routes.copy.and_then(way));
+        let sending = self.tunnels.reserve(now, peer, burst.segments, true)?;
+        self.paths.sent(now, peer, u32::try_from(len).unwrap_or(u32::MAX));
+        self.peers.sent(now, peer, len);
+        Ok(Grant { sending, first, copy, split: None })
     }
 
     /// Keeps what a packet brought about besides its verdict.

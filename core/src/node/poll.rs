@@ -1,14 +1,13 @@
 //! What the engine wants of the shell: datagrams, frames, events, and to be called again.
 
-use super::{Engine, Event, Ticket, Timer, Transmit, Way, path_peer};
-use crate::bridge::{finish, straight};
+use super::{Engine, Event, Ticket, Timer, Transmit, Way};
+use crate::PeerId;
+use crate::bridge::{finish, seal_own, straight};
 use crate::counters::DropReason;
-use crate::noise::ChaChaPoly;
-use crate::packet::{HEADROOM, Packet};
+use crate::packet::HEADROOM;
 use crate::path;
-use crate::peer::Due;
 use crate::time::{Instant, WallTime};
-use crate::tunnel::{self, PeerId, TunnelEvent};
+use crate::tunnel::TunnelEvent;
 
 impl Engine<'_> {
     /// Computes on: at most one X25519 or signature check. True when more waits.
@@ -28,13 +27,12 @@ impl Engine<'_> {
             match timer {
                 Timer::Control => self.link.handle_timeout(now),
                 Timer::Lookups => {
-                    if let Some(Due::GivenUp(index)) = self.lookups.handle_timeout(now) {
+                    if let Some(index) = self.lookups.handle_timeout(now) {
                         self.tell(Event::Expired(Ticket::Peer(index)));
                     }
                 }
                 Timer::Tunnel(peer) => {
-                    let next = self.tunnels.handle_timeout(now, PeerId(peer));
-                    self.timers.set(timer, next);
+                    self.timers.set(timer, self.tunnels.handle_timeout(now, PeerId(peer)));
                 }
                 Timer::Path(slot) => self.paths.handle_timeout(now, slot),
                 Timer::Flow(slot) => {
@@ -53,11 +51,6 @@ impl Engine<'_> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         self.timers.first()
-    }
-
-    /// How many deadlines are pending, over all machines: in an idle node few, and always as many.
-    pub fn pending_timeouts(&self) -> usize {
-        self.timers.len()
     }
 
     /// The next event.
@@ -102,9 +95,7 @@ impl Engine<'_> {
             };
             match way {
                 Some(way) => return finish(&way, out, HEADROOM, message.len, false),
-                None => {
-                    self.count(DropReason::NoPath);
-                }
+                None => _ = self.count(DropReason::NoPath),
             }
         }
     }
@@ -112,29 +103,18 @@ impl Engine<'_> {
     fn path_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let message = self.paths.poll_message(now, out.get_mut(HEADROOM..)?)?;
-            let sealed = self.seal(now, PeerId(message.peer.0), out, message.len);
+            let sealed = seal_own(&mut self.tunnels, now, message.peer, out, message.len);
             match (Way::of(message.route, self.paths.relay_via()), sealed) {
                 (Some(way), Some((start, len))) => {
                     return finish(&way, out, start, len, message.dont_fragment);
                 }
-                _ => {
-                    self.count(DropReason::NoSession);
-                }
+                _ => _ = self.count(DropReason::NoSession),
             }
         }
     }
 
-    /// Seals the message behind [`HEADROOM`]; where the datagram starts and how long it is.
-    fn seal(&mut self, now: Instant, peer: PeerId, out: &mut [u8], len: usize) -> Option<(usize, usize)> {
-        let grant = self.tunnels.reserve(now, peer, 1, false).ok()?;
-        let key = self.tunnels.send_key::<ChaChaPoly>(grant.key)?;
-        let mut packet = Packet::new(out, HEADROOM, len).ok()?;
-        tunnel::seal(&key, grant.first, &mut packet, usize::MAX).ok()?;
-        Some((packet.start(), packet.len()))
-    }
-
     pub(super) fn way_to(&self, now: Instant, peer: PeerId) -> Option<Way> {
-        Way::of(self.paths.route(now, path_peer(peer), 0).first?, self.paths.relay_via())
+        Way::of(self.paths.route(now, peer, 0).first?, self.paths.relay_via())
     }
 
     /// Passes on what the machines have to say to each other and to the shell, and takes their deadlines.
@@ -158,14 +138,12 @@ impl Engine<'_> {
     fn tunnel_event(&mut self, now: Instant, event: TunnelEvent) {
         match event {
             TunnelEvent::SessionUp { peer } => {
-                self.paths.session_up(now, path_peer(peer), None);
-                self.tell(Event::Ready(Ticket::Peer(self.peers.index(peer.0))));
+                self.paths.session_up(now, peer, None);
+                self.tell(Event::Ready(Ticket::Peer(self.peers.index(peer))));
             }
-            TunnelEvent::SessionDown { peer } => {
-                self.paths.session_down(now, path_peer(peer));
-            }
+            TunnelEvent::SessionDown { peer } => self.paths.session_down(now, peer),
             TunnelEvent::HandshakeFailed { peer } => {
-                self.tell(Event::Expired(Ticket::Peer(self.peers.index(peer.0))));
+                self.tell(Event::Expired(Ticket::Peer(self.peers.index(peer))));
             }
             // Its record is on the way if the directory knows it: whoever looks us up is announced to us.
             TunnelEvent::Stranger(_) => {}
@@ -176,16 +154,14 @@ impl Engine<'_> {
 
     /// The relay can be used: whoever waited for a way gets a session, and what was parked goes on.
     fn reach_out(&mut self, now: Instant) {
-        for (id, index) in self.peers.recent(now) {
-            let peer = PeerId(id);
-            if self.way_to(now, peer).is_none() {
-                continue;
-            }
-            if !self.tunnels.is_up(peer) {
-                self.tunnels.initiate(now, peer);
-            }
-            if self.events.push(Event::Ready(Ticket::Peer(index))).is_err() {
-                self.counters.count(DropReason::QueueFull);
+        for (peer, index) in self.peers.recent(now) {
+            if self.way_to(now, peer).is_some() {
+                if !self.tunnels.is_up(peer) {
+                    self.tunnels.initiate(now, peer);
+                }
+                if self.events.push(Event::Ready(Ticket::Peer(index))).is_err() {
+                    self.counters.count(DropReason::QueueFull);
+                }
             }
         }
     }
@@ -193,7 +169,7 @@ impl Engine<'_> {
     fn path_event(&mut self, now: Instant, event: path::Event) {
         match event {
             path::Event::PathChanged { peer, route } => {
-                let index = self.peers.index(peer.0);
+                let index = self.peers.index(peer);
                 self.tell(Event::PathChanged(index));
                 if route.is_some() {
                     self.tell(Event::Ready(Ticket::Peer(index)));
@@ -201,14 +177,12 @@ impl Engine<'_> {
             }
             path::Event::RelayChanged { .. } => self.reach_out(now),
             path::Event::Pong { peer, rtt } => {
-                let index = self.peers.index(peer.0);
+                let index = self.peers.index(peer);
                 self.tell(Event::Pong { index, rtt });
             }
             path::Event::OpenRelayTcp => self.tell(Event::OpenRelayTcp),
             path::Event::CloseRelayTcp => self.tell(Event::CloseRelayTcp),
-            path::Event::Lookup { peer } => {
-                let _ = self.lookups.want(now, self.peers.index(peer.0));
-            }
+            path::Event::Lookup { peer } => _ = self.lookups.want(now, self.peers.index(peer)),
         }
     }
 }

@@ -37,10 +37,9 @@ pub use crate::wire::relay::{ENVELOPE, envelope, is_relay};
 pub use binding::{FALLBACK, REFRESH, REFRESH_SPREAD};
 pub use relay::{RelayLeg, RelayVia, Terms};
 pub use slot::{AckSlot, PathSlot};
-pub use types::{
-    Config, Event, Local, PathInfo, PeerId, Relayed, Resources, Route, Routes, Source, Transmit,
-};
+pub use types::{Config, Event, Local, PathInfo, Relayed, Resources, Route, Routes, Source, Transmit};
 
+use crate::PeerId;
 use crate::counters::DropReason;
 use crate::rng::Rng;
 use crate::storage::{Index, Ring};

@@ -1,13 +1,10 @@
 //! What the path layer takes and says: values without behaviour.
 
+use crate::PeerId;
 use crate::path::{AckSlot, PathSlot, RelayLeg};
 use crate::storage::Link;
 use crate::time::Duration;
 use core::net::SocketAddr;
-
-/// A peer's number, from 1, the same as the tunnel's.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct PeerId(pub u32);
 
 /// How to send a sealed datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

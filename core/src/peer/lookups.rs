@@ -3,6 +3,7 @@
 //! A wish is asked at once, again every [`RETRY`], and given up after [`PATIENCE`]. A connection that comes up
 //! late is no problem: what was not asked yet is asked then.
 
+use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,26 +26,6 @@ impl LookupSlot {
     pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, since: 0, next: 0 };
 }
 
-/// What became of a wish.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wanted {
-    /// It is new: [`Lookups::next_question`] has it.
-    Asked,
-    /// It was there already.
-    Waiting,
-    /// No slot is free.
-    Full,
-}
-
-/// What a deadline brought.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Due {
-    /// It is time to ask again.
-    AskAgain,
-    /// Nobody answered for this index: what waits for it is to be dropped.
-    GivenUp(u32),
-}
-
 /// All wishes.
 pub struct Lookups<'a> {
     slots: &'a mut [LookupSlot],
@@ -56,31 +37,33 @@ impl<'a> Lookups<'a> {
         Self { slots }
     }
 
-    /// Wishes for the node with this index.
-    pub fn want(&mut self, now: Instant, index: u32) -> Wanted {
-        if let Some(slot) = self.slots.iter_mut().find(|s| s.index == index) {
-            if !core::mem::take(&mut slot.quiet) {
-                return Wanted::Waiting;
+    /// Wishes for the node with this index: [`Lookups::next_question`] has it, unless it was asked already.
+    ///
+    /// # Errors
+    /// [`DropReason::QueueFull`] when no slot is free.
+    pub fn want(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
+        match self.slots.iter_mut().find(|s| s.index == index) {
+            // What was only waited for is asked from now on.
+            Some(slot) => slot.asked &= !core::mem::take(&mut slot.quiet),
+            None => {
+                let (since, next) = (now.as_micros(), now.as_micros());
+                *self.free()? = LookupSlot { index, asked: false, quiet: false, since, next };
             }
-            slot.asked = false;
-            return Wanted::Asked;
         }
-        let Some(slot) = self.slots.iter_mut().find(|s| s.index == 0) else { return Wanted::Full };
-        *slot =
-            LookupSlot { index, asked: false, quiet: false, since: now.as_micros(), next: now.as_micros() };
-        Wanted::Asked
+        Ok(())
     }
 
     /// Waits for a node that the directory has told of already, but to which there is no way yet: nothing is
     /// asked, the wait ends by itself or with [`Lookups::answered`].
-    pub fn wait(&mut self, now: Instant, index: u32) -> Wanted {
-        if self.slots.iter().any(|s| s.index == index) {
-            return Wanted::Waiting;
+    ///
+    /// # Errors
+    /// [`DropReason::QueueFull`] when no slot is free.
+    pub fn wait(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
+        if !self.slots.iter().any(|s| s.index == index) {
+            let (since, next) = (now.as_micros(), now.after(PATIENCE).as_micros());
+            *self.free()? = LookupSlot { index, asked: true, quiet: true, since, next };
         }
-        let Some(slot) = self.slots.iter_mut().find(|s| s.index == 0) else { return Wanted::Full };
-        let next = now.after(PATIENCE).as_micros();
-        *slot = LookupSlot { index, asked: true, quiet: true, since: now.as_micros(), next };
-        Wanted::Waiting
+        Ok(())
     }
 
     /// The wish is answered, with a record or with the news that there is none. False when there was no wish.
@@ -107,17 +90,22 @@ impl<'a> Lookups<'a> {
         self.slots.iter().filter(|s| s.index != 0 && s.asked).map(|s| Instant::from_micros(s.next)).min()
     }
 
-    /// Handles one due wish.
-    pub fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
+    /// Handles one due wish: to be asked again, or given up, and then its index is returned, because what waits
+    /// for it is to be dropped.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<u32> {
         let due = |s: &&mut LookupSlot| s.index != 0 && s.asked && s.next <= now.as_micros();
         let slot = self.slots.iter_mut().find(due)?;
         if now.since(Instant::from_micros(slot.since)) >= PATIENCE {
             let index = slot.index;
             *slot = LookupSlot::EMPTY;
-            return Some(Due::GivenUp(index));
+            return Some(index);
         }
         slot.asked = false;
-        Some(Due::AskAgain)
+        None
+    }
+
+    fn free(&mut self) -> Result<&mut LookupSlot, DropReason> {
+        self.slots.iter_mut().find(|s| s.index == 0).ok_or(DropReason::QueueFull)
     }
 }
 
@@ -130,20 +118,19 @@ mod tests {
         let mut slots = [LookupSlot::EMPTY; 1];
         let mut lookups = Lookups::new(&mut slots);
         let mut now = Instant::ZERO;
-        assert_eq!(lookups.want(now, 5), Wanted::Asked);
-        assert_eq!((lookups.want(now, 5), lookups.want(now, 6)), (Wanted::Waiting, Wanted::Full));
+        assert_eq!(lookups.want(now, 5), Ok(()));
+        assert_eq!((lookups.want(now, 5), lookups.want(now, 6)), (Ok(()), Err(DropReason::QueueFull)));
         let mut asked = 0;
         let given_up = loop {
             assert_eq!(lookups.next_question(now), Some(5));
             assert!(!lookups.has_question());
             asked += 1;
             now = lookups.poll_timeout().unwrap();
-            match lookups.handle_timeout(now) {
-                Some(Due::AskAgain) => {}
-                other => break other,
+            if let Some(index) = lookups.handle_timeout(now) {
+                break index;
             }
         };
-        assert_eq!((given_up, asked), (Some(Due::GivenUp(5)), 10));
+        assert_eq!((given_up, asked), (5, 10));
         assert_eq!(lookups.poll_timeout(), None);
     }
 
@@ -151,24 +138,24 @@ mod tests {
     fn a_wait_asks_nothing_until_it_becomes_a_wish() {
         let mut slots = [LookupSlot::EMPTY; 1];
         let mut lookups = Lookups::new(&mut slots);
-        assert_eq!(lookups.wait(Instant::ZERO, 5), Wanted::Waiting);
+        assert_eq!(lookups.wait(Instant::ZERO, 5), Ok(()));
         assert!(!lookups.has_question());
-        assert_eq!(lookups.want(Instant::ZERO, 5), Wanted::Asked);
+        assert_eq!(lookups.want(Instant::ZERO, 5), Ok(()));
         assert_eq!(lookups.next_question(Instant::ZERO), Some(5));
         assert!(lookups.answered(5));
-        assert_eq!(lookups.wait(Instant::ZERO, 6), Wanted::Waiting);
+        assert_eq!(lookups.wait(Instant::ZERO, 6), Ok(()));
         let end = lookups.poll_timeout().unwrap();
-        assert_eq!(lookups.handle_timeout(end), Some(Due::GivenUp(6)));
+        assert_eq!(lookups.handle_timeout(end), Some(6));
     }
 
     #[test]
     fn an_answer_frees_the_slot() {
         let mut slots = [LookupSlot::EMPTY; 1];
         let mut lookups = Lookups::new(&mut slots);
-        assert_eq!(lookups.want(Instant::ZERO, 5), Wanted::Asked);
+        assert_eq!(lookups.want(Instant::ZERO, 5), Ok(()));
         assert!(!lookups.answered(6));
         assert!(lookups.answered(5));
         assert_eq!(lookups.next_question(Instant::ZERO), None);
-        assert_eq!(lookups.want(Instant::ZERO, 6), Wanted::Asked);
+        assert_eq!(lookups.want(Instant::ZERO, 6), Ok(()));
     }
 }

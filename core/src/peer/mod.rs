@@ -7,5 +7,5 @@
 mod lookups;
 mod table;
 
-pub use lookups::{Due, LookupSlot, Lookups, Wanted};
+pub use lookups::{LookupSlot, Lookups};
 pub use table::{KEEP, Learned, PeerEntry, Peers};

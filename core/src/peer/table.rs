@@ -4,6 +4,7 @@
 //! that was used least recently goes, unless it was used within [`KEEP`]: then the newcomer is refused. Records
 //! carry epoch and serial, and an older one never replaces a newer one. Sessions and addresses are not here.
 
+use crate::PeerId;
 use crate::counters::DropReason;
 use crate::storage::{Index, Link};
 use crate::time::{Duration, Instant};
@@ -30,15 +31,13 @@ impl PeerEntry {
         Self { index: 0, epoch: 0, serial: 0, used: 0, sent: 0, received: 0, key: [0; 32] };
 }
 
-/// What became of a record.
+/// Where a record's peer is now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Learned {
-    /// The peer took a free place.
-    New(u32),
-    /// The peer took the place of another, which has to be forgotten everywhere first.
-    Replaced(u32),
-    /// The peer is known and its key is unchanged.
-    Known(u32),
+pub struct Learned {
+    /// Its place.
+    pub id: PeerId,
+    /// The place was another peer's, or this one's with another key: that has to be forgotten everywhere first.
+    pub replaced: bool,
 }
 
 /// The peers by cluster-wide index. Ids are `1..=capacity`.
@@ -54,17 +53,17 @@ impl<'a> Peers<'a> {
     }
 
     /// The id of the node with this cluster-wide index.
-    pub fn find(&self, index: u32) -> Option<u32> {
-        self.by_index.find(u64::from(index), |id| self.index(id) == index)
+    pub fn find(&self, index: u32) -> Option<PeerId> {
+        self.by_index.find(u64::from(index), |id| self.index(PeerId(id)) == index).map(PeerId)
     }
 
     /// The cluster-wide index of a peer; 0 for none.
-    pub fn index(&self, id: u32) -> u32 {
+    pub fn index(&self, id: PeerId) -> u32 {
         self.get(id).map_or(0, |e| e.index)
     }
 
     /// Notes that `bytes` were sent to the peer.
-    pub fn sent(&mut self, now: Instant, id: u32, bytes: usize) {
+    pub fn sent(&mut self, now: Instant, id: PeerId, bytes: usize) {
         if let Some(entry) = self.get_mut(id) {
             entry.used = now.as_micros();
             entry.sent = entry.sent.wrapping_add(bytes as u64);
@@ -72,7 +71,7 @@ impl<'a> Peers<'a> {
     }
 
     /// Notes that `bytes` came from the peer.
-    pub fn received(&mut self, now: Instant, id: u32, bytes: usize) {
+    pub fn received(&mut self, now: Instant, id: PeerId, bytes: usize) {
         if let Some(entry) = self.get_mut(id) {
             entry.used = now.as_micros();
             entry.received = entry.received.wrapping_add(bytes as u64);
@@ -80,7 +79,7 @@ impl<'a> Peers<'a> {
     }
 
     /// Bytes sent to the peer and received from it.
-    pub fn traffic(&self, id: u32) -> (u64, u64) {
+    pub fn traffic(&self, id: PeerId) -> (u64, u64) {
         self.get(id).map_or((0, 0), |e| (e.sent, e.received))
     }
 
@@ -105,57 +104,62 @@ impl<'a> Peers<'a> {
             }
             let same = entry.key == key;
             *entry = PeerEntry { sent: entry.sent, received: entry.received, ..fresh };
-            return Ok(if same { Learned::Known(id) } else { Learned::Replaced(id) });
+            return Ok(Learned { id, replaced: !same });
         }
         let (id, evicted) = self.place(now).ok_or(DropReason::PeersFull)?;
         if evicted != 0 {
             let entries = &*self.entries;
-            self.by_index.remove(u64::from(evicted), id, |id| u64::from(index_of(entries, id)));
+            self.by_index.remove(u64::from(evicted), id.0, |id| u64::from(index_of(entries, PeerId(id))));
         }
         if let Some(entry) = self.get_mut(id) {
             *entry = fresh;
         }
-        self.by_index.insert(u64::from(index), id);
-        Ok(if evicted == 0 { Learned::New(id) } else { Learned::Replaced(id) })
+        self.by_index.insert(u64::from(index), id.0);
+        Ok(Learned { id, replaced: evicted != 0 })
     }
 
     /// Every known peer's id and index.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        (1u32..).zip(self.entries.iter()).filter(|(_, e)| e.index != 0).map(|(id, e)| (id, e.index))
+    pub fn iter(&self) -> impl Iterator<Item = (PeerId, u32)> + '_ {
+        self.entries().filter(|(_, e)| e.index != 0).map(|(id, e)| (id, e.index))
     }
 
     /// The peers that were in use within [`KEEP`], or became known then.
-    pub fn recent(&self, now: Instant) -> impl Iterator<Item = (u32, u32)> + '_ {
+    pub fn recent(&self, now: Instant) -> impl Iterator<Item = (PeerId, u32)> + '_ {
         let recent = move |e: &PeerEntry| now.since(Instant::from_micros(e.used)) <= KEEP;
-        (1u32..)
-            .zip(self.entries.iter())
-            .filter(move |(_, e)| e.index != 0 && recent(e))
-            .map(|(id, e)| (id, e.index))
+        self.entries().filter(move |(_, e)| e.index != 0 && recent(e)).map(|(id, e)| (id, e.index))
     }
 
     /// A free place, or the one that may be taken from another peer. Runs once per new peer, over all places.
-    fn place(&self, now: Instant) -> Option<(u32, u32)> {
-        let (id, entry) = (1u32..).zip(self.entries.iter()).min_by_key(|(_, e)| (e.index != 0, e.used))?;
+    fn place(&self, now: Instant) -> Option<(PeerId, u32)> {
+        let (id, entry) = self.entries().min_by_key(|(_, e)| (e.index != 0, e.used))?;
         let idle = now.since(Instant::from_micros(entry.used));
         (entry.index == 0 || idle > KEEP).then_some((id, entry.index))
     }
 
-    fn get(&self, id: u32) -> Option<&PeerEntry> {
-        self.entries.get((id as usize).checked_sub(1)?)
+    fn entries(&self) -> impl Iterator<Item = (PeerId, &PeerEntry)> + '_ {
+        (1u32..).map(PeerId).zip(self.entries.iter())
     }
 
-    fn get_mut(&mut self, id: u32) -> Option<&mut PeerEntry> {
-        self.entries.get_mut((id as usize).checked_sub(1)?)
+    fn get(&self, id: PeerId) -> Option<&PeerEntry> {
+        self.entries.get((id.0 as usize).checked_sub(1)?)
+    }
+
+    fn get_mut(&mut self, id: PeerId) -> Option<&mut PeerEntry> {
+        self.entries.get_mut((id.0 as usize).checked_sub(1)?)
     }
 }
 
-fn index_of(entries: &[PeerEntry], id: u32) -> u32 {
-    (id as usize).checked_sub(1).and_then(|at| entries.get(at)).map_or(0, |e| e.index)
+fn index_of(entries: &[PeerEntry], id: PeerId) -> u32 {
+    (id.0 as usize).checked_sub(1).and_then(|at| entries.get(at)).map_or(0, |e| e.index)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn learned(id: u32, replaced: bool) -> Result<Learned, DropReason> {
+        Ok(Learned { id: PeerId(id), replaced })
+    }
 
     fn at(secs: u64) -> Instant {
         Instant::ZERO.after(Duration::from_secs(secs))
@@ -165,14 +169,17 @@ mod tests {
     fn a_full_table_gives_the_idlest_place_and_never_one_in_use() {
         let (mut entries, mut index) = ([PeerEntry::EMPTY; 2], [0; 4]);
         let mut peers = Peers::new(&mut entries, &mut index);
-        assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), Ok(Learned::New(1)));
-        assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), Ok(Learned::New(2)));
+        assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), learned(1, false));
+        assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), learned(2, false));
         assert_eq!(peers.learn(at(2), 12, [3; 32], 1, 1), Err(DropReason::PeersFull));
-        peers.sent(at(200), 1, 10);
-        assert_eq!(peers.traffic(1), (10, 0));
-        assert_eq!(peers.learn(at(201), 12, [3; 32], 1, 1), Ok(Learned::Replaced(2)));
-        assert_eq!((peers.find(10), peers.find(11), peers.find(12)), (Some(1), None, Some(2)));
-        assert_eq!(peers.iter().collect::<std::vec::Vec<_>>(), [(1, 10), (2, 12)]);
+        peers.sent(at(200), PeerId(1), 10);
+        assert_eq!(peers.traffic(PeerId(1)), (10, 0));
+        assert_eq!(peers.learn(at(201), 12, [3; 32], 1, 1), learned(2, true));
+        assert_eq!(
+            (peers.find(10), peers.find(11), peers.find(12)),
+            (Some(PeerId(1)), None, Some(PeerId(2)))
+        );
+        assert_eq!(peers.iter().collect::<std::vec::Vec<_>>(), [(PeerId(1), 10), (PeerId(2), 12)]);
     }
 
     #[test]
@@ -182,7 +189,7 @@ mod tests {
         peers.learn(at(0), 10, [1; 32], 2, 5).unwrap();
         assert_eq!(peers.learn(at(1), 10, [9; 32], 2, 4), Err(DropReason::OldRecord));
         assert_eq!(peers.learn(at(1), 10, [9; 32], 1, 9), Err(DropReason::OldRecord));
-        assert_eq!(peers.learn(at(1), 10, [1; 32], 2, 5), Ok(Learned::Known(1)));
-        assert_eq!(peers.learn(at(1), 10, [9; 32], 3, 1), Ok(Learned::Replaced(1)));
+        assert_eq!(peers.learn(at(1), 10, [1; 32], 2, 5), learned(1, false));
+        assert_eq!(peers.learn(at(1), 10, [9; 32], 3, 1), learned(1, true));
     }
 }

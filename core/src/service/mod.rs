@@ -239,6 +239,18 @@ impl<'a> Table<'a> {
         ServiceView::new(self, id)
     }
 
+    /// The first `N` nodes with a ready endpoint of this service.
+    pub fn nodes_of<const N: usize>(&self, service: u32) -> heapless::Vec<u32, N> {
+        let mut nodes = heapless::Vec::new();
+        let endpoints = self.service_by_id(service).into_iter().flat_map(|s| s.endpoints());
+        for node in endpoints.filter(|e| e.ready()).map(|e| e.node()) {
+            if !nodes.contains(&node) && nodes.push(node).is_err() {
+                break;
+            }
+        }
+        nodes
+    }
+
     /// The endpoint with this handle.
     pub fn endpoint_by_id(&self, id: u32) -> Option<EndpointView<'_>> {
         EndpointView::new(self, id)

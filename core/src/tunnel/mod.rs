@@ -38,6 +38,7 @@ pub use transport::{Content, OpenTicket, Opened, RecvKey, SendGrant, SendKey, op
 
 use siphasher::sip::SipHasher13;
 
+use crate::PeerId;
 use crate::counters::DropReason;
 use crate::noise::{PublicKey, StaticSecret, hash};
 use crate::storage::{Index, Link, Pool};
@@ -70,10 +71,6 @@ pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// Keypair slots that each peer needs.
 pub const KEYPAIRS: usize = 3;
-
-/// A peer, by the dense number `1..=peers` that the caller chose.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PeerId(pub u32);
 
 /// One generation of keys. `slot` is dense, below the number of keypair slots, so a shell can keep its ciphers in
 /// an array; `index` tells generations apart.

@@ -1,5 +1,6 @@
 //! One node and many peers that come, go and lose messages: tables stay consistent and nothing leaks.
 
+use edgemesh_core::PeerId;
 use edgemesh_core::noise::{ChaChaPoly, PublicKey, StaticSecret};
 use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
 use edgemesh_core::rng::Rng;

@@ -1,5 +1,6 @@
 //! How sessions come to be: order of messages, crossing handshakes, restarts, keys given up.
 
+use edgemesh_core::PeerId;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::noise::{PublicKey, StaticSecret};
 use edgemesh_core::rng::Rng;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use edgemesh_core::PeerId;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::noise::{ChaChaPoly, StaticSecret};
 use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};

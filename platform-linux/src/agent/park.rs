@@ -4,8 +4,8 @@
 //! and counted. What waits longer than the engine is willing to is dropped when the ticket expires.
 
 use crate::offload::VnetHdr;
+use edgemesh_core::PeerId;
 use edgemesh_core::node::Ticket;
-use edgemesh_core::tunnel::PeerId;
 use std::collections::{BTreeMap, VecDeque};
 
 const PER_TICKET: usize = 64;

@@ -166,6 +166,6 @@ proptest! {
         let _ = pair.client_in(2, &bytes);
         let _ = pair.server_out(&bytes);
         let _ = pair.server_in(1, &bytes);
-        let _ = with(&bytes, |p, _| only(pair.client.refuse(p, DropReason::NoEndpoints)));
+        let _ = with(&bytes, |p, _| Outcome::from(pair.client.refuse(p, DropReason::NoEndpoints)));
     }
 }

@@ -125,7 +125,7 @@ fn nobody_waits_for_what_is_not_there() {
         // No endpoints, no such port.
         let refuse = |bytes: &[u8]| {
             let flows = flows(1, 4);
-            with(bytes, |p, _| only(flows.refuse(p, DropReason::NoEndpoints)))
+            with(bytes, |p, _| Outcome::from(flows.refuse(p, DropReason::NoEndpoints)))
         };
         let (outcome, reset) = refuse(&tcp((c.client, 4000), (c.vip, 80), SYN, b""));
         assert_eq!(outcome.verdict, Translated::Reply);

@@ -148,7 +148,7 @@ pub fn others(world: &mut World) -> Result<(), &'static str> {
     near.set_local(now, &[Local { socket: 0, address: SocketAddr::new(address(1), 20_006) }]);
     near.connect(now, 2);
     let _ = near.resume(now, 2, Burst::single(40), 40);
-    near.dropped(DropReason::Malformed);
+    near.count(DropReason::Malformed);
     ensure(near.update(&Update::Commit) == Err(TableError::OutOfOrder), "a commit of nothing was taken")?;
     ensure(near.peers(now).count() == 1 && near.link().is_up(), "the lists are wrong")?;
     near.relay_tcp_down(now);
@@ -159,7 +159,7 @@ pub fn others(world: &mut World) -> Result<(), &'static str> {
         ensure(event != Event::ServicesChanged, "a change out of nothing")?;
     }
     let mut packet = tcp(&mut world.buffers.packet, SocketAddr::new(address(98), 1), vip(0), SYN)?;
-    let peer = edgemesh_core::tunnel::PeerId(1);
+    let peer = edgemesh_core::PeerId(1);
     let again = world.nodes[0].engine.again(now, peer, &mut packet);
     let refused = edgemesh_core::node::Inbound::Drop(DropReason::SourceAddress);
     ensure(again == refused && MTU > 40, "a peer's packet with another source was taken")

@@ -19,7 +19,7 @@ use edgemesh_core::time::{Instant, WallTime};
 use edgemesh_core::tunnel::{open, seal};
 use edgemesh_core::wire::control::{PROLOGUE, ToNode, ToServer};
 use edgemesh_core::wire::relay::{self, Message};
-use edgemesh_core::{path, tunnel};
+use edgemesh_core::{PeerId, path};
 
 pub const SERVER: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 20_004);
 const START: Instant = Instant::from_micros(1_000_000);
@@ -387,6 +387,6 @@ impl World {
 
     /// The peer of a node as its tunnel knows it.
     pub fn is_up(&self, who: usize) -> bool {
-        self.nodes[who].engine.tunnels().is_up(tunnel::PeerId(1))
+        self.nodes[who].engine.tunnels().is_up(PeerId(1))
     }
 }

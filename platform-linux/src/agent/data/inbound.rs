@@ -8,7 +8,7 @@ use crate::offload::VnetHdr;
 use edgemesh_core::node::{Classified, From, Inbound};
 use edgemesh_core::packet::{HEADROOM, Packet};
 use edgemesh_core::time::Instant;
-use edgemesh_core::tunnel::{self, PeerId};
+use edgemesh_core::{PeerId, tunnel};
 use std::ops::Range;
 
 impl Data {
@@ -53,7 +53,10 @@ impl Data {
                 let Ok(mut packet) = Packet::new(&mut self.inbox, start, range.end - start) else { return };
                 let opened = match tunnel::open(&key, ticket, &mut packet) {
                     Ok(opened) => opened,
-                    Err(reason) => return self.engine.dropped(reason),
+                    Err(reason) => {
+                        self.engine.count(reason);
+                        return;
+                    }
                 };
                 let verdict = self.engine.inbound(now, source, opened, &mut packet);
                 let place = packet.start()..packet.start() + packet.len();

@@ -17,9 +17,9 @@ use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
 use edgemesh_core::path::{self, Local};
 use edgemesh_core::rng::Rng;
 use edgemesh_core::time::{Duration, Instant, WallTime};
-use edgemesh_core::tunnel::{self, PeerId};
 use edgemesh_core::wire::control::{Network, Peer, Preamble, SignedRecord, updates};
 use edgemesh_core::wire::ip::{self, Transport};
+use edgemesh_core::{PeerId, tunnel};
 use edgemesh_testkit::network::Datagram;
 use edgemesh_testkit::pipe::{PipeEvent, PipeId};
 use edgemesh_testkit::world::{Participant, Transmit};
@@ -309,7 +309,7 @@ impl SimNode {
                         let bytes = packet.bytes().to_vec();
                         self.accept(now, verdict, bytes);
                     }
-                    Err(reason) => self.engine.dropped(reason),
+                    Err(reason) => _ = self.engine.count(reason),
                 }
             }
             Classified::Message(sender, start) => {
