@@ -1,7 +1,7 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
 
-.PHONY: demo fmt lab lab-self lint probe sim test
+.PHONY: demo fmt lab lab-self lab-user lint probe sim test
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh
@@ -22,6 +22,11 @@ lab-self: ## the lab's own network, without the product
 	cargo build --quiet -p edgemesh-lab
 	target/debug/edgemesh-lab test bare/
 
+lab-user: ## a few scenarios as somebody who is not root, in a user namespace
+	tests/lab/packages.sh
+	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
+	tests/lab/as-user.sh target/debug test reach/same-subnet reach/across-nats path/relay restart/agents
+
 lint: ## formatting and lints, warnings denied
 	cargo fmt --all --check
 	for board in $(BOARDS); do cargo fmt --manifest-path $$board/Cargo.toml --check || exit; done
@@ -39,3 +44,4 @@ test: lint probe ## everything that gates a change
 	cargo test --workspace
 	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab
+	$(MAKE) lab-user

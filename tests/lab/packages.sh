@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian/Ubuntu packages that the lab's programs come from, those that are missing only.
-# Says which; does nothing and says nothing when all are there.
+# Says which; does nothing and says nothing when all are there. Whoever is not root and has no sudo is told what to
+# install.
 set -euo pipefail
 
 # command:package
@@ -15,10 +16,16 @@ for entry in "${needed[@]}"; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-echo "installing: ${missing[*]}"
-command -v apt-get >/dev/null || { echo "no apt-get here: install them by hand" >&2; exit 1; }
+command -v apt-get >/dev/null || { echo "no apt-get here; install by hand: ${missing[*]}" >&2; exit 1; }
 as_root=()
-[ "$(id -u)" = 0 ] || as_root=(sudo)
+if [ "$(id -u)" != 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "packages are missing; run as root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+echo "installing: ${missing[*]}"
 
 # The lab runs its own nginx in its own namespaces; the machine must not get a web server on port 80.
 policy=/usr/sbin/policy-rc.d

@@ -1,9 +1,14 @@
 //! What can be in the way of a TUN device, in words that say what to do.
 
 use std::fmt;
+use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 
 use super::owner;
+
+/// The file that devices are made through.
+pub(super) const PATH: &str = "/dev/net/tun";
 
 /// Why the device could not be opened.
 #[derive(Debug)]
@@ -26,6 +31,11 @@ pub enum TunError {
     },
     /// There is no `/dev/net/tun`.
     NoDriver(io::Error),
+    /// The process may not open `/dev/net/tun`.
+    NoAccess {
+        /// Permission bits of the file, when they can be seen.
+        mode: Option<u32>,
+    },
     /// The process may not do this.
     NotPermitted(&'static str),
     /// The kernel refused for another reason.
@@ -35,7 +45,7 @@ pub enum TunError {
 impl TunError {
     pub(super) fn from_open(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::PermissionDenied => Self::NotPermitted("open /dev/net/tun"),
+            io::ErrorKind::PermissionDenied => Self::NoAccess { mode: mode_of(PATH) },
             _ if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => {
                 Self::NoDriver(error)
             }
@@ -50,6 +60,10 @@ impl TunError {
             _ => Self::System("creating the device", error),
         }
     }
+}
+
+fn mode_of(path: &str) -> Option<u32> {
+    fs::metadata(path).ok().map(|file| file.permissions().mode() & 0o7777)
 }
 
 impl fmt::Display for TunError {
@@ -77,6 +91,17 @@ impl fmt::Display for TunError {
                 "no /dev/net/tun ({e}): load the module (modprobe tun), or give the container the device \
                  /dev/net/tun"
             ),
+            Self::NoAccess { mode } => {
+                write!(f, "not permitted to open {PATH}")?;
+                if let Some(mode) = mode {
+                    write!(f, ", whose mode is {mode:04o}")?;
+                }
+                write!(
+                    f,
+                    ": run as root or with the capability CAP_NET_ADMIN, and let this user (chmod 0666 {PATH}) or \
+                     this container (its list of devices) use the file"
+                )
+            }
             Self::NotPermitted(what) => {
                 write!(f, "not permitted to {what}: run as root or with the capability CAP_NET_ADMIN")
             }

@@ -68,7 +68,7 @@ impl Tun {
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
+            .open(error::PATH)
             .map_err(TunError::from_open)?;
         attach(file.as_fd(), name).map_err(|e| TunError::from_attach(name, e))?;
         let udp =

@@ -88,7 +88,9 @@ fn a_name_that_cannot_be_is_refused() {
 #[test]
 fn missing_privilege_says_what_to_do() {
     let open = TunError::from_open(io::Error::from_raw_os_error(libc::EACCES)).to_string();
-    assert!(open.contains("CAP_NET_ADMIN"), "{open}");
+    assert!(open.contains("CAP_NET_ADMIN") && open.contains("/dev/net/tun"), "{open}");
+    let closed = TunError::NoAccess { mode: Some(0o600) }.to_string();
+    assert!(closed.contains("mode is 0600"), "{closed}");
     let attach = TunError::from_attach("x", io::Error::from_raw_os_error(libc::EPERM)).to_string();
     assert!(attach.contains("CAP_NET_ADMIN"), "{attach}");
     let none = TunError::from_open(io::Error::from_raw_os_error(libc::ENOENT)).to_string();

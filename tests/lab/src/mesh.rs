@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use crate::machine::Machine;
 use crate::manifests::Service;
 use crate::process::Process;
-use crate::product::{Agent, AgentOptions, Server};
+use crate::product::{Agent, AgentOptions, Server, may_open_tun};
 use crate::topology::{Lab, Node};
 use crate::workloads;
 use crate::{Context, Result};
@@ -107,8 +107,7 @@ impl Mesh {
     /// # Errors
     /// When a part does not start.
     pub fn prepare(directory: &Path) -> Result<Self> {
-        let tun = fs::File::options().read(true).write(true).open("/dev/net/tun");
-        tun.context("/dev/net/tun (run as root, or give everyone access to it as most systems do)")?;
+        may_open_tun()?;
         let files = directory.join("files");
         fs::create_dir_all(&files).context(files.display())?;
         let (big, small) = (served(&files, "big.bin", BIG)?, served(&files, "small.bin", SMALL)?);

@@ -6,8 +6,9 @@
 //! Not here: knowledge of how the product works inside.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -43,6 +44,33 @@ pub fn binary(name: &str) -> Result<String> {
     let path = directory.join(name);
     ensure!(path.is_file(), "{} is not there: cargo build --workspace --bins", path.display());
     Ok(path.to_string_lossy().into_owned())
+}
+
+/// Where agents get their network device from.
+const TUN: &str = "/dev/net/tun";
+
+/// Refuses to go on where no agent could run.
+///
+/// # Errors
+/// Naming the file, its mode and what to do.
+pub fn may_open_tun() -> Result {
+    match fs::File::options().read(true).write(true).open(TUN) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let mode = fs::metadata(TUN).map(|file| file.permissions().mode() & 0o7777);
+            fail(closed_tun(&error, mode.ok()))
+        }
+    }
+}
+
+fn closed_tun(error: &io::Error, mode: Option<u32>) -> String {
+    match mode {
+        Some(mode) => format!(
+            "{TUN} has mode {mode:04o} and cannot be opened ({error}): run as root, or open it to all as most \
+             systems do (chmod 0666 {TUN}); the scenarios bare/ go without it"
+        ),
+        None => format!("{TUN} cannot be opened ({error}): load the module (modprobe tun)"),
+    }
 }
 
 /// One GET over any stream: status code and body.
@@ -344,6 +372,15 @@ pub fn tail(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_device_is_named_with_its_mode() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let said = closed_tun(&denied, Some(0o600));
+        assert!(said.starts_with("/dev/net/tun has mode 0600"), "{said}");
+        let said = closed_tun(&io::Error::from(io::ErrorKind::NotFound), None);
+        assert!(said.contains("modprobe tun"), "{said}");
+    }
 
     #[test]
     fn samples_are_summed_by_name_and_label() {

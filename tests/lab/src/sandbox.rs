@@ -69,6 +69,9 @@ pub fn enter(arguments: &[OsString]) -> Result<Place> {
 
 fn run_inside(arguments: &[OsString], directory: &Path) -> Result<u8> {
     let (uid, gid) = (getuid(), getgid());
+    // By its path, not by `/proc/self/exe`: that one stays in the mounts that are left here, which end when nobody
+    // else lives in them, and would then no longer say where the programs under test are.
+    let own = std::env::current_exe().context("path of the lab binary")?;
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
     if !uid.is_root() {
         flags |= CloneFlags::CLONE_NEWUSER;
@@ -82,7 +85,7 @@ fn run_inside(arguments: &[OsString], directory: &Path) -> Result<u8> {
         fs::write("/proc/self/uid_map", format!("0 {uid} 1")).context("uid_map")?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1")).context("gid_map")?;
     }
-    let status = Command::new("/proc/self/exe")
+    let status = Command::new(own)
         .args(arguments)
         .env(DIRECTORY, directory)
         .status()
