@@ -1,12 +1,22 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
 
-.PHONY: demo fmt lab lab-self lab-user lint probe sim test
+.PHONY: demo deny fmt lab lab-self lab-user lint probe sim test
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh
 	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
 	target/release/edgemesh-lab demo
+
+deny: ## licences, versions and sources of all dependencies; known weaknesses where their database can be had
+	command -v cargo-deny >/dev/null || { echo "installing: cargo-deny (minutes)"; cargo install --quiet --locked cargo-deny; }
+	cargo deny check licenses bans sources
+	for board in $(BOARDS); do \
+	  cargo deny --config deny.toml --manifest-path $$board/Cargo.toml check --allow duplicate --allow unmatched-skip \
+	    licenses bans sources || exit; \
+	done
+	if cargo deny fetch db >/dev/null 2>&1; then cargo deny check advisories; \
+	else echo "advisories not checked: their database cannot be reached"; fi
 
 fmt: ## format the tree
 	cargo fmt --all

@@ -23,7 +23,9 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     assert!(std::env::var_os(INNER).is_none(), "a user namespace did not make us root");
     let name = std::thread::current().name().map(str::to_owned).unwrap_or_default();
     let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "--"])
+        .args(["--user", "--map-root-user", "--net", "--mount", "--"])
+        // iptables locks a file of /run, which is the real root's.
+        .args(["sh", "-c", "mount -t tmpfs tmpfs /run && exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture"])
         .env(INNER, "1")
