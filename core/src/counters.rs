@@ -24,6 +24,14 @@ macro_rules! reasons {
     };
 }
 
+impl core::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl core::error::Error for DropReason {}
+
 reasons! {
     /// Shorter than its header or its own length field says.
     Truncated = "truncated",

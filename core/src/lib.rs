@@ -4,6 +4,9 @@
 //! simulator) owns sockets, clocks and memory: it lends the memory once, passes time and random seeds in, hands
 //! packets over, and carries out the verdicts. See `docs/ARCHITECTURE.md` for the way of a packet.
 //!
+//! To begin with, two shells that are small enough to be read at once: `examples/dns_responder.rs`, and
+//! `examples/two_nodes`, where a packet for a Service crosses from one engine to another.
+//!
 //! * [`time`], [`rng`], [`trace`], [`counters`], [`packet`], [`signature`]: what every part uses
 //! * [`wire`]: formats, as views over untrusted bytes and validated values
 //! * [`storage`]: bounded containers over borrowed slices
