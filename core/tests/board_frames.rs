@@ -77,6 +77,7 @@ impl Directory {
                 vip: None,
                 hostname: "",
                 conditions: ENDPOINT_READY | ENDPOINT_SERVING,
+                zones: &[],
             };
             push(
                 &mut frames,

@@ -9,7 +9,7 @@ use edgemesh_core::flow::{
 };
 use edgemesh_core::packet::Packet;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::service::{Request, Selection, Table, TableError};
+use edgemesh_core::service::{Place, Request, Selection, Table, TableError};
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::feed::{
     ENDPOINT_READY, EndpointDef, PortDef, Protocol, ServiceDef, ServiceKind, Update,
@@ -49,7 +49,7 @@ fn a_dual_stack_service_keeps_its_ipv4_half_and_says_so() {
     assert_eq!(table.apply(&Update::Port(port)), Ok(()));
     assert_eq!(table.apply(&Update::Targets(&8080u16.to_le_bytes())), Ok(()));
     let mut endpoint =
-        EndpointDef { node: 2, address: V6, vip: None, hostname: "", conditions: ENDPOINT_READY };
+        EndpointDef { node: 2, address: V6, vip: None, hostname: "", conditions: ENDPOINT_READY, zones: &[] };
     assert_eq!(table.apply(&Update::Endpoint(endpoint.clone())), Err(TableError::Family));
     endpoint.address = ip("172.17.0.2");
     endpoint.vip = Some(V6);
@@ -61,7 +61,8 @@ fn a_dual_stack_service_keeps_its_ipv4_half_and_says_so() {
     assert!(!table.is_vip(V6) && table.endpoint_of_vip(V6).is_none());
     let request = Request { protocol: TCP, vip: ip("10.96.0.1"), port: 80, client: ip("172.17.0.9") };
     let chosen = Selection::Endpoint { node: 2, address: ip("172.17.0.2"), port: 8080 };
-    assert_eq!(table.select(Instant::ZERO, &request, 1, &mut rng), chosen);
+    let place = Place { own: 1, cost: &|_| Some(0), tried: None };
+    assert_eq!(table.select(Instant::ZERO, &request, &place, &mut rng), chosen);
 }
 
 struct Nothing;

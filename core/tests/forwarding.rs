@@ -10,7 +10,7 @@ use edgemesh_core::flow::{
 };
 use edgemesh_core::packet::Packet;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::service::{self, Request, Selection, Serves, Table};
+use edgemesh_core::service::{self, Place, Request, Selection, Serves, Table};
 use edgemesh_core::time::{Duration, Instant};
 use edgemesh_core::wire::control::Network;
 use edgemesh_core::wire::feed::{
@@ -113,7 +113,14 @@ impl Node {
         self.table.apply(&Update::Targets(&[0x90, 0x1f, 0x90, 0x1f])).unwrap();
         for (node, host, conditions) in endpoints {
             let address = IpAddr::from([172, 17, 0, *host]);
-            let def = EndpointDef { node: *node, address, vip: None, hostname: "", conditions: *conditions };
+            let def = EndpointDef {
+                node: *node,
+                address,
+                vip: None,
+                hostname: "",
+                conditions: *conditions,
+                zones: &[],
+            };
             self.table.apply(&Update::Endpoint(def)).unwrap();
         }
         self.table.apply(&Update::Commit).unwrap();
@@ -129,7 +136,8 @@ impl Node {
         if let Translated::Miss(new) = verdict {
             let request =
                 Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
-            verdict = match self.table.select(self.now, &request, OWN, &mut self.rng) {
+            let place = Place { own: OWN, cost: &|_| Some(0), tried: None };
+            verdict = match self.table.select(self.now, &request, &place, &mut self.rng) {
                 Selection::Endpoint { node, address, port } => {
                     let peer = if node == OWN { PeerRef::SELF } else { PeerRef(node) };
                     let endpoint = Endpoint { peer, address, port };

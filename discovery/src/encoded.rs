@@ -197,12 +197,14 @@ fn service(key: &Key, entry: &Entry, resolver: &mut impl Resolver) -> Vec<u8> {
                 node: &endpoint.node,
                 address: endpoint.address,
             };
+            let zones: Vec<u8> = endpoint.zones.iter().flat_map(|zone| zone.to_le_bytes()).collect();
             let def = EndpointDef {
                 node: if endpoint.node.is_empty() { 0 } else { resolver.node(&endpoint.node) },
                 address: endpoint.address,
                 vip: if headless { resolver.endpoint_vip(&vip) } else { None },
                 hostname: &endpoint.hostname,
                 conditions: endpoint.conditions,
+                zones: &zones,
             };
             put(&mut out, &Update::Endpoint(def));
         }

@@ -10,7 +10,7 @@ mod types;
 mod ways;
 mod zone;
 
-pub(crate) use policy::{NodePolicy, endpoint};
+pub(crate) use policy::{Distances, NodePolicy, endpoint};
 pub use timers::Timer;
 pub(crate) use timers::Timers;
 pub use types::{

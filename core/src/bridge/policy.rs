@@ -3,10 +3,11 @@
 use crate::PeerId;
 use crate::counters::DropReason;
 use crate::flow::{Endpoint, NewFlow, PeerRef, Policy, Vip};
-use crate::path::Paths;
+use crate::path::{Paths, Route};
 use crate::peer::Peers;
 use crate::service::{Selection, Serves, Table};
 use crate::time::Instant;
+use crate::tunnel::Tunnels;
 use core::net::IpAddr;
 
 /// The node's answers.
@@ -59,6 +60,47 @@ impl Policy for NodePolicy<'_, '_> {
             None if peer == PeerRef::SELF => u16::MAX,
             None => self.paths.mtu(self.now, PeerId(0)),
         }
+    }
+}
+
+/// How far the other nodes are.
+#[derive(Clone, Copy)]
+pub(crate) struct Distances<'p, 'a> {
+    pub(crate) paths: &'p Paths<'a>,
+    pub(crate) peers: &'p Peers<'a>,
+    pub(crate) tunnels: &'p Tunnels<'a>,
+    pub(crate) own: u32,
+    pub(crate) now: Instant,
+}
+
+impl Distances<'_, '_> {
+    /// What a flow to this node costs: this node nothing, then one of its site, one with a direct path, one over
+    /// the relay and one without a session yet, by round trip within each; `None` for one that does not answer.
+    pub(crate) fn cost(&self, node: u32) -> Option<u32> {
+        if node == self.own {
+            return Some(0);
+        }
+        let Some(peer) = self.peers.find(node) else { return Some(u32::MAX) };
+        if self.tunnels.is_silent(self.now, peer) {
+            return None;
+        }
+        let info = self.paths.info(self.now, peer);
+        let class: u32 = match info.route {
+            Some(Route::Direct { remote, .. }) if is_local(remote.ip()) => 1,
+            Some(Route::Direct { .. }) => 2,
+            Some(Route::Relay { .. } | Route::RelayTcp { .. }) if self.tunnels.is_up(peer) => 3,
+            _ => return Some(u32::MAX),
+        };
+        let rtt = info.rtt.and_then(|rtt| u32::try_from(rtt.as_micros()).ok()).unwrap_or(u32::MAX);
+        Some(class << 28 | rtt.min(0x0fff_ffff))
+    }
+}
+
+/// Whether an address is of a site's own network: then so is who answers there.
+fn is_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 

@@ -144,7 +144,14 @@ mod tests {
     }
 
     fn endpoint(node: u32, address: &str, vip: Option<&str>) -> EndpointDef<'static> {
-        EndpointDef { node, address: ip(address), vip: vip.map(ip), hostname: "", conditions: ENDPOINT_READY }
+        EndpointDef {
+            node,
+            address: ip(address),
+            vip: vip.map(ip),
+            hostname: "",
+            conditions: ENDPOINT_READY,
+            zones: &[],
+        }
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use super::{Burst, Engine, Grant, Outbound, Ticket, Timer, Way};
 use crate::PeerId;
-use crate::bridge::{NodePolicy, endpoint};
+use crate::bridge::{Distances, NodePolicy, endpoint};
 use crate::counters::DropReason;
 use crate::flow::{Flows, NewFlow, Offload, Outcome, Translated};
 use crate::packet::Packet;
-use crate::service::Request;
+use crate::service::{Place, Request};
 use crate::time::Instant;
 use crate::tunnel::NoSession;
 
@@ -58,7 +58,10 @@ impl<'a> Engine<'a> {
     fn open(&mut self, now: Instant, new: &NewFlow) -> Result<(), DropReason> {
         let request =
             Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
-        let endpoint = endpoint(self.services.select(now, &request, self.own, &mut self.rng), self.own)?;
+        let Self { services, paths, peers, tunnels, rng, own, .. } = self;
+        let distances = Distances { paths, peers, tunnels, own: *own, now };
+        let place = Place { own: *own, cost: &|node| distances.cost(node), tried: new.tried };
+        let endpoint = endpoint(services.select(now, &request, &place, rng), *own)?;
         let generation = self.services.generation();
         let (slot, at) = self.flows.open(now, new, &endpoint, generation, &mut self.rng)?;
         self.timers.set(Timer::Flow(slot), Some(at));

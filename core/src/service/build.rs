@@ -2,7 +2,8 @@
 
 use super::names::Name;
 use super::slots::{
-    CLUSTER_IP, EXTERNAL_NAME, EndpointSlot, HEADLESS, PortSlot, ServiceSlot, TARGETS, TargetSlot,
+    ALL_HINTS, CLUSTER_IP, CONDITIONS, EXTERNAL_NAME, EndpointSlot, FLAGS, HEADLESS, PortSlot, ServiceSlot,
+    TARGETS, TargetSlot, missing_hints, zone_conditions,
 };
 use super::{MAX_PORTS, Part, Table, TableError, protocol_number};
 use crate::storage::Slot;
@@ -113,7 +114,7 @@ impl Table<'_> {
         let mut service = ServiceSlot {
             list: self.list,
             affinity_secs: def.affinity_secs,
-            flags: def.flags,
+            flags: def.flags & FLAGS,
             namespace: link(self.namespace(def.namespace)?),
             ..ServiceSlot::EMPTY
         };
@@ -208,7 +209,7 @@ impl Table<'_> {
             address: def.address.into(),
             vip: def.vip.map_or(Address::NONE, Address::from),
             hostname,
-            conditions: def.conditions,
+            conditions: def.conditions & CONDITIONS | zone_conditions(def.zones, self.zone),
             ..EndpointSlot::EMPTY
         };
         let Some(new) = self.endpoints.insert(slot) else {
@@ -249,11 +250,12 @@ impl Table<'_> {
     /// Puts a service and its endpoints into the indices.
     fn enter(&mut self, owner: u32, mut service: ServiceSlot) {
         let mut at = id(service.endpoints);
-        service.ready = 0;
+        (service.ready, service.flags) = (0, service.flags & FLAGS | ALL_HINTS);
         while let Some(endpoint) = self.endpoints.get_mut(at) {
             endpoint.service = link(owner);
             if endpoint.has(ENDPOINT_READY) {
                 service.ready = service.ready.saturating_add(1);
+                service.flags &= !missing_hints(endpoint);
                 endpoint.ordinal = service.ready;
             }
             let e = *endpoint;

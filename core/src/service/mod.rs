@@ -23,7 +23,7 @@ pub mod view;
 pub use crate::wire::feed::Update;
 pub use affinity::AffinitySlot;
 pub use names::{NameBlock, Text};
-pub use select::{Request, Selection, Serves};
+pub use select::{Place, Request, Selection, Serves};
 pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot, VIPS};
 
 use crate::rng::Rng;
@@ -144,6 +144,8 @@ pub struct Table<'a> {
     next_uid: u32,
     generation: u32,
     complete: bool,
+    /// This node's.
+    zone: u32,
     pending: Pending,
 }
 
@@ -177,8 +179,15 @@ impl<'a> Table<'a> {
             next_uid: 0,
             generation: 0,
             complete: false,
+            zone: 0,
             pending: Pending::None,
         }
+    }
+
+    /// Sets this node's zone ([`crate::wire::feed::zone`]), 0 for none. It says what hints mean in updates from now
+    /// on: after a change the source says everything again (row T10).
+    pub fn set_zone(&mut self, zone: u32) {
+        self.zone = zone;
     }
 
     /// A number that changes whenever a service does; what was looked up under an older one may be stale.

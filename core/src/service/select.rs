@@ -1,13 +1,13 @@
 //! Choosing endpoints, and saying what this node serves itself.
 
 use super::affinity::Key;
-use super::slots::{EndpointSlot, ServiceSlot};
+use super::slots::{EndpointSlot, FOR_OWN_ZONE, ServiceSlot};
 use super::{Table, slots};
 use crate::rng::Rng;
 use crate::storage::link::id;
 use crate::time::Instant;
 use crate::wire::feed::{
-    ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY,
+    ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL, FLAG_NEAREST, FLAG_NO_PROXY,
 };
 use crate::wire::ip::{Address, is_confined};
 use core::hash::Hasher;
@@ -64,11 +64,29 @@ pub enum Serves {
     Headless,
 }
 
+/// Where a choice is made.
+#[derive(Clone, Copy)]
+pub struct Place<'p> {
+    /// This node's index.
+    pub own: u32,
+    /// How far a node is, less being nearer; `None` when it is proven that it cannot be reached now.
+    pub cost: &'p dyn Fn(u32) -> Option<u32>,
+    /// An endpoint (node, address) that was tried in vain: taken only when there is no other.
+    pub tried: Option<(u32, IpAddr)>,
+}
+
+impl Place<'_> {
+    fn reachable(&self, endpoint: &EndpointSlot) -> bool {
+        let tried = self.tried == Some((endpoint.node, endpoint.address.ip_or_unspecified()));
+        !tried && (self.cost)(endpoint.node).is_some()
+    }
+}
+
 impl Table<'_> {
-    /// The endpoint of a new flow: uniformly random over the ready ones of the VIP's family, the serving and
-    /// terminating ones when none is ready (row T1), the same as before under client affinity. `own`: this
-    /// node's index.
-    pub fn select(&mut self, now: Instant, request: &Request, own: u32, rng: &mut Rng) -> Selection {
+    /// The endpoint of a new flow: uniformly random over the ready ones of the VIP's family that topology hints
+    /// leave (rows T8 to T10) and that can be reached; the serving and terminating ones when none is ready (row T1);
+    /// the same as before under client affinity, reachable or not.
+    pub fn select(&mut self, now: Instant, request: &Request, place: &Place<'_>, rng: &mut Rng) -> Selection {
         let Some((owner, service)) = self.proxied(request.vip) else { return self.select_by_vip(request) };
         let Some(port) = self.port_index(service, request.protocol, request.port) else {
             return Selection::UnknownPort;
@@ -77,13 +95,15 @@ impl Table<'_> {
             service: owner,
             port,
             v6: request.vip.is_ipv6(),
-            node: (service.flags & FLAG_INTERNAL_LOCAL != 0).then_some(own),
+            scope: Scope::All,
+            nearest: service.flags & FLAG_NEAREST != 0,
             list: id(service.endpoints),
             ready: id(service.ready),
         };
+        let want = Want { scope: self.scope(&want, service, place), ..want };
         let affinity = (service.affinity_secs, service.uid);
         if affinity.0 == 0 {
-            return self.outcome(&want, self.pick(&want, rng));
+            return self.outcome(&want, self.pick(&want, place, rng));
         }
         let key = Key {
             client: request.client.into(),
@@ -93,11 +113,28 @@ impl Table<'_> {
         };
         let hash = self.affinity_hash(&key);
         let before = self.affinity.get(now, hash, &key);
-        let picked = before.and_then(|e| self.still_usable(&want, e)).or_else(|| self.pick(&want, rng));
+        let picked =
+            before.and_then(|e| self.still_usable(&want, e)).or_else(|| self.pick(&want, place, rng));
         if let Some(endpoint) = picked.and_then(|id| self.endpoints.get(id)) {
             self.affinity.put(now, hash, key, affinity.0, (endpoint.node, endpoint.address));
         }
         self.outcome(&want, picked)
+    }
+
+    /// Which endpoints are eligible. Hints count only when every ready endpoint of the family has them and one
+    /// of them names this node or its zone, nodes before zones (kube-proxy `topologyModeFromHints`).
+    fn scope(&self, want: &Want, service: &ServiceSlot, place: &Place<'_>) -> Scope {
+        if service.flags & FLAG_INTERNAL_LOCAL != 0 {
+            return Scope::Own(place.own);
+        }
+        let (for_node, for_zone) = service.hinted(want.v6);
+        let candidates = [(for_node, Scope::Node(place.own)), (for_zone, Scope::Zone)].into_iter();
+        let has = |scope| self.list(want).any(|e| self.usable(&Want { scope, ..*want }, e, READY));
+        candidates
+            .filter(|(hinted, _)| *hinted)
+            .map(|(_, scope)| scope)
+            .find(|scope| has(*scope))
+            .unwrap_or(Scope::All)
     }
 
     /// Whether a flow that was opened to this endpoint would still be left there: it serves the port, and is
@@ -183,7 +220,9 @@ impl Table<'_> {
                 address: endpoint.address.ip_or_unspecified(),
                 port: self.target(id(endpoint.targets), want.port),
             },
-            None if want.node.is_some() && self.any(&Want { node: None, ..*want }) => Selection::NotLocal,
+            None if matches!(want.scope, Scope::Own(_)) && self.any(&want.of(Scope::All)) => {
+                Selection::NotLocal
+            }
             None => Selection::NoEndpoints,
         }
     }
@@ -192,31 +231,64 @@ impl Table<'_> {
         self.list(want).any(|e| self.usable(want, e, READY) || self.usable(want, e, DRAINING))
     }
 
-    /// A usable endpoint, each as likely as any other.
-    fn pick(&self, want: &Want, rng: &mut Rng) -> Option<u32> {
-        if want.node.is_none() && want.ready > 0 {
-            for _ in 0..DRAWS {
-                let ordinal = rng.below(want.ready).saturating_add(1);
-                let is_it = |at| {
-                    let same = |e: &EndpointSlot| (id(e.service), id(e.ordinal)) == (want.service, ordinal);
-                    self.endpoints.get(at).is_some_and(same)
-                };
-                let at = self.by_ordinal.find(self.keys.ordinal(want.service, ordinal), is_it);
-                if let Some(at) = at
-                    && self.endpoints.get(at).is_some_and(|e| self.usable(want, e, READY))
-                {
-                    return Some(at);
-                }
+    /// A usable endpoint, each as likely as any other; one that can be reached, if there is any, even where hints
+    /// ask for others.
+    fn pick(&self, want: &Want, place: &Place<'_>, rng: &mut Rng) -> Option<u32> {
+        let reachable = |e: &EndpointSlot| place.reachable(e);
+        let wider = if matches!(want.scope, Scope::Own(_)) { *want } else { want.of(Scope::All) };
+        if want.nearest {
+            let nearest = self.nearest(want, place, rng);
+            if nearest.is_some() {
+                return nearest;
             }
         }
-        self.sample(want, READY, rng).or_else(|| self.sample(want, DRAINING, rng))
+        self.draw(want, reachable, rng)
+            .or_else(|| self.sample(want, READY, reachable, rng))
+            .or_else(|| self.sample(&wider, READY, reachable, rng))
+            .or_else(|| self.sample(want, READY, |_| true, rng))
+            .or_else(|| self.sample(want, DRAINING, reachable, rng))
+            .or_else(|| self.sample(want, DRAINING, |_| true, rng))
+    }
+
+    /// A ready endpoint, without a walk over all.
+    fn draw(&self, want: &Want, filter: impl Fn(&EndpointSlot) -> bool, rng: &mut Rng) -> Option<u32> {
+        if want.scope != Scope::All || want.ready == 0 {
+            return None;
+        }
+        for _ in 0..DRAWS {
+            let ordinal = rng.below(want.ready).saturating_add(1);
+            let is_it = |at| {
+                let same = |e: &EndpointSlot| (id(e.service), id(e.ordinal)) == (want.service, ordinal);
+                self.endpoints.get(at).is_some_and(same)
+            };
+            let at = self.by_ordinal.find(self.keys.ordinal(want.service, ordinal), is_it);
+            let usable = |e: &EndpointSlot| self.usable(want, e, READY) && filter(e);
+            if let Some(at) = at.filter(|at| self.endpoints.get(*at).is_some_and(usable)) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// The nearest of the ready endpoints that can be reached; of equally near ones any.
+    fn nearest(&self, want: &Want, place: &Place<'_>, rng: &mut Rng) -> Option<u32> {
+        let cost = |e: &EndpointSlot| if place.reachable(e) { (place.cost)(e.node) } else { None };
+        let ready = self.list(want).filter(|e| self.usable(want, e, READY));
+        let least = ready.filter_map(cost).min()?;
+        self.sample(want, READY, |e| cost(e) == Some(least), rng)
     }
 
     /// Reservoir sampling over the service's endpoints.
-    fn sample(&self, want: &Want, conditions: Conditions, rng: &mut Rng) -> Option<u32> {
+    fn sample(
+        &self,
+        want: &Want,
+        conditions: Conditions,
+        filter: impl Fn(&EndpointSlot) -> bool,
+        rng: &mut Rng,
+    ) -> Option<u32> {
         let (mut at, mut seen, mut picked) = (want.list, 0u32, None);
         while let Some(endpoint) = self.endpoints.get(at) {
-            if self.usable(want, endpoint, conditions) {
+            if self.usable(want, endpoint, conditions) && filter(endpoint) {
                 seen = seen.saturating_add(1);
                 if rng.below(seen) == 0 {
                     picked = Some(at);
@@ -239,7 +311,7 @@ impl Table<'_> {
     fn usable(&self, want: &Want, endpoint: &EndpointSlot, (set, clear): Conditions) -> bool {
         endpoint.has(set)
             && endpoint.conditions & clear == 0
-            && want.node.is_none_or(|node| node == endpoint.node)
+            && want.scope.has(endpoint)
             && endpoint.address.ip_or_unspecified().is_ipv6() == want.v6
             && self.target(id(endpoint.targets), want.port) != 0
     }
@@ -272,14 +344,42 @@ type Conditions = (u8, u8);
 const READY: Conditions = (ENDPOINT_READY, 0);
 const DRAINING: Conditions = (ENDPOINT_SERVING | ENDPOINT_TERMINATING, ENDPOINT_READY);
 
+/// Which endpoints of a service are eligible.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    /// Those of this node and no others (`internalTrafficPolicy: Local`).
+    Own(u32),
+    /// Those hinted for this node.
+    Node(u32),
+    /// Those hinted for this node's zone.
+    Zone,
+}
+
+impl Scope {
+    fn has(self, endpoint: &EndpointSlot) -> bool {
+        match self {
+            Self::All => true,
+            Self::Own(node) | Self::Node(node) => endpoint.node == node,
+            Self::Zone => endpoint.has(FOR_OWN_ZONE),
+        }
+    }
+}
+
 /// What a choice is made over.
 #[derive(Clone, Copy)]
 struct Want {
     service: u32,
     port: u8,
     v6: bool,
-    /// Only endpoints of this node.
-    node: Option<u32>,
+    scope: Scope,
+    nearest: bool,
     list: u32,
     ready: u32,
+}
+
+impl Want {
+    fn of(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
 }

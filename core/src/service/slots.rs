@@ -3,7 +3,10 @@
 use super::names::Name;
 use crate::storage::link::{id, link};
 use crate::storage::{Link, Slot};
-use crate::wire::feed::FLAG_NO_PROXY;
+use crate::wire::feed::{
+    ENDPOINT_FOR_NODE, ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL,
+    FLAG_NEAREST, FLAG_NO_PROXY,
+};
 use crate::wire::ip::Address;
 
 macro_rules! linked {
@@ -76,6 +79,45 @@ impl ServiceSlot {
 
     pub(super) fn proxied(&self) -> bool {
         self.kind == CLUSTER_IP && self.flags & FLAG_NO_PROXY == 0
+    }
+}
+
+/// Conditions of the table's own: the endpoint is hinted for zones, and for this node's zone.
+pub(super) const FOR_ZONE: u8 = 0x40;
+pub(super) const FOR_OWN_ZONE: u8 = 0x80;
+/// Conditions that a source may set.
+pub(super) const CONDITIONS: u8 =
+    ENDPOINT_READY | ENDPOINT_SERVING | ENDPOINT_TERMINATING | ENDPOINT_FOR_NODE;
+
+/// What the zones of a definition mean in the zone `own`.
+pub(super) fn zone_conditions(zones: &[u8], own: u32) -> u8 {
+    let mut zones = zones.chunks_exact(4).filter_map(|zone| zone.try_into().ok().map(u32::from_le_bytes));
+    let Some(first) = zones.next() else { return 0 };
+    let is_own = own != 0 && core::iter::once(first).chain(zones).any(|zone| zone == own);
+    if is_own { FOR_ZONE | FOR_OWN_ZONE } else { FOR_ZONE }
+}
+
+/// Flags that a source may set; the others are the table's own.
+pub(super) const FLAGS: u8 = FLAG_NO_PROXY | FLAG_INTERNAL_LOCAL | FLAG_NEAREST;
+/// Every ready endpoint of a family is hinted for a node, or for a zone: otherwise such hints count for nothing
+/// (row T8).
+const ALL_FOR_NODE: [u8; 2] = [0x10, 0x20];
+const ALL_FOR_ZONE: [u8; 2] = [0x40, 0x80];
+pub(super) const ALL_HINTS: u8 = 0xf0;
+
+/// The flags that a service cannot have because of this ready endpoint.
+pub(super) fn missing_hints(endpoint: &EndpointSlot) -> u8 {
+    let family = usize::from(endpoint.address.ip_or_unspecified().is_ipv6());
+    let bit =
+        |missing, bits: [u8; 2]| if missing { bits.get(family).copied().unwrap_or_default() } else { 0 };
+    bit(!endpoint.has(ENDPOINT_FOR_NODE), ALL_FOR_NODE) | bit(!endpoint.has(FOR_ZONE), ALL_FOR_ZONE)
+}
+
+impl ServiceSlot {
+    /// Whether hints for nodes, and those for zones, count.
+    pub(super) fn hinted(&self, v6: bool) -> (bool, bool) {
+        let has = |bits: [u8; 2]| bits.get(usize::from(v6)).is_some_and(|bit| self.flags & bit != 0);
+        (has(ALL_FOR_NODE), has(ALL_FOR_ZONE))
     }
 }
 

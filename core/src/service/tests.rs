@@ -4,7 +4,7 @@ use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::feed::{
     ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, EndpointDef, FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY,
-    PortDef, ServiceDef, ServiceKind, Update,
+    PortDef, ServiceDef, ServiceKind, Update, zone,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ use std::vec::Vec;
 
 const UP: u8 = ENDPOINT_READY | ENDPOINT_SERVING;
 const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
+
+mod topology;
 
 /// Owned memory of one table.
 struct Memory {
@@ -68,6 +70,7 @@ struct Backend {
     address: IpAddr,
     vip: Option<IpAddr>,
     conditions: u8,
+    zones: &'static [&'static str],
     ports: Vec<u16>,
 }
 
@@ -87,7 +90,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn backend(node: u32, address: &str, conditions: u8, ports: &[u16]) -> Backend {
-    Backend { node, address: ip(address), vip: None, conditions, ports: ports.to_vec() }
+    Backend { node, address: ip(address), vip: None, conditions, zones: &[], ports: ports.to_vec() }
 }
 
 fn web(backends: &[Backend]) -> Def {
@@ -134,6 +137,7 @@ fn apply(table: &mut Table<'_>, def: &Def) -> Result<(), TableError> {
             vip: b.vip,
             hostname: "web-0",
             conditions: b.conditions,
+            zones: &b.zones.iter().flat_map(|name| zone(name).to_le_bytes()).collect::<Vec<u8>>(),
         };
         result = result.and(table.apply(&Update::Endpoint(def)));
     }
@@ -144,11 +148,16 @@ fn request(protocol: u8, vip: &str, port: u16) -> Request {
     Request { protocol, vip: ip(vip), port, client: ip("172.17.0.9") }
 }
 
+/// A node to which all others are equally far.
+fn place(own: u32) -> Place<'static> {
+    Place { own, cost: &|_| Some(0), tried: None }
+}
+
 /// What 200 draws select.
 fn drawn(table: &mut Table<'_>, request: &Request, own: u32) -> BTreeSet<String> {
     let mut rng = Rng::new([9; 32]);
     (0..200)
-        .map(|_| match table.select(Instant::ZERO, request, own, &mut rng) {
+        .map(|_| match table.select(Instant::ZERO, request, &place(own), &mut rng) {
             Selection::Endpoint { node, address, port } => std::format!("{node} {address} {port}"),
             other => std::format!("{other:?}"),
         })
@@ -212,7 +221,7 @@ fn choice_is_uniform_row_c4() {
     let mut rng = Rng::new([1; 32]);
     let mut seen = BTreeMap::new();
     for _ in 0..10_000 {
-        let choice = table.select(Instant::ZERO, &request(TCP, "10.96.0.1", 80), 1, &mut rng);
+        let choice = table.select(Instant::ZERO, &request(TCP, "10.96.0.1", 80), &place(1), &mut rng);
         *seen.entry(std::format!("{choice:?}")).or_insert(0i64) += 1;
     }
     // Chi-square, 4 degrees of freedom, p = 0.001: 18.5.
@@ -242,7 +251,7 @@ fn clients_keep_their_endpoint_rows_a1_to_a4() {
     let mut at = |table: &mut Table<'_>, secs, client: &str, protocol| {
         let request = Request { client: ip(client), ..request(protocol, "10.96.0.1", 80) };
         let now = Instant::ZERO.after(Duration::from_secs(secs));
-        match table.select(now, &request, 1, &mut rng) {
+        match table.select(now, &request, &place(1), &mut rng) {
             Selection::Endpoint { node, .. } => node,
             other => panic!("{other:?}"),
         }
@@ -456,6 +465,7 @@ mod model {
     fn def() -> impl Strategy<Value = Def> {
         let backend = (0u32..3, 0u8..4, 0u8..8, 0u16..3, proptest::option::of(0u8..3)).prop_map(
             |(node, host, conditions, port, vip)| Backend {
+                zones: &[],
                 node,
                 address: IpAddr::from([10, 0, 0, host + 1]),
                 vip: vip.map(|v| IpAddr::from([242, 128, 0, v])),
@@ -545,7 +555,7 @@ mod model {
                 model.values().filter(|d| d.vips.contains(&vip) && d.flags & FLAG_NO_PROXY == 0).collect();
             for _ in 0..8 {
                 let request = Request { protocol: TCP, vip, port: 80, client: vip };
-                let got = table.select(Instant::ZERO, &request, 1, &mut rng);
+                let got = table.select(Instant::ZERO, &request, &place(1), &mut rng);
                 let allowed = owners.iter().any(|d| allowed(d, got));
                 assert!(allowed || (owners.is_empty() && got == Selection::NotAVip), "{got:?} {owners:?}");
             }
@@ -591,7 +601,8 @@ mod model {
         };
         let head =
             ServiceDef { namespace: names[bytes.len() % 6], name, kind: kind_of, affinity_secs: 0, flags: 0 };
-        let endpoint = EndpointDef { node: 1, address, vip: Some(address), hostname: name, conditions: *n };
+        let endpoint =
+            EndpointDef { node: 1, address, vip: Some(address), hostname: name, conditions: *n, zones: &[] };
         let _ = table.apply(&match kind {
             0 => Update::Begin,
             1 | 2 => Update::Service(head),

@@ -1,7 +1,7 @@
 //! Read-only views of services, ports and endpoints, for DNS, listings and `explain`.
 
 use super::names::Text;
-use super::slots::{CLUSTER_IP, EndpointSlot, HEADLESS, PortSlot, ServiceSlot};
+use super::slots::{CLUSTER_IP, CONDITIONS, EndpointSlot, FLAGS, HEADLESS, PortSlot, ServiceSlot};
 use super::{Table, protocol_number};
 use crate::storage::link::id;
 use crate::wire::feed::{ENDPOINT_READY, Protocol};
@@ -70,7 +70,7 @@ impl<'t> ServiceView<'t> {
 
     /// `FLAG_*` bits of the feed.
     pub fn flags(&self) -> u8 {
-        self.slot.flags
+        self.slot.flags & FLAGS
     }
 
     /// Client affinity timeout in seconds; 0 without affinity.
@@ -170,7 +170,7 @@ impl<'t> EndpointView<'t> {
 
     /// `ENDPOINT_*` bits of the feed.
     pub fn conditions(&self) -> u8 {
-        self.slot.conditions
+        self.slot.conditions & CONDITIONS
     }
 
     /// Whether it is ready.

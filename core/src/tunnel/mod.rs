@@ -69,6 +69,8 @@ pub const INITIATION_GAP: Duration = Duration::from_millis(20);
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// Messages after which a key is not used any more.
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+/// How long after the last initiation a peer that did not answer is taken for dead: then it may be tried again.
+pub const SILENCE_COUNTS: Duration = Duration::from_secs(30);
 /// Keypair slots that each peer needs.
 pub const KEYPAIRS: usize = 3;
 
@@ -326,6 +328,13 @@ impl<'a> Tunnels<'a> {
     /// Whether packets can be sent to the peer, as far as events said.
     pub fn is_up(&self, id: PeerId) -> bool {
         self.slot(id).is_some_and(|slot| slot.has(flag::UP))
+    }
+
+    /// Whether the peer is proven not to answer: two initiations in a row, the last of them within
+    /// [`SILENCE_COUNTS`], had no answer when the second went out or since.
+    pub fn is_silent(&self, now: Instant, id: PeerId) -> bool {
+        let recent = |slot: &&PeerSlot| !slot.sent.older(now, SILENCE_COUNTS);
+        self.slot(id).filter(recent).is_some_and(|slot| slot.tries >= 2)
     }
 
     /// What the caller should know, or `None`.

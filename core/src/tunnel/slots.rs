@@ -141,6 +141,8 @@ pub struct PeerSlot {
     pub(super) current: u8,
     pub(super) previous: u8,
     pub(super) next: u8,
+    /// Initiations sent since a handshake message last came from the peer.
+    pub(super) tries: u8,
     pub(super) live: bool,
     /// Lists that it is in, one bit each. Survives removal, as do `links` and `generation`.
     pub(super) listed: u8,
@@ -176,6 +178,7 @@ impl PeerSlot {
         current: 0,
         previous: 0,
         next: 0,
+        tries: 0,
         live: false,
         listed: 0,
         links: [0; 4],

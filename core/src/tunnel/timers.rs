@@ -48,6 +48,7 @@ impl Tunnels<'_> {
         slot.keepalive = Moment::NONE;
         if initiation {
             slot.retransmit = retry(slot);
+            slot.tries = slot.tries.saturating_add(1);
         } else {
             slot.zero = after(now, ZERO_AFTER_TIME);
         }
@@ -58,6 +59,7 @@ impl Tunnels<'_> {
     pub(super) fn handshake_received(&mut self, peer: PeerId) {
         if let Some(slot) = self.live_mut(peer) {
             slot.silence = Moment::NONE;
+            slot.tries = 0;
         }
     }
 
@@ -66,6 +68,7 @@ impl Tunnels<'_> {
         let Some(slot) = self.live_mut(peer) else { return };
         slot.retransmit = Moment::NONE;
         slot.attempt = Moment::NONE;
+        slot.tries = 0;
         slot.established = Moment::at(now);
         if let Some(sent) = slot.sent.get() {
             slot.round_trip = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);

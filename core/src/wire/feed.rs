@@ -69,10 +69,20 @@ pub struct ServiceDef<'a> {
     pub flags: u8,
 }
 
+/// What stands for a zone in the feed: FNV-1a of its name, 0 for none. A number that needs no register, so that it
+/// stays the same over restarts and servers; two of a thousand zones share one with a probability of one in ten
+/// thousand, and then see each other as one zone.
+pub fn zone(name: &str) -> u32 {
+    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    if name.is_empty() { 0 } else { name.bytes().fold(0x811c_9dc5, step).max(1) }
+}
+
 /// Only DNS serves it: another proxy was asked for by label, or this node leaves the VIP to one.
 pub const FLAG_NO_PROXY: u8 = 1;
 /// `internalTrafficPolicy: Local`.
 pub const FLAG_INTERNAL_LOCAL: u8 = 2;
+/// The nearest endpoint is taken, by path and round trip, instead of any (annotation of ours, no default).
+pub const FLAG_NEAREST: u8 = 4;
 
 /// The kinds of Service that DNS and forwarding tell apart.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -109,6 +119,8 @@ pub struct EndpointDef<'a> {
     pub hostname: &'a str,
     /// Bit set of `ENDPOINT_*`.
     pub conditions: u8,
+    /// [`zone`] of each zone that it is hinted for (`hints.forZones`), little-endian.
+    pub zones: &'a [u8],
 }
 
 /// `conditions.ready` is true or absent.
@@ -117,3 +129,6 @@ pub const ENDPOINT_READY: u8 = 1;
 pub const ENDPOINT_SERVING: u8 = 2;
 /// `conditions.terminating` is true.
 pub const ENDPOINT_TERMINATING: u8 = 4;
+/// `hints.forNodes` is there. The controller only ever names the endpoint's own node in it, so which one is not
+/// kept: the endpoint counts as hinted for its node.
+pub const ENDPOINT_FOR_NODE: u8 = 8;

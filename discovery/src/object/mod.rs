@@ -124,6 +124,8 @@ pub struct Endpoint {
     pub hostname: String,
     /// Bit set of `edgemesh_core::wire::feed::ENDPOINT_*`.
     pub conditions: u8,
+    /// The zones it is hinted for, as `edgemesh_core::wire::feed::zone` writes them.
+    pub zones: Vec<u32>,
 }
 
 #[cfg(test)]

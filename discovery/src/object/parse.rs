@@ -12,6 +12,8 @@ const AFFINITY_SECS: u32 = 10_800;
 const AFFINITY_MAX: u32 = 86_400;
 /// So many that the numbers of one group still fit a feed frame.
 const PORTS_MAX: usize = 512;
+/// So many zones may be hinted, says the API.
+const HINTS_MAX: usize = 8;
 /// Port names and hostnames are DNS labels.
 const LABEL_MAX: usize = 63;
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -159,6 +161,10 @@ fn service(raw: raw::Service) -> Result<Service, FieldError> {
     if spec.internal_traffic_policy == Some(raw::TrafficPolicy::Local) {
         flags |= feed::FLAG_INTERNAL_LOCAL;
     }
+    // A preference that is not known yet is no reason to refuse a Service.
+    if raw.metadata.annotations.as_ref().and_then(|a| a.prefer.as_deref()) == Some("nearest") {
+        flags |= feed::FLAG_NEAREST;
+    }
     let mut ports = Vec::new();
     for (n, port) in spec.ports.iter().flatten().enumerate() {
         if n >= PORTS_MAX {
@@ -251,11 +257,13 @@ fn slice(raw: raw::EndpointSlice) -> Result<EndpointSlice, FieldError> {
             FieldError::new(field, format!("value {text:?}; accepted: an {family} address (addressType)"))
         })?;
         short(|| format!("endpoints[{n}].hostname"), endpoint.hostname.as_deref())?;
+        let (zones, for_node) = hints(endpoint.hints.unwrap_or_default());
         group.endpoints.push(Endpoint {
             address,
             node: endpoint.node_name.unwrap_or_default(),
             hostname: endpoint.hostname.unwrap_or_default(),
-            conditions: conditions(&endpoint.conditions.unwrap_or_default()),
+            conditions: conditions(&endpoint.conditions.unwrap_or_default()) | for_node,
+            zones,
         });
     }
     Ok(EndpointSlice {
@@ -263,6 +271,16 @@ fn slice(raw: raw::EndpointSlice) -> Result<EndpointSlice, FieldError> {
         headless: label(&raw.metadata, LABEL_HEADLESS).is_some(),
         group,
     })
+}
+
+/// The zones of a hint in the order of their numbers, and the condition that stands for hinted nodes (row T8).
+fn hints(raw: raw::Hints) -> (Vec<u32>, u8) {
+    let names = raw.for_zones.into_iter().flatten().take(HINTS_MAX);
+    let mut zones: Vec<u32> = names.map(|zone| feed::zone(&zone.name)).filter(|zone| *zone != 0).collect();
+    zones.sort_unstable();
+    zones.dedup();
+    let for_node = raw.for_nodes.is_some_and(|nodes| nodes.iter().any(|node| !node.name.is_empty()));
+    (zones, if for_node { feed::ENDPOINT_FOR_NODE } else { 0 })
 }
 
 /// Ready and serving are true when absent, terminating is false (row S8).
@@ -302,6 +320,7 @@ fn endpoints(raw: raw::Endpoints) -> Result<Endpoints, FieldError> {
                     node: one.node_name.unwrap_or_default(),
                     hostname: one.hostname.unwrap_or_default(),
                     conditions,
+                    zones: Vec::new(),
                 });
             }
         }

@@ -19,6 +19,14 @@ pub(super) struct Metadata {
     pub(super) name: String,
     pub(super) namespace: Option<String>,
     pub(super) labels: Option<BTreeMap<String, String>>,
+    pub(super) annotations: Option<Annotations>,
+}
+
+/// The annotations that matter; others are often large and are skipped.
+#[derive(Deserialize, Default)]
+pub(super) struct Annotations {
+    #[serde(rename = "edgemesh.io/prefer")]
+    pub(super) prefer: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +125,20 @@ pub(super) struct SliceEndpoint {
     pub(super) conditions: Option<Conditions>,
     pub(super) hostname: Option<String>,
     pub(super) node_name: Option<String>,
+    pub(super) hints: Option<Hints>,
+}
+
+/// Both lists name at most eight, says the API.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Hints {
+    pub(super) for_zones: Option<Vec<Named>>,
+    pub(super) for_nodes: Option<Vec<Named>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Named {
+    pub(super) name: String,
 }
 
 #[derive(Deserialize, Default)]

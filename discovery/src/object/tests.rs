@@ -166,3 +166,36 @@ fn sloppy_addresses_are_decimal() {
         assert_eq!(parse_ip(bad), None, "{bad}");
     }
 }
+
+#[test]
+fn t8_hints_are_read_as_zones_and_whether_nodes_are_named() {
+    let yaml = r"
+kind: EndpointSlice
+metadata: {name: web-1}
+addressType: IPv4
+endpoints:
+- {addresses: [10.1.0.1], hints: {forZones: [{name: b}, {name: a}, {name: b}], forNodes: [{name: edge-1}]}}
+- {addresses: [10.1.0.2], hints: {forZones: [], forNodes: null}}
+- {addresses: [10.1.0.3], hints: {}}
+";
+    let Object::EndpointSlice(slice) = &objects(yaml).unwrap()[0].1 else { panic!() };
+    let mut both = [feed::zone("a"), feed::zone("b")];
+    both.sort_unstable();
+    let endpoints = &slice.group.endpoints;
+    assert_eq!(endpoints[0].zones, both);
+    assert_ne!(endpoints[0].conditions & feed::ENDPOINT_FOR_NODE, 0);
+    assert!(endpoints[1..].iter().all(|e| e.zones.is_empty() && e.conditions & feed::ENDPOINT_FOR_NODE == 0));
+}
+
+#[test]
+fn the_annotation_that_prefers_near_endpoints_is_seen_and_others_are_skipped() {
+    let flags = |value: &str| {
+        let yaml = format!(
+            "{{kind: Service, metadata: {{name: a, annotations: {{other: x, edgemesh.io/prefer: {value}}}}}, \
+             spec: {{clusterIP: 10.0.0.1}}}}"
+        );
+        let Object::Service(s) = &objects(&yaml).unwrap()[0].1 else { panic!() };
+        s.flags
+    };
+    assert_eq!((flags("nearest"), flags("farthest")), (feed::FLAG_NEAREST, 0));
+}

@@ -134,6 +134,7 @@ fn updates_of_the_feed() {
         vip: Some("242.128.0.1".parse().unwrap()),
         hostname: "h",
         conditions: 7,
+        zones: &[1, 2, 3, 4],
     };
     let cases = [
         (Update::Begin, String::from("00")),
@@ -145,7 +146,7 @@ fn updates_of_the_feed() {
         (Update::Service(head(ServiceKind::ExternalName("x.y"))), "01016e01730203782e79ac0203".into()),
         (Update::Port(PortDef { name: "p", protocol: Protocol::Sctp, port: 300 }), "02017002ac02".into()),
         (Update::Targets(&[0x90, 0x1F]), "0302901f".into()),
-        (Update::Endpoint(endpoint), "04ac02000a0000020100f2800001016807".into()),
+        (Update::Endpoint(endpoint), "04ac02000a0000020100f28000010168070401020304".into()),
         (Update::Commit, "05".into()),
         (Update::Remove { namespace: "n", name: "s" }, "06016e0173".into()),
         (Update::Namespace("n"), "07016e".into()),

@@ -370,7 +370,14 @@ fn feed() -> Vec<u8> {
         put(&Update::Port(PortDef { name: "", protocol: Protocol::Udp, port: pods::PORT }));
         put(&Update::Targets(&ENDPOINT.1.to_le_bytes()));
         let (address, conditions) = (IpAddr::from(ENDPOINT.0), ENDPOINT_READY | ENDPOINT_SERVING);
-        put(&Update::Endpoint(EndpointDef { node, address, vip: None, hostname: "", conditions }));
+        put(&Update::Endpoint(EndpointDef {
+            node,
+            address,
+            vip: None,
+            hostname: "",
+            conditions,
+            zones: &[],
+        }));
         put(&Update::Commit);
     }
     put(&Update::End);
