@@ -8,7 +8,7 @@ use crate::flow::pieces;
 use crate::noise::StaticSecret;
 use crate::path::{self, PathInfo, RelayVia, Route, Source};
 use crate::time::Duration;
-use crate::tunnel::{KeyId, OpenTicket, SendGrant};
+use crate::tunnel::{OpenTicket, SendGrant};
 use crate::wire::ip::Checksum;
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -213,8 +213,6 @@ pub enum Event {
     Ready(Ticket),
     /// What was parked under the ticket is to be dropped.
     Expired(Ticket),
-    /// A cipher made of this key is not needed any more.
-    KeyRetired(KeyId),
     /// Store this number for [`Config::stamp`] before anything else is sent.
     PersistStamp(u64),
     /// Open the TCP relay connection.

@@ -147,7 +147,6 @@ impl Engine<'_> {
             }
             // Its record is on the way if the directory knows it: whoever looks us up is announced to us.
             TunnelEvent::Stranger(_) => {}
-            TunnelEvent::KeyRetired(key) => self.tell(Event::KeyRetired(key)),
             TunnelEvent::PersistFloor(stamp) => self.tell(Event::PersistStamp(stamp)),
         }
     }

@@ -154,7 +154,7 @@ impl Paths<'_> {
         self.relay.tcp_down(now);
     }
 
-    /// Our socket and the server's address for [`Route::Relay`](super::Route::Relay).
+    /// Our socket and the server's address for [`Route::Relay`].
     pub fn relay_via(&self) -> Option<(u8, SocketAddr)> {
         self.relay.server()
     }

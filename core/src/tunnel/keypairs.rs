@@ -6,7 +6,7 @@
 use super::slots::{Moment, flag};
 use super::{
     Datagram, KEYPAIRS, KeyId, KeypairSlot, NoSession, OpenTicket, Opened, PeerId, PeerSlot,
-    REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, RecvKey, SendGrant, SendKey, Tunnels, Wait, pair_place, replay,
+    REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, RecvKey, SendGrant, SendKey, Tunnels, pair_place, replay,
 };
 use crate::counters::DropReason;
 use crate::noise::{Aead, SymmetricState};
@@ -175,7 +175,6 @@ impl Tunnels<'_> {
             born: Moment::at(now),
             local,
             remote,
-            retired: pair.retired,
             initiator,
             ..KeypairSlot::EMPTY
         };
@@ -207,7 +206,6 @@ impl Tunnels<'_> {
         if let Some(window) = self.windows.get_mut(range) {
             window.fill(0);
         }
-        self.push_peer(peer, Wait::News);
     }
 
     /// Forgets the initiation that waits for its response.

@@ -138,8 +138,6 @@ pub enum TunnelEvent {
     /// Somebody whose key is no peer's wants a session. Its initiation waits for [`Tunnels::add_peer`], but not
     /// for long. Not authentic: whoever knows our public key can cause it.
     Stranger(PublicKey),
-    /// This key is not used any more. When several of one slot were given up undrained, only the last is told.
-    KeyRetired(KeyId),
     /// Store this number, Unix seconds, and give it to [`Tunnels::new`] in the next life.
     PersistFloor(u64),
 }
@@ -359,15 +357,6 @@ impl<'a> Tunnels<'a> {
     }
 
     fn news_of(&mut self, peer: PeerId) -> Option<TunnelEvent> {
-        for number in 1..=KEYPAIRS as u8 {
-            let at = pair_place(peer, number)?;
-            if let Some(pair) = self.keypairs.get_mut(at)
-                && pair.retired != 0
-            {
-                let index = core::mem::take(&mut pair.retired);
-                return Some(TunnelEvent::KeyRetired(KeyId { slot: at as u32, index }));
-            }
-        }
         let slot = self.slot_mut(peer)?;
         if slot.take(flag::SAY_FAILED) {
             return Some(TunnelEvent::HandshakeFailed { peer });

@@ -241,8 +241,6 @@ pub struct KeypairSlot {
     pub(super) local: u32,
     /// The peer's index.
     pub(super) remote: u32,
-    /// Our index of the keys last given up, until the caller was told.
-    pub(super) retired: u32,
     pub(super) initiator: bool,
 }
 
@@ -256,7 +254,6 @@ impl KeypairSlot {
         born: Moment::NONE,
         local: 0,
         remote: 0,
-        retired: 0,
         initiator: false,
     };
 
@@ -264,7 +261,7 @@ impl KeypairSlot {
     pub(super) fn wipe(&mut self) {
         self.send.zeroize();
         self.receive.zeroize();
-        *self = Self { retired: self.local, ..Self::EMPTY };
+        *self = Self::EMPTY;
     }
 }
 

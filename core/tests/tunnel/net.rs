@@ -160,6 +160,8 @@ pub struct Net {
     pub delay: Duration,
     pub log: Vec<Seen>,
     pub passes: Box<Filter>,
+    /// What node 0 confirmed the session of [`Net::connected`] with.
+    pub confirmation: Vec<u8>,
     flying: VecDeque<(Instant, usize, Vec<u8>)>,
 }
 
@@ -179,6 +181,7 @@ impl Net {
             delay: Duration::from_millis(50),
             log: vec![],
             passes: Box::new(|_, _| true),
+            confirmation: vec![],
             flying: VecDeque::new(),
         }
     }
@@ -189,6 +192,7 @@ impl Net {
         assert_eq!(net.send(0, b"E"), Err(NoSession::Handshaking));
         net.run(Duration::from_millis(200));
         assert!(net.nodes.iter().all(|node| node.tunnels.is_up(PEER)));
+        net.confirmation = net.log.pop().unwrap().bytes;
         net.log.clear();
         net.nodes.iter_mut().for_each(|node| node.events.clear());
         net

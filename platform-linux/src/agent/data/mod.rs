@@ -327,7 +327,7 @@ impl Data {
         match event {
             Event::Ready(ticket) => self.unpark(now, ticket),
             Event::Expired(ticket) => self.parking.drop_all(ticket),
-            Event::KeyRetired(_) | Event::ServicesChanged | Event::Pong { .. } => {}
+            Event::ServicesChanged | Event::Pong { .. } => {}
             Event::PersistStamp(stamp) => {
                 let _ = self.outputs.notes.send(Note::Stamp(stamp));
             }

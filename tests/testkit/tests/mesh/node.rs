@@ -215,7 +215,7 @@ impl SimNode {
                 self.relay.retry = None;
                 self.queue.extend(self.relay.close());
             }
-            Event::KeyRetired(_) | Event::ServicesChanged | Event::PathChanged(_) | Event::Pong { .. } => {}
+            Event::ServicesChanged | Event::PathChanged(_) | Event::Pong { .. } => {}
         }
     }
 
