@@ -31,7 +31,7 @@ fn an_idle_session_says_nothing_and_dies() {
     // The keys are still there, and forgotten at 540 s.
     net.run(secs(350));
     let known = |net: &Net| net.nodes[1].tunnels.classify(&net.confirmation);
-    assert_eq!(known(&net), Datagram::Drop(DropReason::SessionExpired));
+    assert_eq!(known(&net), Datagram::Drop(DropReason::Replay));
     net.run(secs(20));
     assert_eq!(known(&net), Datagram::Drop(DropReason::UnknownIndex));
     assert!(net.nodes.iter().all(|node| node.events == [DOWN] && node.tunnels.deadline(PEER).is_none()));
