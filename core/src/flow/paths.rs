@@ -10,6 +10,9 @@ use crate::wire::ip::{
 };
 use core::net::IpAddr;
 
+/// What every way of IPv6 has to carry, in bytes.
+const IPV6_MTU_MIN: u16 = 1_280;
+
 impl Flows<'_> {
     /// A client's packet.
     pub(super) fn client_sends(&mut self, call: &mut Call<'_, '_>) -> Result<Outcome, DropReason> {
@@ -251,9 +254,16 @@ impl Flows<'_> {
     }
 }
 
+/// The largest packet that goes to `peer` in one piece. IPv6 has a floor: below it the datagram around the packet
+/// is cut, as every link below 1280 bytes has to see to (RFC 8200, section 5).
+fn mtu(call: &Call<'_, '_>, peer: PeerRef) -> u16 {
+    let mtu = call.policy.mtu(peer);
+    if call.t.src.is_ipv6() { mtu.max(IPV6_MTU_MIN) } else { mtu }
+}
+
 /// Whether the packet fits the path to `peer`, if need be in pieces no longer than this.
 fn fit(call: &Call<'_, '_>, peer: PeerRef) -> Result<Option<u16>, DropReason> {
-    let mtu = call.policy.mtu(peer);
+    let mtu = mtu(call, peer);
     match call.offload.largest > usize::from(mtu) {
         false => Ok(None),
         // Not the segments of a super-packet: each would need its own headers first.
@@ -271,13 +281,14 @@ fn prepare_split(call: &mut Call<'_, '_>, outcome: Outcome) -> Result<Outcome, D
 }
 
 fn too_big(call: &mut Call<'_, '_>, peer: PeerRef) -> Result<Outcome, DropReason> {
-    reply::too_big(call.packet, &call.t, call.policy.mtu(peer))?;
+    let mtu = mtu(call, peer);
+    reply::too_big(call.packet, &call.t, mtu)?;
     Ok(Outcome::from(Translated::Reply))
 }
 
 /// Lowers the MSS that a SYN announces to what the path to `peer` carries.
 fn clamp(call: &mut Call<'_, '_>, peer: PeerRef) -> Result<(), DropReason> {
     let headers = if call.t.src.is_ipv6() { 60 } else { 40 };
-    let limit = call.policy.mtu(peer).saturating_sub(headers);
+    let limit = mtu(call, peer).saturating_sub(headers);
     clamp_mss(call.packet.bytes_mut(), &call.t, limit, call.offload.checksum)
 }

@@ -3,7 +3,8 @@
 //! Life cycle: terms come with the control connection; `Bind` -> `Challenge` -> `Bind` -> `Bound` over UDP; the
 //! binding is refreshed every 15 to 25 s, which also keeps the NAT's mapping and measures the round trip. When
 //! UDP stays silent for [`FALLBACK`], the shell is asked for a TCP connection, and UDP is tried on in the
-//! background; once it answers, it is used again and the connection closes.
+//! background; once it answers, it is used again and the connection closes. Datagrams that cease to come, or that
+//! go out and bring nothing back, have the binding checked early.
 //!
 //! Bounds: one server at a time, a few fixed fields. Whoever does not know the relay key can make it send no
 //! more than one early bind per second, by a forged `Unbound`. It does not carry
@@ -26,6 +27,10 @@ pub const REFRESH: Duration = Duration::from_secs(15);
 pub const REFRESH_SPREAD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// UDP is tried at least this often while datagrams go out by the relay's TCP connection.
+const RETRY_USED: Duration = Duration::from_secs(8);
+/// So long after the last relayed datagram that came by UDP the binding is checked.
+const CEASED: Duration = Duration::from_secs(5);
 const UNBOUND_GAP: Duration = Duration::from_secs(1);
 const LOOKUP_GAP: Duration = Duration::from_millis(100);
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
@@ -81,10 +86,20 @@ enum Tcp {
     Open,
 }
 
+/// What the peers may have to know of a binding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    None,
+    /// We are seen at another address.
+    Address,
+    /// UDP answers after it had been given up.
+    Returned,
+}
+
 /// What a relay datagram turned out to be.
 pub(super) enum Input<'d> {
-    /// Part of the binding; `true` when the observed address changed.
-    Binding { address_changed: bool },
+    /// Part of the binding.
+    Binding(News),
     /// A tunnel datagram in this receive session.
     Data { session: u32, payload: &'d [u8] },
     /// The server does not know this send session, although we are bound.
@@ -98,6 +113,10 @@ pub(super) struct Relay {
     epoch: u64,
     /// Since when datagrams go out by UDP and none comes back.
     unheard_since: Option<Instant>,
+    /// When the last datagram came by UDP, if the binding was not confirmed since.
+    heard_at: Option<Instant>,
+    /// When the last datagram went out by the relay.
+    used: Option<Instant>,
     udp: Leg,
     tcp: Leg,
     connection: Tcp,
@@ -121,6 +140,8 @@ impl Relay {
             key: Zeroizing::new([0; 32]),
             epoch: 0,
             unheard_since: None,
+            heard_at: None,
+            used: None,
             udp: Leg::OFF,
             tcp: Leg::OFF,
             connection: Tcp::Closed,
@@ -165,9 +186,20 @@ impl Relay {
     }
 
     /// A datagram goes out by the relay. Where nothing comes back by UDP the binding is checked early, so that a
-    /// network that lost UDP is left for TCP. True when that begins.
+    /// network that lost UDP is left for TCP; where UDP is being tried beside TCP, it is tried more often. True
+    /// when a bind comes earlier for it.
     pub(super) fn relayed(&mut self, now: Instant) -> bool {
-        if self.leg != RelayLeg::Udp || self.udp.silent_since.is_some() {
+        let paused = !self.is_used(now);
+        self.used = Some(now);
+        if self.leg != RelayLeg::Udp {
+            let soon = self.udp.sent.after(RETRY_USED).max(now);
+            let late = paused && self.udp.due.is_some_and(|at| at > soon);
+            if late {
+                self.udp.due = Some(soon);
+            }
+            return late;
+        }
+        if self.udp.silent_since.is_some() {
             return false;
         }
         let since = *self.unheard_since.get_or_insert(now);
@@ -179,10 +211,17 @@ impl Relay {
         true
     }
 
-    /// A tunnel datagram came by the relay.
-    pub(super) fn heard(&mut self, via: RelayVia) {
+    /// Whether datagrams went out by the relay lately.
+    fn is_used(&self, now: Instant) -> bool {
+        self.used.is_some_and(|at| now.since(at) < RETRY_USED)
+    }
+
+    /// A tunnel datagram came by the relay. A node that only receives would not notice that UDP died: when such
+    /// datagrams cease, the binding is checked.
+    pub(super) fn heard(&mut self, now: Instant, via: RelayVia) {
         if matches!(via, RelayVia::Udp { .. }) {
             self.unheard_since = None;
+            self.heard_at = Some(now);
         }
     }
 
@@ -233,7 +272,6 @@ impl Relay {
             RelayVia::Tcp if self.connection == Tcp::Open => true,
             _ => return Err(DropReason::Relay),
         };
-        let nothing = Input::Binding { address_changed: false };
         match Message::parse(datagram)? {
             Message::Data { session, payload } => Ok(Input::Data { session, payload }),
             Message::Challenge { index: to, cookie } if to == index => {
@@ -246,32 +284,33 @@ impl Relay {
                 }
                 (leg.cookie, leg.challengeable, leg.challenged) = (cookie, false, true);
                 leg.due = Some(now);
-                Ok(nothing)
+                Ok(Input::Binding(News::None))
             }
             Message::Bound { index: to, epoch, observed } if to == index => {
                 if !verify(&self.key, datagram) {
                     return Err(DropReason::Authentication);
                 }
-                self.bound(now, tcp, epoch, observed, spread)
+                self.bound(now, tcp, epoch, observed, spread).map(Input::Binding)
             }
             Message::Unbound { session } => Ok(self.unbound(now, session)),
             _ => Err(DropReason::Relay),
         }
     }
 
-    fn bound<'d>(
+    fn bound(
         &mut self,
         now: Instant,
         tcp: bool,
         epoch: u64,
         observed: SocketAddr,
         spread: u8,
-    ) -> Result<Input<'d>, DropReason> {
+    ) -> Result<News, DropReason> {
         let leg = if tcp { &mut self.tcp } else { &mut self.udp };
         if epoch < leg.floor || epoch > leg.epoch {
             return Err(DropReason::Replay);
         }
         leg.floor = epoch.saturating_add(1);
+        let returned = !leg.bound;
         (leg.bound, leg.silent_since, leg.tries) = (true, None, 0);
         self.bound_at = Some(now);
         let extra = REFRESH_SPREAD.times(u64::from(spread)).over(256);
@@ -279,11 +318,15 @@ impl Relay {
         if epoch == leg.epoch {
             self.rtt = Some(now.since(leg.sent));
         }
-        let mut address_changed = false;
+        let mut news = News::None;
         if !tcp {
             let observed = SocketAddr::new(observed.ip().to_canonical(), observed.port());
-            address_changed = self.observed != Some(observed);
-            self.observed = Some(observed);
+            news = match self.observed.replace(observed) {
+                before if before != Some(observed) => News::Address,
+                _ if returned => News::Returned,
+                _ => News::None,
+            };
+            self.heard_at = None;
             self.failures = 0;
             self.reopen = None;
             self.tcp.due = None;
@@ -292,7 +335,7 @@ impl Relay {
             }
         }
         self.settle();
-        Ok(Input::Binding { address_changed })
+        Ok(news)
     }
 
     fn unbound<'d>(&mut self, now: Instant, session: u32) -> Input<'d> {
@@ -307,7 +350,7 @@ impl Relay {
             self.unbound_at = Some(now);
             self.rebind(now);
         }
-        Input::Binding { address_changed: false }
+        Input::Binding(News::None)
     }
 
     /// Whether a bind is to be sent now.
@@ -325,6 +368,7 @@ impl Relay {
             return None;
         }
         let epoch = self.epoch.saturating_add(1);
+        let most = if !tcp && self.is_used(now) { RETRY_USED } else { RETRY_MAX };
         let leg = if tcp { &mut self.tcp } else { &mut self.udp };
         let len = Message::Bind { index, epoch, cookie: leg.cookie }.emit(&self.key, out).ok()?;
         self.epoch = epoch;
@@ -333,7 +377,7 @@ impl Relay {
         leg.challenged = false;
         leg.silent_since = leg.silent_since.or(Some(now));
         leg.tries = leg.tries.saturating_add(1);
-        leg.due = Some(now.after(back_off(RETRY, leg.tries.saturating_sub(1), RETRY_MAX)));
+        leg.due = Some(now.after(back_off(RETRY, leg.tries.saturating_sub(1), most)));
         Some((if tcp { RelayVia::Tcp } else { RelayVia::Udp { local, server } }, len))
     }
 
@@ -357,6 +401,10 @@ impl Relay {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.server.is_none() {
             return;
+        }
+        if self.ceased().is_some_and(|at| at <= now) {
+            self.heard_at = None;
+            self.rebind(now);
         }
         if self.udp_gives_up().is_some_and(|at| at <= now) {
             (self.udp.bound, self.udp.cookie) = (false, [0; 16]);
@@ -384,10 +432,13 @@ impl Relay {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.server?;
         let tcp = self.tcp.due.filter(|_| self.connection == Tcp::Open);
-        [self.udp.due, tcp, self.udp_gives_up(), self.opens(), self.tcp_gives_up(), self.linger]
-            .into_iter()
-            .flatten()
-            .min()
+        let checks = [self.ceased(), self.udp_gives_up(), self.opens(), self.tcp_gives_up(), self.linger];
+        [self.udp.due, tcp].into_iter().chain(checks).flatten().min()
+    }
+
+    /// When the end of what came by UDP is a reason to check the binding.
+    fn ceased(&self) -> Option<Instant> {
+        self.heard_at.filter(|_| self.udp.bound).map(|at| at.after(CEASED))
     }
 
     /// When a bound UDP leg counts as broken.

@@ -3,7 +3,7 @@
 use crate::path::schedule::PUNCH_GAP;
 use crate::path::slot::{
     At, CANDIDATES, Candidate, HAS_LIST, HEARD, HOST, LISTED, OBSERVED, OWE_LIST_ACK, PathSlot, REFLEXIVE,
-    Remote, UP,
+    RESTING, Remote, UP,
 };
 use crate::path::{Paths, PeerId, Transmit};
 use crate::time::{Duration, Instant};
@@ -55,15 +55,29 @@ impl Paths<'_> {
     /// Our addresses changed: every peer is told, and every direct path is in doubt.
     pub(super) fn locals_changed(&mut self, now: Instant) {
         self.generation = self.generation.wrapping_add(1);
+        self.for_all_up(now, |slot| {
+            if slot.current != 0 {
+                slot.suspect_now(now);
+            }
+            slot.try_anew(now);
+        });
+    }
+
+    /// UDP works again, at least to the relay: perhaps to the peers that are reached through it, too.
+    pub(super) fn udp_returned(&mut self, now: Instant) {
+        self.for_all_up(now, |slot| {
+            slot.relay_changed(now);
+            if slot.current == 0 {
+                slot.try_anew(now);
+            }
+        });
+    }
+
+    fn for_all_up(&mut self, now: Instant, mut change: impl FnMut(&mut PathSlot)) {
         for id in 1..=u32::try_from(self.peers.len()).unwrap_or(u32::MAX) {
             let peer = PeerId(id);
             if let Some(slot) = self.slot_mut(peer).filter(|s| s.is(UP)) {
-                slot.list_due = At::new(now);
-                slot.list_tries = 0;
-                if slot.current != 0 {
-                    slot.suspect_now(now);
-                }
-                slot.begin_round(now, now.after(slot.relay_half()));
+                change(slot);
                 self.touch(now, peer);
             }
         }
@@ -89,17 +103,19 @@ impl Paths<'_> {
             }
             slot.has |= HAS_LIST;
             slot.generation = list.generation;
-            let heard = slot.has & HEARD != 0 && slot.heard == ours;
-            if !heard && !slot.list_due.is_set() {
-                (slot.list_due, slot.list_tries) = (At::new(now), 0);
-            }
+            slot.refresh_rounds();
             self.replace_listed(peer, list);
         }
-        if let Some(slot) = self.slot_mut(peer)
-            && (new || (list.punch && !recently))
-        {
+        let Some(slot) = self.slot_mut(peer) else { return };
+        // All of our own lists may have been lost, and the peer's rounds put off ours: it is told now.
+        if !slot.holds(ours) && !slot.list_due.is_set() {
+            (slot.list_due, slot.list_tries) = (At::new(now), 0);
+        }
+        if new || (list.punch && !recently) {
             let at = slot.punch_time(now, ours);
             slot.begin_round(now, at);
+        } else if !list.punch && slot.current == 0 {
+            slot.rest(now);
         }
     }
 
@@ -167,7 +183,8 @@ impl Paths<'_> {
         let hosts = self.locals.iter().filter_map(|local| Some((Kind::Host, local.address()?)));
         let reflexive = self.relay.observed().filter(|address| self.usable(address));
         let list = hosts.chain(reflexive.map(|address| (Kind::Reflexive, address)));
-        let len = Candidates::emit(out, generation, true, list).ok();
+        let punch = self.slot(peer).is_some_and(|slot| slot.has & RESTING == 0);
+        let len = Candidates::emit(out, generation, punch, list).ok();
         let slot = self.slot_mut(peer)?;
         let (Some(route), Some(len)) = (route, len) else {
             slot.list_due = At::new(now.after(NO_ROUTE_GAP));
@@ -177,7 +194,7 @@ impl Paths<'_> {
             }
             return None;
         };
-        let heard = slot.has & HEARD != 0 && slot.heard == generation;
+        let heard = slot.holds(generation);
         slot.list_sent = At::new(now);
         slot.list_tries = slot.list_tries.saturating_add(1);
         slot.list_due = if heard || slot.list_tries >= LIST_TRIES {
@@ -203,11 +220,23 @@ impl PathSlot {
     /// When to probe so that our first probes and the peer's cross: as soon as it holds our list. A probe that
     /// comes before the other side sent its own can make its NAT remap that very flow.
     fn punch_time(&self, now: Instant, generation: u32) -> Instant {
-        if self.has & HEARD != 0 && self.heard == generation {
+        if self.holds(generation) {
             return now;
         }
         let sent = if self.list_due.is_due(now) { now } else { self.list_sent.get().unwrap_or(now) };
         now.max(sent.after(self.relay_half()))
+    }
+
+    /// Tells the peer where we are, and begins a full round on both sides.
+    fn try_anew(&mut self, now: Instant) {
+        (self.list_due, self.list_tries) = (At::new(now), 0);
+        self.refresh_rounds();
+        self.begin_round(now, now.after(self.relay_half()));
+    }
+
+    /// Whether the peer acknowledged our list of this generation.
+    fn holds(&self, generation: u32) -> bool {
+        self.has & HEARD != 0 && self.heard == generation
     }
 
     fn drop_unlisted(&mut self, wanted: &[(Remote, u8)]) {

@@ -1,6 +1,6 @@
 //! How large a packet a path takes: padded probes with the don't-fragment bit, largest first.
 //!
-//! A way starts at [`BASE`]; a search tries the sizes of common links a few times, a check now and then repeats
+//! A way starts at [`UNKNOWN`]; a search tries the sizes of common links a few times, a check now and then repeats
 //! the size in use, and when that no longer passes, the search begins anew. Only active peers are probed.
 
 use crate::path::schedule::Action;
@@ -15,7 +15,10 @@ pub(super) const DIRECT: usize = 1;
 /// Tag of probes that go over the relay: no candidate's number.
 pub(super) const RELAY_TAG: u8 = 0xFF;
 
-/// Outer datagram, IP header included, that every path is taken to carry, in bytes.
+/// Inner packet that is taken to pass until the first search has ended, in bytes: the least that IPv6 needs (RFC
+/// 8200, section 5). Data carries no don't-fragment bit, so where it is too large the outer datagram is cut.
+const UNKNOWN: u16 = 1_280;
+/// Outer datagram, IP header included, that a path carries on which nothing larger passed, in bytes.
 const BASE: u16 = 1_280;
 /// Outer sizes to try: Ethernet, PPPoE, tunnels and mobile links.
 const LADDER: [u16; 3] = [1_500, 1_492, 1_400];
@@ -50,6 +53,15 @@ impl PathSlot {
         mtu.due.is_set() && mtu.checks == 0
     }
 
+    /// The size in use on a way, of which nothing larger than `base` is known.
+    fn size(&self, way: usize, base: u16) -> u16 {
+        match self.mtu.get(way) {
+            Some(mtu) if mtu.size != 0 => mtu.size,
+            Some(mtu) if mtu.checks != 0 => base,
+            _ => UNKNOWN.max(base),
+        }
+    }
+
     fn remote(&self) -> Remote {
         self.direct().map_or(Remote::EMPTY, |c| c.remote)
     }
@@ -72,7 +84,8 @@ impl Mtu {
         let again = self.checks >= CHECKS;
         // 0 only during the first search.
         let checks = if again { 1 } else { self.checks.saturating_add(1) };
-        let checking = u8::from(!again);
+        // Where nothing passed there is nothing to check: the search is repeated.
+        let checking = u8::from(!again && size != 0);
         *self = Self { due: At::new(now.after(CHECK)), size, best: 0, tries: 0, step: 0, checks, checking };
     }
 }
@@ -101,16 +114,14 @@ impl Paths<'_> {
     }
 
     pub(super) fn direct_mtu(&self, slot: &PathSlot) -> u16 {
-        let known = slot.mtu[DIRECT].size;
-        if known != 0 { known } else { inner(BASE, DIRECT, slot.remote()).min(self.config.inner_mtu_max) }
+        slot.size(DIRECT, inner(BASE, DIRECT, slot.remote())).min(self.config.inner_mtu_max)
     }
 
     pub(super) fn relay_mtu(&self, slot: &PathSlot) -> u16 {
         if self.relay.leg() == super::RelayLeg::Tcp {
             return self.config.inner_mtu_max;
         }
-        let known = slot.mtu[RELAY].size;
-        if known != 0 { known } else { inner(BASE, RELAY, Remote::EMPTY).min(self.config.inner_mtu_max) }
+        slot.size(RELAY, inner(BASE, RELAY, Remote::EMPTY)).min(self.config.inner_mtu_max)
     }
 
     /// The size at `step` of the ladder, `None` past its end.

@@ -15,11 +15,17 @@ use siphasher::sip::SipHasher24;
 
 /// An acknowledgement later than this proves nothing any more.
 const PROOF_AGE: Duration = Duration::from_secs(10);
-/// Round trips of the relay are measured this often while it is in use.
-const RELAY_PROBE: Duration = Duration::from_secs(60);
+/// Round trips of the relay are measured this often while packets take it.
+const RELAY_PROBE: Duration = Duration::from_secs(10);
+/// And this often beside a direct path.
+const RELAY_PROBE_SPARE: Duration = Duration::from_secs(60);
 /// A path of the same tier must be better by this share and this much to be worth a move.
 const HYSTERESIS_DIVISOR: u32 = 5;
 const HYSTERESIS_MIN: u32 = 10_000;
+/// A new round trip counts for one in so many. RFC 6298 takes an eighth, of many samples a second; here one comes
+/// every few seconds, and the first may have been an unlucky one.
+const RTT_WEIGHT: u64 = 4;
+const RELAY_WEIGHT: u64 = 2;
 
 const SMALL: u16 = PROBE_MIN as u16;
 
@@ -109,7 +115,11 @@ impl Paths<'_> {
         let route = self.relay_route(self.slot(peer)?);
         let slot = self.slot_mut(peer)?;
         let active = slot.is_active(now);
-        let gap = if route.is_some() { RELAY_PROBE } else { NO_ROUTE_GAP.times(5) };
+        let gap = match route {
+            None => NO_ROUTE_GAP.times(5),
+            Some(_) if slot.current != 0 => RELAY_PROBE_SPARE,
+            Some(_) => RELAY_PROBE.max(slot.idle(now)),
+        };
         slot.relay_probe = if active { At::new(now.after(gap)) } else { At::NONE };
         // The relay was not usable over UDP when the session began.
         let unsized_yet = slot.mtu[RELAY].size == 0 && !slot.mtu[RELAY].due.is_set();
@@ -210,7 +220,7 @@ impl Paths<'_> {
         let micros = u32::try_from(age.as_micros()).unwrap_or(u32::MAX).max(1);
         if way == RELAY {
             if !matches!(source, Source::Direct { .. }) {
-                slot.relay_rtt = micros;
+                slot.relay_measured(micros);
             }
             return Ok(());
         }
@@ -258,12 +268,18 @@ impl PathSlot {
             self.unacked = 0;
             let error = self.srtt.abs_diff(rtt);
             self.rttvar = smooth(self.rttvar, error, 4);
-            self.srtt = smooth(self.srtt, rtt, 8);
+            self.srtt = smooth(self.srtt, rtt, RTT_WEIGHT);
             if self.unanswered <= At::new(sent) {
                 self.calm();
             }
         }
         true
+    }
+
+    /// A probe over the relay took `rtt` microseconds.
+    fn relay_measured(&mut self, rtt: u32) {
+        let first = core::mem::replace(&mut self.measured, 1) == 0;
+        self.relay_rtt = if first { rtt } else { smooth(self.relay_rtt, rtt, RELAY_WEIGHT) };
     }
 
     fn promote(&mut self, now: Instant, n: usize) {
@@ -272,7 +288,7 @@ impl PathSlot {
         self.current = current;
         self.hint = candidate.remote;
         (self.srtt, self.rttvar) = (candidate.rtt, candidate.rtt / 2);
-        (self.unacked, self.rounds, self.demoted) = (0, 0, 0);
+        (self.unacked, self.rounds) = (0, 0);
         self.received = At::NONE;
         self.last_probe = At::NONE;
         self.calm();
@@ -286,7 +302,7 @@ impl PathSlot {
     }
 }
 
-/// Exponential average with weight 1/`weight` for the new value (RFC 6298).
+/// Exponential average with weight 1/`weight` for the new value (after RFC 6298).
 fn smooth(old: u32, new: u32, weight: u64) -> u32 {
     let sum = u64::from(old).saturating_mul(weight.saturating_sub(1)).saturating_add(new.into());
     u32::try_from(sum.checked_div(weight).unwrap_or_default()).unwrap_or(u32::MAX)

@@ -5,7 +5,7 @@
 //! times anything itself.
 
 use crate::counters::DropReason;
-use crate::path::binding::Input;
+use crate::path::binding::{Input, News};
 use crate::path::slot::{KNOWN, LOOKUP, PathSlot};
 use crate::path::{Paths, PeerId, Relayed, Route, Source};
 use crate::time::{Duration, Instant};
@@ -114,14 +114,16 @@ impl Paths<'_> {
         let spread = self.draw() as u8;
         match self.relay.datagram(now, via, datagram, spread)? {
             Input::Data { session, payload } => {
-                self.relay.heard(via);
+                self.relay.heard(now, via);
                 let peer = self.peer_of_session(session);
                 let source = if via == RelayVia::Tcp { Source::RelayTcp } else { Source::Relay };
                 Ok(Relayed::Data { peer, source, payload })
             }
-            Input::Binding { address_changed } => {
-                if address_changed {
-                    self.locals_changed(now);
+            Input::Binding(news) => {
+                match news {
+                    News::Address => self.locals_changed(now),
+                    News::Returned => self.udp_returned(now),
+                    News::None => {}
                 }
                 Ok(Relayed::Handled)
             }

@@ -1,7 +1,7 @@
 //! When what is sent: rounds of probes, keepalives, doubt and its end. Pure functions of a slot and the time,
 //! and the queues that thread through the slots.
 
-use crate::path::slot::{At, CHANGED, Candidate, EVENT, OWE_LIST_ACK, PathSlot, READY, Remote, UP};
+use crate::path::slot::{At, CHANGED, Candidate, EVENT, OWE_LIST_ACK, PathSlot, READY, RESTING, Remote, UP};
 use crate::path::{Paths, PeerId};
 use crate::time::{Duration, Instant};
 
@@ -22,13 +22,19 @@ const DOUBLE_BYTES: u32 = 1_000_000;
 /// Probes of an unproven candidate per round, and the gaps behind each.
 pub(super) const ROUND_PROBES: u8 = 5;
 const GAPS_MS: [u64; 5] = [50, 100, 200, 400, 0];
-/// Probes per candidate of a round that only looks for something better.
+/// Probes per candidate of a later round, and of one that only looks for something better.
 pub(super) const UPGRADE_PROBES: u8 = 2;
-const ROUND_FIRST: Duration = Duration::from_secs(30);
-const ROUND_MAX: Duration = Duration::from_secs(60);
-const RETURN_FIRST: Duration = Duration::from_secs(2);
+/// Rounds that send so many behind anything new: a session, a list, a lost path, an answering relay.
+const FULL_ROUNDS: u8 = 2;
+/// Distance of rounds while packets go over the relay, and at the same time the shortest one: two rounds in 10 s,
+/// and the filters and mappings that one round opened in a NAT (30 s at least) are there for the next.
+pub(super) const ROUND: Duration = Duration::from_secs(5);
+/// After so many rounds for nothing both sides rest once, and again after twice, four times .. as many: the rounds
+/// themselves may keep alive what is wrong, a mapping that an early probe spoiled in a NAT.
+const TIRED: u8 = 24;
+/// Longer than a NAT remembers a flow without an answer (Linux: 30 s).
+const REST: Duration = Duration::from_secs(32);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
 const UPGRADE_FIRST: Duration = Duration::from_secs(60);
 const UPGRADE_MAX: Duration = Duration::from_secs(600);
 /// A peer's wish to punch again is heard once in this time.
@@ -104,7 +110,7 @@ fn link(slot: &mut PathSlot, flag: u8) -> &mut u32 {
 impl Candidate {
     fn retry_gap(&self) -> Duration {
         let factor = 1u64.checked_shl(self.failed.saturating_sub(1).into()).unwrap_or(u64::MAX);
-        RETRY_FIRST.times(factor).min(RETRY_MAX)
+        RETRY_FIRST.times(factor).min(ROUND)
     }
 }
 
@@ -129,7 +135,7 @@ impl PathSlot {
         self.has = 0;
         self.round = At::NONE;
         self.rounds = 0;
-        self.round_due = At::new(now.after(ROUND_FIRST));
+        self.round_due = At::new(now.after(ROUND));
         self.relay_probe = At::new(now.after(Duration::from_secs(1)));
         if relayed && self.mtu[super::mtu::RELAY].size == 0 {
             // Behind the packets that waited for the session.
@@ -160,11 +166,7 @@ impl PathSlot {
 
     /// Takes note of a packet for the peer. True when the deadline moved forward.
     pub(super) fn sent(&mut self, now: Instant, bytes: u32) -> bool {
-        let mut moved = false;
-        if !self.is_active(now) {
-            moved = true;
-            self.wake(now);
-        }
+        let mut moved = self.sent.get().is_none_or(|at| now.since(at) >= ROUND) && self.resume(now);
         // The first packet behind a probe, or behind a proof, may bring the next probe forward.
         let proven = self.direct().map_or(At::NONE, |path| path.proven);
         let first = !self.unanswered.is_set() || self.sent <= self.last_probe.max(proven);
@@ -225,7 +227,7 @@ impl PathSlot {
     /// The peer's way from a place works: so may ours to it. Soon and often at first, then ever more rarely: in
     /// some pairs of NATs only one direction can work.
     pub(super) fn retry(&mut self, now: Instant, place: &Remote) -> bool {
-        let quiet = self.round.get().map_or(RETRY_MAX, |at| now.since(at));
+        let quiet = self.round.get().map_or(ROUND, |at| now.since(at));
         match self.find(place).and_then(|at| self.candidates.get_mut(at)) {
             Some(candidate) if !candidate.due.is_set() && quiet >= candidate.retry_gap() => {
                 candidate.restart(now, UPGRADE_PROBES);
@@ -252,35 +254,89 @@ impl PathSlot {
 
     /// Begins a round: every candidate but the path in use is probed from `at` on.
     pub(super) fn begin_round(&mut self, now: Instant, at: Instant) {
-        let limit = if self.current == 0 { ROUND_PROBES } else { UPGRADE_PROBES };
+        let fresh = self.current == 0 && self.rounds < FULL_ROUNDS;
+        let limit = if fresh { ROUND_PROBES } else { UPGRADE_PROBES };
         let current = usize::from(self.current).checked_sub(1);
         for (n, candidate) in self.candidates.iter_mut().enumerate() {
             if candidate.is_live() && Some(n) != current {
                 candidate.restart(at, limit);
             }
         }
+        self.has &= !RESTING;
         self.round = At::new(now);
         self.round_due = self.next_round(now);
     }
 
-    /// When the next round comes: soon after a path was lost, rarely when none was ever found or one is in use.
-    fn next_round(&mut self, now: Instant) -> At {
-        let (first, most) = match (self.current, self.demoted) {
-            (0, 0) => (ROUND_FIRST, ROUND_MAX),
-            (0, _) => (RETURN_FIRST, ROUND_MAX),
-            _ => (UPGRADE_FIRST, UPGRADE_MAX),
-        };
-        let factor = 1u64.checked_shl(u32::from(self.rounds)).unwrap_or(u64::MAX);
-        self.rounds = self.rounds.saturating_add(1);
-        At::new(now.after(first.times(factor).min(most)))
+    /// Whether it is time for a rest instead of a round.
+    fn is_tired(&self) -> bool {
+        let times = self.rounds.checked_div(TIRED).unwrap_or_default();
+        let whole = self.rounds.checked_rem(TIRED) == Some(0);
+        self.current == 0 && whole && times.is_power_of_two() && self.has & RESTING == 0
     }
 
-    /// Back from silence: what had gone dormant is due again.
-    fn wake(&mut self, now: Instant) {
-        let mtu = self.mtu.iter_mut().map(|m| &mut m.due);
-        for due in mtu.chain([&mut self.round_due, &mut self.relay_probe]).filter(|due| !due.is_set()) {
-            *due = At::new(now);
+    /// No probes for a while: until the next round, which is both sides' again.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.has |= RESTING;
+        for candidate in &mut self.candidates {
+            candidate.due = At::NONE;
         }
+        self.rounds = self.rounds.saturating_add(1);
+        self.round_due = At::new(now.after(REST));
+    }
+
+    /// Something is new: the next rounds are full ones.
+    pub(super) fn refresh_rounds(&mut self) {
+        self.rounds = 0;
+    }
+
+    /// When the next round comes: rarely when a path is in use, steadily while packets take the relay, and behind
+    /// the last packet after as long again as nothing was sent, until the peer counts as idle.
+    fn next_round(&mut self, now: Instant) -> At {
+        let factor = 1u64.checked_shl(u32::from(self.rounds)).unwrap_or(u64::MAX);
+        self.rounds = self.rounds.saturating_add(1);
+        let gap = match self.current {
+            0 => self.idle(now).max(ROUND),
+            _ => UPGRADE_FIRST.times(factor).min(UPGRADE_MAX),
+        };
+        At::new(now.after(gap))
+    }
+
+    /// Datagrams to the relay go another way: what was measured of it no longer holds.
+    pub(super) fn relay_changed(&mut self, now: Instant) {
+        self.measured = 0;
+        let soon = At::new(now.after(Duration::from_secs(1)));
+        if self.relay_probe > soon {
+            self.relay_probe = soon;
+        }
+        if self.mtu[super::mtu::RELAY].size == 0 {
+            self.restart_mtu(super::mtu::RELAY, now.after(Duration::from_millis(100)));
+        }
+    }
+
+    /// How long nothing was sent to the peer.
+    pub(super) fn idle(&self, now: Instant) -> Duration {
+        self.sent.get().map_or(Duration::ZERO, |at| now.since(at))
+    }
+
+    /// Back from a pause: what had gone dormant is due again, what had become rare comes at its usual distance.
+    /// True when a deadline moved forward.
+    fn resume(&mut self, now: Instant) -> bool {
+        let mut moved = !self.is_active(now);
+        if moved {
+            let mtu = self.mtu.iter_mut().map(|m| &mut m.due);
+            for due in mtu.chain([&mut self.round_due, &mut self.relay_probe]).filter(|due| !due.is_set()) {
+                *due = At::new(now);
+            }
+        }
+        let round = At::new(self.round.get().map_or(now, |at| at.after(ROUND)).max(now));
+        if self.current == 0 && self.has & RESTING == 0 && self.round_due > round {
+            (self.round_due, moved) = (round, true);
+        }
+        let measure = At::new(now.after(ROUND));
+        if self.relay_probe > measure {
+            (self.relay_probe, moved) = (measure, true);
+        }
+        moved
     }
 
     pub(super) fn next_action(&self, now: Instant) -> Option<Action> {
@@ -405,9 +461,13 @@ impl Paths<'_> {
             slot.round_due = At::NONE;
             return;
         }
-        // The peer is asked to probe back: its list goes first, ours start when it has arrived.
+        // The peer is asked to probe back, or to rest as well. Its list goes first, probes start when it has arrived.
         slot.list_due = At::new(now);
-        slot.begin_round(now, now.after(slot.relay_half()));
+        if slot.is_tired() {
+            slot.rest(now);
+        } else {
+            slot.begin_round(now, now.after(slot.relay_half()));
+        }
     }
 
     /// The direct path is given up until a new proof.
@@ -415,7 +475,7 @@ impl Paths<'_> {
         let Some(slot) = self.slot_mut(peer) else { return };
         slot.current = 0;
         slot.calm();
-        (slot.demoted, slot.rounds, slot.unacked) = (1, 0, 0);
+        (slot.rounds, slot.unacked) = (0, 0);
         slot.mtu[super::mtu::DIRECT] = super::slot::Mtu::EMPTY;
         slot.list_due = At::new(now);
         slot.begin_round(now, now.after(slot.relay_half()));

@@ -206,7 +206,8 @@ pub struct PathSlot {
     pub(super) tokens: u8,
     /// Path probes sent since the last acknowledged one.
     pub(super) unacked: u8,
-    pub(super) demoted: u8,
+    /// Whether the relay's round trip was measured, not guessed.
+    pub(super) measured: u8,
     pub(super) srtt: u32,
     pub(super) rttvar: u32,
     pub(super) relay_rtt: u32,
@@ -238,6 +239,8 @@ pub struct PathSlot {
 pub(super) const HAS_LIST: u8 = 1;
 /// The peer acknowledged one of our lists.
 pub(super) const HEARD: u8 = 2;
+/// No rounds for a while.
+pub(super) const RESTING: u8 = 4;
 
 impl PathSlot {
     /// Nothing known.
@@ -256,7 +259,7 @@ impl PathSlot {
         list_tries: 0,
         tokens: 0,
         unacked: 0,
-        demoted: 0,
+        measured: 0,
         srtt: 0,
         rttvar: 0,
         relay_rtt: 0,

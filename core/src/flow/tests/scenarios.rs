@@ -151,6 +151,27 @@ fn what_the_path_cannot_carry_is_answered_with_its_mtu() {
 }
 
 #[test]
+fn ipv6_has_its_1280_bytes_on_every_path() {
+    for (c, len, passes) in [(V4, 1220, false), (V6, 1220, true), (V6, 1221, false)] {
+        let mut pair = Pair::new();
+        pair.connect(c, 4000);
+        pair.client_rules.mtu = 1184;
+        let headers = if c.vip == V4.vip { 40 } else { 60 };
+        let (outcome, answer) = pair.send(&tcp((c.client, 4000), (c.vip, 80), ACK, &vec![1; len]));
+        let expected = if passes { Translated::To(PeerRef(2)) } else { Translated::Reply };
+        assert_eq!(outcome.verdict, expected, "{len} and {headers} bytes");
+        if !passes {
+            let told = if c.vip == V4.vip { &answer[26..28] } else { &answer[46..48] };
+            assert_eq!(told, if c.vip == V4.vip { 1184u16 } else { 1280 }.to_be_bytes());
+        }
+        let syn = spec(c.client, c.vip, TCP, tcp_body(4001, 80, SYN, &[2, 4, 0x05, 0xb4], b"")).build();
+        let (_, sent) = pair.send(&syn);
+        let mss = if c.vip == V4.vip { 1184 - 40 } else { 1280u16 - 60 };
+        assert_eq!(sent[sent.len() - 2..], mss.to_be_bytes());
+    }
+}
+
+#[test]
 fn icmp_errors_belong_to_the_flow_they_quote() {
     for c in BOTH {
         let unreachable = if c.vip == V4.vip { 3 } else { 1 };

@@ -91,6 +91,9 @@ pub(super) struct Node {
     /// Datagrams sent to each place.
     pub(super) sent_to: HashMap<SocketAddr, usize>,
     pub(super) path_messages: usize,
+    pub(super) binds: usize,
+    /// Its path messages are lost.
+    pub(super) muted: bool,
     pub(super) tcp_open: bool,
     next_data: u32,
     bound: Option<Result<SocketAddr, ()>>,
@@ -115,6 +118,8 @@ pub(super) struct World {
     /// Data packets: interval and size, per node.
     pub(super) traffic: [Option<(Duration, usize)>; 2],
     next_packet: [Instant; 2],
+    /// What every datagram over UDP takes longer, between nodes and by the relay alike.
+    pub(super) slower: Duration,
     /// One in so many datagrams is lost; 0 for none.
     pub(super) loss: u64,
     dice: Rng,
@@ -137,6 +142,8 @@ fn node(n: u8, inside: SocketAddr) -> Node {
         longest_gap: Duration::ZERO,
         sent_to: HashMap::new(),
         path_messages: 0,
+        binds: 0,
+        muted: false,
         tcp_open: false,
         next_data: 0,
         bound: None,
@@ -175,6 +182,7 @@ impl World {
             mtu: 1_500,
             traffic: [None; 2],
             next_packet: [Instant::ZERO; 2],
+            slower: Duration::ZERO,
             loss: 0,
             dice: Rng::new([77; 32]),
         }
@@ -299,12 +307,15 @@ impl World {
         for n in 0..2 {
             let mut out = [0; 1500];
             while let Some((via, len)) = self.nodes[n].paths.poll_relay(self.now, &mut out) {
+                self.nodes[n].binds += 1;
                 self.send_to_server(n, via, &out[..len]);
             }
             while let Some(transmit) = self.nodes[n].paths.poll_message(self.now, &mut out) {
                 assert_eq!(transmit.peer, PEER);
                 self.nodes[n].path_messages += 1;
-                self.transmit(n, transmit.route, &out[..transmit.len], transmit.dont_fragment);
+                if !self.nodes[n].muted {
+                    self.transmit(n, transmit.route, &out[..transmit.len], transmit.dont_fragment);
+                }
             }
             while let Some(event) = self.nodes[n].paths.poll_event() {
                 self.nodes[n].events.push(event);
@@ -392,7 +403,8 @@ impl World {
 
     fn forward(&mut self, n: usize, d: Datagram) {
         if d.to == server() {
-            return self.post(R.over(4), Arrival::Server { from: d.from, tcp: None, bytes: d.bytes });
+            let delay = R.over(4).plus(self.slower);
+            return self.post(delay, Arrival::Server { from: d.from, tcp: None, bytes: d.bytes });
         }
         if d.dont_fragment && d.outer > self.mtu {
             return;
@@ -409,7 +421,7 @@ impl World {
             }
             None => return,
         };
-        self.post(D.over(2), arrival);
+        self.post(D.over(2).plus(self.slower), arrival);
     }
 
     fn post(&mut self, delay: Duration, arrival: Arrival) {

@@ -4,6 +4,7 @@
 //! What is delivered is judged by the [`pods`], deadlines by [`edgemesh_testkit::world`], the rest here.
 
 mod node;
+mod paths;
 mod pods;
 mod server;
 
@@ -29,8 +30,8 @@ const LOSS_MAX: u32 = 200_000;
 const START_WITHIN: Duration = Duration::from_secs(60);
 const RECOVER_WITHIN: Duration = Duration::from_secs(30);
 const TRANSFER_WITHIN: Duration = Duration::from_secs(60);
-/// How long good links may take to a direct path where there must be one.
-const DIRECT_WITHIN: Duration = Duration::from_secs(60);
+/// How long good links may take to a direct path where there must be one: both sides rest once in a long while.
+const DIRECT_WITHIN: Duration = Duration::from_secs(40);
 /// How long the service may be away when a node or the server was killed and is there again.
 const RESUME_WITHIN: Duration = Duration::from_secs(3);
 const BLOCKS: usize = 40;
@@ -199,6 +200,13 @@ impl Mesh {
         let (now, mut rng) = (self.world.now(), self.life());
         let node = SimNode::start(now, site_address(n), disk, pods, &mut rng);
         self.world.start(self.nodes[n], Party::Node(Box::new(node)));
+    }
+
+    fn server(&mut self) -> &mut SimServer {
+        match self.world.at(self.server) {
+            Party::Server(server) => server,
+            Party::Node(_) => unreachable!(),
+        }
     }
 
     fn node(&mut self, n: usize) -> &mut SimNode {

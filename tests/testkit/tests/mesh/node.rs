@@ -426,7 +426,10 @@ impl Participant for SimNode {
                 }
             }
             PipeEvent::Refused { to } if to == self.control.to => self.control.pause(now),
-            PipeEvent::Refused { .. } => self.relay.pause(now),
+            PipeEvent::Refused { .. } => {
+                self.relay.pause(now);
+                self.engine.relay_tcp_down(now);
+            }
             PipeEvent::Data(bytes) if self.control.pipe == Some(pipe) => {
                 self.control.buffer.extend(bytes);
                 while let Some(frame) = self.control.frame() {

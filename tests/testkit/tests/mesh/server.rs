@@ -138,6 +138,8 @@ pub(crate) struct SimServer {
     bindings: BTreeMap<u32, (u64, Way)>,
     cookies: BTreeMap<(SocketAddr, u32), Cookie>,
     queue: VecDeque<Transmit>,
+    /// Lookups so far.
+    pub(crate) lookups: usize,
 }
 
 impl SimServer {
@@ -152,6 +154,7 @@ impl SimServer {
             bindings: BTreeMap::new(),
             cookies: BTreeMap::new(),
             queue: VecDeque::new(),
+            lookups: 0,
         }
     }
 
@@ -341,6 +344,7 @@ impl SimServer {
 
     /// Both sides are told of each other.
     fn lookup(&mut self, pipe: PipeId, asker: u32, index: u32) {
+        self.lookups += 1;
         let (Some(theirs), Some(own)) = (self.store.record(index), self.store.record(asker)) else {
             return self.say(pipe, &ToNode::NoPeer { index, name: "" });
         };

@@ -1,0 +1,108 @@
+//! Ways that close and open under whole nodes: how soon the direct one is used, and what it costs when there is none.
+
+use crate::{Mesh, RECOVER_WITHIN, START_WITHIN, server};
+use edgemesh_core::path::RelayLeg;
+use edgemesh_core::time::Duration;
+use edgemesh_testkit::seeds::for_each_seed;
+
+/// How soon a direct way that opens is used while packets flow.
+const SOON: Duration = Duration::from_secs(10);
+/// Rounds do not rest before.
+const CLOSED_MAX: u32 = 100;
+
+/// Both nodes ask each other over good links, and the pair is one that must become direct; `None` where it is not.
+fn asking(seed: u64) -> Option<Mesh> {
+    let mut mesh = Mesh::new(seed);
+    mesh.good_links();
+    let certain = mesh.must_be_direct();
+    certain.then(|| {
+        mesh.ask(true);
+        mesh
+    })
+}
+
+#[test]
+fn a_direct_way_that_opens_is_used_soon() {
+    for_each_seed(40, |seed| {
+        let Some(mut mesh) = asking(seed) else { return };
+        let [a, b] = mesh.nodes;
+        mesh.world.network.block(a, b, true);
+        mesh.exchange("answered by the relay", START_WITHIN);
+        for turn in ["opened", "opened again"] {
+            let span = mesh.seconds(1, CLOSED_MAX);
+            mesh.note(format!("closed for {span:?}"));
+            mesh.run(span);
+            assert!(!mesh.is_direct());
+            mesh.world.network.block(a, b, false);
+            mesh.until(turn, SOON, Mesh::is_direct);
+            mesh.world.network.block(a, b, true);
+            mesh.until("given up", SOON, |mesh| !mesh.is_direct());
+            mesh.run(Duration::from_secs(3));
+        }
+    });
+}
+
+#[test]
+fn udp_that_opens_leads_to_the_direct_way_soon() {
+    for_each_seed(40, |seed| {
+        let Some(mut mesh) = asking(seed) else { return };
+        if mesh.sites[0] == mesh.sites[1] {
+            return;
+        }
+        mesh.exchange("answered", START_WITHIN);
+        let site = mesh.sites[mesh.rng.below(2) as usize];
+        mesh.world.network.gateway(site).firewall.udp_out = false;
+        let span = mesh.seconds(20, CLOSED_MAX);
+        mesh.note(format!("without UDP for {span:?}"));
+        mesh.run(span);
+        assert!(!mesh.is_direct());
+        mesh.world.network.gateway(site).firewall.udp_out = true;
+        mesh.until("direct", SOON, Mesh::is_direct);
+    });
+}
+
+#[test]
+fn lists_lost_in_an_outage_are_told_again() {
+    for_each_seed(40, |seed| {
+        let Some(mut mesh) = asking(seed) else { return };
+        let up = |mesh: &mut Mesh, n: usize| {
+            let now = mesh.world.now();
+            mesh.node(n).engine.peers(now).any(|peer| peer.up)
+        };
+        mesh.until("in session", START_WITHIN, |mesh| up(mesh, 0) || up(mesh, 1));
+        mesh.restart_server(8_000);
+        mesh.exchange("answered after the outage", RECOVER_WITHIN);
+        mesh.until("direct", SOON, Mesh::is_direct);
+    });
+}
+
+#[test]
+fn no_way_at_all_is_not_answered_by_a_storm_of_lookups() {
+    const SPAN: Duration = Duration::from_secs(120);
+    for_each_seed(20, |seed| {
+        let mut mesh = Mesh::new(seed);
+        mesh.good_links();
+        for site in mesh.sites {
+            mesh.world.network.gateway(site).firewall.udp_out = false;
+        }
+        // This ends the connections that some have made already.
+        mesh.restart_server(10);
+        mesh.world.network.listen(mesh.server, server::RELAY_PORT, false);
+        mesh.until("connected, but without a relay", START_WITHIN, |mesh| {
+            let engines = [0, 1].map(|n| {
+                let engine = &mesh.node(n).engine;
+                (engine.paths().relay_leg(), engine.link().is_up())
+            });
+            engines == [(RelayLeg::None, true); 2]
+        });
+        let before = mesh.server().lookups;
+        mesh.ask(true);
+        mesh.run(SPAN);
+        let lookups = mesh.server().lookups - before;
+        // Each node asks once: what it was told holds, there is only no way.
+        assert!((1..=4).contains(&lookups), "{lookups} lookups\n{}", mesh.story());
+        assert_eq!(mesh.answers(), [0, 0]);
+        mesh.world.network.listen(mesh.server, server::RELAY_PORT, true);
+        mesh.exchange("answered over TCP", Duration::from_secs(60));
+    });
+}
