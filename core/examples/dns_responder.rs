@@ -95,6 +95,7 @@ fn define_service(engine: &mut Engine<'_>) -> Result<()> {
         vip: None,
         hostname: "",
         conditions: ENDPOINT_READY | ENDPOINT_SERVING,
+        zones: &[],
     };
     for update in [
         Update::Begin,

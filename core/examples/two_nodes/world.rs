@@ -175,7 +175,7 @@ fn service() -> Result<[Update<'static>; 8]> {
         Update::Port(PortDef { name: "", protocol: Protocol::Udp, port: 80 }),
         // 8080, little-endian.
         Update::Targets(&[0x90, 0x1f]),
-        Update::Endpoint(EndpointDef { node: 2, address, vip: None, hostname: "", conditions }),
+        Update::Endpoint(EndpointDef { node: 2, address, vip: None, hostname: "", conditions, zones: &[] }),
         Update::Commit,
         Update::End,
     ])
