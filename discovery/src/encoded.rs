@@ -64,6 +64,8 @@ struct Item {
 pub struct Encoded {
     services: BTreeMap<Arc<Key>, Item>,
     namespaces: BTreeSet<String>,
+    /// Zone of the node that the table is for, 0 for none or for any node. Not a part of what is signed.
+    zone: u32,
 }
 
 impl Encoded {
@@ -73,7 +75,18 @@ impl Encoded {
         for (key, entry) in &table.services {
             services.insert(Arc::new(key.clone()), item(service(key, entry, resolver)));
         }
-        Self { services, namespaces: table.namespaces.clone() }
+        Self { services, namespaces: table.namespaces.clone(), zone: 0 }
+    }
+
+    /// The same table for a node in this zone ([`feed::zone`]).
+    #[must_use]
+    pub fn in_zone(self, zone: u32) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// The zone of the node that the table is for.
+    pub fn zone(&self) -> u32 {
+        self.zone
     }
 
     /// The same table, sharing the memory of everything that `old` has as well.
@@ -84,7 +97,7 @@ impl Encoded {
             Some((key, _)) => (key.clone(), item),
             None => (key, item),
         };
-        Self { services: self.services.into_iter().map(share).collect(), namespaces: self.namespaces }
+        Self { services: self.services.into_iter().map(share).collect(), ..self }
     }
 
     /// How many Services there are.
@@ -104,7 +117,10 @@ impl Encoded {
 
     /// The table as a full list.
     pub fn full(&self) -> Vec<Run> {
-        let mut out = Vec::with_capacity(self.services.len() + self.namespaces.len() + 2);
+        let mut out = Vec::with_capacity(self.services.len() + self.namespaces.len() + 3);
+        if self.zone != 0 {
+            out.push(run(&[Update::Zone(self.zone)]));
+        }
         out.push(run(&[Update::Begin]));
         out.extend(self.namespaces.iter().map(|name| run(&[Update::Namespace(name)])));
         out.extend(self.services.values().map(|item| item.run.clone()));
@@ -113,8 +129,12 @@ impl Encoded {
     }
 
     /// What turns `old` into this table. Removals come first, so that an address can move between Services.
-    /// There is no update that takes a namespace back: then it is the full list.
+    /// There is no update that takes a namespace back, and a new zone gives hints another meaning: then it is the
+    /// full list.
     pub fn changes_since(&self, old: &Self) -> Vec<Run> {
+        if old.zone != self.zone {
+            return std::iter::once(run(&[Update::Zone(self.zone)])).chain(self.full()).collect();
+        }
         if old.namespaces.difference(&self.namespaces).next().is_some() {
             return self.full();
         }
@@ -301,12 +321,13 @@ impl Replica {
                 put(&mut bytes, update);
                 self.target().services.insert(Arc::new(key), item(bytes));
             }
-            Update::Begin => self.list = Some(Encoded::default()),
+            Update::Begin => self.list = Some(Encoded::default().in_zone(self.table.zone)),
             Update::End => self.table = self.list.take().ok_or(ReplicaError::Order)?,
             Update::Remove { namespace, name } => {
                 let key = Key { namespace: (*namespace).to_owned(), name: (*name).to_owned() };
                 self.target().services.remove(&key);
             }
+            Update::Zone(zone) => self.table.zone = *zone,
             Update::Namespace(name) => drop(self.target().namespaces.insert((*name).to_owned())),
         }
         Ok(())
@@ -328,35 +349,33 @@ pub struct Head {
     pub unix_secs: u64,
 }
 
-/// First bytes of a snapshot file.
-const MAGIC: &[u8; 8] = b"EMSNAP1\n";
+/// First bytes of a snapshot file; BLAKE2s-256 of all that follows comes next.
+const MAGIC: &[u8; 8] = b"EMSNAP2\n";
 
 /// A snapshot file's content.
 pub fn to_snapshot(head: &Head, table: &Encoded) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    out.extend_from_slice(&table.digest());
-    if let Ok(bytes) = postcard::to_allocvec(head) {
-        out.extend_from_slice(&bytes);
-    }
+    // Serialising plain data into memory has no way to fail.
+    let mut content = postcard::to_allocvec(head).unwrap_or_default();
     for run in table.full() {
-        out.extend_from_slice(&run);
+        content.extend_from_slice(&run);
     }
-    out
+    let digest: [u8; 32] = Blake2s256::digest(&content).into();
+    [MAGIC.as_slice(), &digest, &content].concat()
 }
 
 /// Reads a snapshot file's content.
 ///
 /// # Errors
-/// When it is none, or not the whole of one: the digest in it must be that of its table.
+/// When it is none, or not the whole of one.
 pub fn from_snapshot(bytes: &[u8]) -> Result<(Head, Encoded), ReplicaError> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(ReplicaError::Malformed)?;
-    let (digest, rest) = rest.split_first_chunk::<32>().ok_or(ReplicaError::Malformed)?;
-    let (head, rest) = postcard::take_from_bytes(rest).map_err(|_| ReplicaError::Malformed)?;
-    let mut replica = Replica::default();
-    replica.apply_run(rest)?;
-    if replica.table.digest() != *digest {
+    let (digest, content) = rest.split_first_chunk::<32>().ok_or(ReplicaError::Malformed)?;
+    if <[u8; 32]>::from(Blake2s256::digest(content)) != *digest {
         return Err(ReplicaError::Malformed);
     }
+    let (head, runs) = postcard::take_from_bytes(content).map_err(|_| ReplicaError::Malformed)?;
+    let mut replica = Replica::default();
+    replica.apply_run(runs)?;
     Ok((head, replica.table))
 }
 

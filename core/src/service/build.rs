@@ -70,6 +70,10 @@ impl Table<'_> {
                 }
                 Ok(())
             }
+            Update::Zone(zone) => {
+                self.zone = *zone;
+                Ok(())
+            }
             Update::End => {
                 self.discard();
                 self.sweep();

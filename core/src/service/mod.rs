@@ -184,12 +184,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Sets this node's zone ([`crate::wire::feed::zone`]), 0 for none. It says what hints mean in updates from now
-    /// on: after a change the source says everything again (row T10).
-    pub fn set_zone(&mut self, zone: u32) {
-        self.zone = zone;
-    }
-
     /// A number that changes whenever a service does; what was looked up under an older one may be stale.
     pub fn generation(&self) -> u32 {
         self.generation

@@ -51,6 +51,9 @@ pub enum Update<'a> {
     Namespace(&'a str),
     /// The full list is complete.
     End,
+    /// The zone of the node that this is for, as [`zone`] writes it, 0 without one. It says what hints mean in what
+    /// follows: after a change everything is said again (row T10).
+    Zone(u32),
 }
 
 /// A Service's head.

@@ -62,6 +62,8 @@ pub struct Join {
     records: BTreeMap<u32, StoredRecord>,
     replica: Replica,
     sequence: u64,
+    /// This node's zone, as the engine's table was told.
+    zone: u32,
     keeper: Option<KeeperHandle>,
     tables: (mpsc::UnboundedSender<Table>, mpsc::UnboundedReceiver<Table>),
     /// What is to be stored, and when.
@@ -96,6 +98,7 @@ impl Join {
             status,
             replica: Replica::default(),
             sequence: 0,
+            zone: 0,
             keeper: None,
             tables: mpsc::unbounded_channel(),
             records_due: None,
@@ -158,6 +161,7 @@ impl Join {
                 );
                 self.status.restored(head.unix_secs);
                 let runs = table.full();
+                self.zone = table.zone();
                 self.replica = Replica::new(table);
                 self.apply(runs.concat()).await;
             }
@@ -302,6 +306,12 @@ impl Join {
             return self.resync("the table is not the one that the directory signed").await;
         }
         self.sequence = sequence;
+        let zone = self.replica.table().zone();
+        if zone != self.zone {
+            // Hints meant something else when the engine heard the table.
+            self.zone = zone;
+            self.apply(self.replica.table().full().concat()).await;
+        }
         self.table_changed().await;
     }
 

@@ -151,6 +151,7 @@ fn updates_of_the_feed() {
         (Update::Remove { namespace: "n", name: "s" }, "06016e0173".into()),
         (Update::Namespace("n"), "07016e".into()),
         (Update::End, "08".into()),
+        (Update::Zone(300), "09ac02".into()),
     ];
     let mut stream = std::vec::Vec::new();
     for (update, expected) in &cases {
