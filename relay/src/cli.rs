@@ -33,14 +33,24 @@ pub(crate) enum Role {
     Relay,
 }
 
+/// What every subcommand is told.
+#[derive(Args, Debug)]
+pub(crate) struct Common {
+    /// Where the server keeps keys, nodes and tokens.
+    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// YAML file with any of these settings, in camelCase.
+    #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Run {
     /// Address for nodes, UDP and TCP.
     #[arg(long, env = "EDGEMESH_LISTEN", value_name = "IP:PORT", value_parser = socket_address, default_value = "0.0.0.0:20004")]
     pub(crate) listen: SocketAddr,
-    /// Where keys, nodes and tokens are kept.
-    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR")]
-    pub(crate) state_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: Common,
     /// Address at which nodes reach this server, for join tokens; may be given several times.
     #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
     pub(crate) advertise: Vec<String>,
@@ -59,9 +69,6 @@ pub(crate) struct Run {
     /// Cluster domain that nodes answer for.
     #[arg(long, env = "EDGEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", value_parser = node_name, default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
-    /// YAML file with any of these settings, in camelCase.
-    #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -72,15 +79,11 @@ pub(crate) struct Token {
     /// How long the token may be used.
     #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
     pub(crate) ttl: Duration,
-    /// The server's state directory.
-    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR")]
-    pub(crate) state_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: Common,
     /// Address to put into the token instead of what the server advertises.
     #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
     pub(crate) advertise: Vec<String>,
-    /// YAML file with any of these settings, in camelCase.
-    #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
 }
 
 /// An IPv4 prefix for the mesh.

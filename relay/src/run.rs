@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     check(args)?;
     raise_file_limit();
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
-    let mut state = state::Directory::open(&args.state_dir).map_err(|e| failed(&e))?;
+    let mut state = state::Directory::open(&args.common.state_dir).map_err(|e| failed(&e))?;
     state.lock().map_err(|e| failed(&e))?;
     let mut rng = Rng::new(entropy::seed().map_err(|e| failed(&e))?);
     let directory = Directory::open(state, &mut rng).map_err(|e| failed(&e))?;
@@ -66,11 +66,11 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
     serve_admin(args, &shared).await?;
     tokio::spawn(control::serve(listener, shared));
-    tracing::info!(version = VERSION, %listen, state = %args.state_dir.display(), "server is up");
+    tracing::info!(version = VERSION, %listen, state = %args.common.state_dir.display(), "server is up");
     let signal = signal::shutdown().await.map_err(|e| named("signals", e))?;
     tracing::info!(signal, "server ends");
     // Everything that matters is on disk already; sockets in the state directory go with their listeners.
-    let _ = std::fs::remove_file(args.state_dir.join(ADMIN_SOCKET));
+    let _ = std::fs::remove_file(args.common.state_dir.join(ADMIN_SOCKET));
     if let Address::Unix(path) = &args.admin {
         let _ = std::fs::remove_file(path);
     }
@@ -78,7 +78,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
 }
 
 async fn serve_admin(args: &Run, shared: &Arc<Shared>) -> Result<(), Failure> {
-    let private = Address::Unix(args.state_dir.join(ADMIN_SOCKET));
+    let private = Address::Unix(args.common.state_dir.join(ADMIN_SOCKET));
     for (address, privileged) in [(&private, true), (&args.admin, false)] {
         let listener = Listener::bind(address).await.map_err(|e| Failure::Failed(e.to_string()))?;
         let handler = Admin { shared: shared.clone(), has_source: args.manifests.is_some(), privileged };

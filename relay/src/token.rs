@@ -13,18 +13,18 @@ use std::io::Write;
 /// Prints a join token, and nothing else, to standard output.
 pub(crate) fn token(args: cli::Token) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
-    if !args.state_dir.is_dir() {
-        let path = args.state_dir.display();
+    if !args.common.state_dir.is_dir() {
+        let path = args.common.state_dir.display();
         return Err(Failure::Config(format!(
             "--state-dir: {path}: no such directory; accepted: the state directory of a server that has been started"
         )));
     }
-    let address = Address::Unix(args.state_dir.join(ADMIN_SOCKET));
+    let address = Address::Unix(args.common.state_dir.join(ADMIN_SOCKET));
     let new = NewToken { node: args.node, ttl: args.ttl, servers: args.advertise };
     let body = serde_json::to_vec(&new).map_err(|e| failed(&e))?;
     let text = match admin::post(&address, TOKEN_PATH, &body) {
         Ok(text) => text,
-        Err(ClientError::Unreachable(..)) => offline(&args.state_dir, new)?,
+        Err(ClientError::Unreachable(..)) => offline(&args.common.state_dir, new)?,
         Err(e) => return Err(failed(&e)),
     };
     std::io::stdout().write_all(&text).map_err(|e| failed(&e))
