@@ -96,7 +96,6 @@ fn define_service(engine: &mut Engine<'_>) -> Result<()> {
         hostname: "",
         conditions: ENDPOINT_READY | ENDPOINT_SERVING,
         zones: &[],
-        zones: &[],
     };
     for update in [
         Update::Begin,
