@@ -63,6 +63,7 @@ enum State {
 /// The control connection of a node.
 pub struct Link {
     identity: StaticSecret,
+    public: PublicKey,
     credentials: Credentials,
     authority: Authority,
     server: Option<SocketAddr>,
@@ -85,6 +86,7 @@ impl Link {
     /// A link that is down.
     pub fn new(identity: StaticSecret, credentials: Credentials, authority: Authority) -> Self {
         Self {
+            public: identity.public(),
             identity,
             credentials,
             authority,
@@ -283,7 +285,7 @@ impl Link {
         match message {
             Some(ToNode::Welcome(welcome)) => {
                 let record = self.authority.record(&welcome.record)?;
-                let ours = record.name == self.credentials.name && record.key == self.identity.public().0;
+                let ours = record.name == self.credentials.name && record.key == self.public.0;
                 if ours { Ok(()) } else { Err(DropReason::Authentication) }
             }
             Some(ToNode::Refused { .. }) | None => Ok(()),

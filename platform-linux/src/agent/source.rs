@@ -11,6 +11,7 @@ use edgemesh_discovery::table::Table;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -42,6 +43,8 @@ pub(super) struct Unresolved {
     pub(super) table: Option<Table>,
     pub(super) nodes: BTreeSet<String>,
     pub(super) ask_due: Option<Instant>,
+    /// The last name asked about in this turn through all of them; empty at its start.
+    asked_to: String,
     pause: Duration,
     pub(super) remake_due: Option<Instant>,
 }
@@ -60,16 +63,26 @@ impl Unresolved {
         }
     }
 
-    /// The next nodes to ask about.
-    pub(super) fn questions(&self, status: &Shared) -> Vec<String> {
-        let unknown = self.nodes.iter().filter(|name| status.index_of(name) == 0);
-        unknown.take(QUESTIONS).cloned().collect()
+    /// The next nodes to ask about, in turn.
+    pub(super) fn questions(&self, is_known: impl Fn(&str) -> bool) -> Vec<String> {
+        let rest = self.nodes.range::<str, _>((Bound::Excluded(self.asked_to.as_str()), Bound::Unbounded));
+        rest.filter(|name| !is_known(name)).take(QUESTIONS).cloned().collect()
     }
 
-    /// They were asked about: again after a pause, which grows.
-    pub(super) fn asked(&mut self) {
-        self.ask_due = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(ASK_AGAIN_MAX);
+    /// These were asked about: the others soon, and all again after a pause, which grows.
+    pub(super) fn asked(&mut self, names: &[String]) {
+        let now = Instant::now();
+        match names.last() {
+            Some(last) if names.len() >= QUESTIONS => {
+                self.asked_to.clone_from(last);
+                self.ask_due = Some(now + ASK_AGAIN);
+            }
+            _ => {
+                self.asked_to.clear();
+                self.ask_due = Some(now + self.pause);
+                self.pause = (self.pause * 2).min(ASK_AGAIN_MAX);
+            }
+        }
     }
 }
 
@@ -92,5 +105,29 @@ impl Resolver for Names<'_> {
 
     fn endpoint_vip(&mut self, _: &VipKey<'_>) -> Option<IpAddr> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn every_node_is_asked_about_in_its_turn() {
+        let all: BTreeSet<String> = (0..150).map(|number| format!("node-{number}")).collect();
+        let mut unresolved = Unresolved::default();
+        unresolved.note(&Table::default(), all.clone());
+        for pause in [ASK_AGAIN, ASK_AGAIN * 2] {
+            let mut asked = BTreeSet::new();
+            for last in [false, false, true] {
+                let names = unresolved.questions(|name| name == "node-7");
+                assert!(names.len() <= QUESTIONS);
+                asked.extend(names.clone());
+                unresolved.asked(&names);
+                let wait = if last { pause } else { ASK_AGAIN };
+                assert_eq!(unresolved.ask_due, Some(Instant::now() + wait));
+            }
+            assert_eq!(asked.len(), all.len() - 1, "all but the one that is known");
+        }
     }
 }

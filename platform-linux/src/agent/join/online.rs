@@ -1,0 +1,125 @@
+//! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
+
+use super::Join;
+use crate::agent::resolver::EngineResolver;
+use crate::agent::state::Joined;
+use crate::cli::Run;
+use crate::dns::forward::{self, Forwarder};
+use crate::dns::{self, Sockets, Stats};
+use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report};
+use crate::prefix::Prefix;
+use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
+use edgemesh_core::rng::Rng;
+use edgemesh_core::wire::ip::Mesh;
+use edgemesh_host::entropy;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the addresses of the DNS responder may take to be usable.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Join {
+    /// What is routed to the device beside the mesh.
+    pub(super) async fn routed(&self) -> Vec<Prefix> {
+        if !self.settings.service_cidr.is_empty() {
+            return self.settings.service_cidr.clone();
+        }
+        let vips = self.handle.inspect(|data| {
+            let services = data.engine.services();
+            services.services().flat_map(|s| s.vips()).filter(|vip| services.is_vip(*vip)).collect::<Vec<_>>()
+        });
+        vips.await.unwrap_or_default().into_iter().map(Prefix::host).collect()
+    }
+
+    /// Gives the device its addresses and routes, and starts DNS.
+    ///
+    /// # Errors
+    /// What is in the way, named.
+    pub(super) async fn go_online(&mut self) -> Result<(), String> {
+        let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
+        let plan = plan(&self.settings, &joined, self.routed().await);
+        let root = self.state.root().to_owned();
+        let kept = tokio::task::spawn_blocking(move || {
+            let ledger = Ledger::open(&root).map_err(|e| e.to_string())?;
+            let keeper = Keeper::start(plan, ledger).map_err(|e| e.to_string())?;
+            keeper.spawn(report).map_err(|e| e.to_string())
+        });
+        let keeper = kept.await.map_err(|error| error.to_string())??;
+        self.status.touched(keeper.touched());
+        self.keeper = Some(keeper);
+        self.start_dns().await
+    }
+
+    /// Whether the node has its addresses and routes.
+    pub fn is_online(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    async fn start_dns(&self) -> Result<(), String> {
+        let address = SocketAddr::new(self.settings.dns, 53);
+        let deadline = Instant::now() + DNS_PATIENCE;
+        let sockets = loop {
+            match Sockets::bind(&[address]) {
+                Ok(sockets) => break sockets,
+                // The device's address may still be tentative.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(format!("--dns {address}: {error}")),
+            }
+        };
+        let source = match self.settings.upstream_dns.as_slice() {
+            [] => dns::Source::File("/etc/resolv.conf".into()),
+            servers => dns::Source::Fixed(servers.to_vec()),
+        };
+        let seed = entropy::seed().map_err(|error| error.to_string())?;
+        let stats = Arc::new(Stats::default());
+        self.status.dns(stats.clone());
+        let own: Vec<IpAddr> = vec![self.settings.dns];
+        let forwarder = Forwarder::new(forward::Settings::new(source, own), Rng::new(seed), stats);
+        let resolver = EngineResolver(self.handle.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = dns::serve(sockets, resolver, forwarder).await {
+                tracing::error!(%error, "DNS has ended");
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What the kernel is to do for a node that has joined.
+pub(in crate::agent) fn plan(settings: &Run, joined: &Joined, services: Vec<Prefix>) -> Plan {
+    let mesh = Mesh::new(joined.network, joined.index);
+    let prefix = |v6: bool| {
+        let (address, bits) = if v6 {
+            (IpAddr::from(joined.network.mesh_v6), 64)
+        } else {
+            (IpAddr::from(joined.network.mesh_v4), joined.network.mesh_v4_len)
+        };
+        Prefix::new(address, bits)
+    };
+    let families = [false, true].into_iter();
+    let mesh = families
+        .filter_map(|v6| Some(KeptMesh { address: mesh.own(v6), prefix: prefix(v6)? }))
+        .filter(|mesh| mesh.address.is_ipv4() || has_ipv6())
+        .collect();
+    Plan { device: DEFAULT_NAME.to_owned(), mtu: DEFAULT_MTU, mesh, dns: vec![settings.dns], services }
+}
+
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
+fn report(report: Report) {
+    match report {
+        Report::Restored(what) => tracing::warn!(?what, "restored what others had taken away"),
+        Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
+        Report::DeviceGone => tracing::error!("the device was deleted"),
+        Report::Recovered => tracing::info!("routes and rules are in place again"),
+    }
+}
