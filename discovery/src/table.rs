@@ -5,7 +5,9 @@
 //! (node, address, port, protocol): without a CNI two nodes own the same addresses.
 //! Node names stay names here; indices and endpoint VIPs come in when the table is encoded.
 
-use crate::object::{Endpoint, EndpointGroup, Identity, Kind, Object, Service, ServiceKind, ServicePort};
+use crate::object::{
+    Endpoint, EndpointGroup, Identity, Kind, Node, Object, Service, ServiceKind, ServicePort,
+};
 use edgemesh_core::wire::feed;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -19,13 +21,17 @@ pub struct Key {
     pub name: String,
 }
 
-/// All Services and Namespaces.
+/// All Services and Namespaces, and what is known of the cluster they are in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Table {
     /// The Services.
     pub services: BTreeMap<Key, Entry>,
     /// Namespaces that are known as such; every Service's namespace exists besides.
     pub namespaces: BTreeSet<String>,
+    /// The Nodes that the source told of.
+    pub nodes: BTreeMap<String, Node>,
+    /// The prefixes that ClusterIPs come from, as far as the source told.
+    pub service_cidrs: BTreeSet<(IpAddr, u8)>,
 }
 
 /// A Service with its endpoints.
@@ -69,6 +75,8 @@ impl Table {
                 }
                 Object::Endpoints(_) => {}
                 Object::Namespace => drop(table.namespaces.insert(identity.name.clone())),
+                Object::Node(node) => drop(table.nodes.insert(identity.name.clone(), node.clone())),
+                Object::ServiceCidr(cidrs) => table.service_cidrs.extend(cidrs),
             }
             debug_assert_eq!(identity.kind == Kind::Namespace, matches!(object, Object::Namespace));
         }

@@ -4,12 +4,15 @@
 //! into [`Object`]s. Unknown kinds and unknown fields are ignored, absent ones get the API server's defaults:
 //! manifests are what people apply, not what an API server would return. An error names the field.
 
+mod cluster;
 mod parse;
 mod raw;
 
+pub use cluster::parse_cidr;
 pub use parse::{FieldError, parse, parse_ip};
 
 use edgemesh_core::wire::feed::Protocol;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What tells objects apart.
@@ -17,7 +20,7 @@ use std::net::IpAddr;
 pub struct Identity {
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace, empty for a Namespace.
+    /// Its namespace, empty for kinds that are not in one.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -34,6 +37,10 @@ pub enum Kind {
     Endpoints,
     /// `v1/Namespace`
     Namespace,
+    /// `v1/Node`
+    Node,
+    /// `networking.k8s.io/v1/ServiceCIDR`
+    ServiceCidr,
 }
 
 /// One object.
@@ -47,6 +54,10 @@ pub enum Object {
     Endpoints(Endpoints),
     /// A Namespace.
     Namespace,
+    /// A Node.
+    Node(Node),
+    /// The prefixes of a ServiceCIDR: network address and length in bits.
+    ServiceCidr(Vec<(IpAddr, u8)>),
 }
 
 /// A Service.
@@ -102,6 +113,19 @@ pub struct Endpoints {
     pub skip: bool,
     /// Its subsets.
     pub groups: Vec<EndpointGroup>,
+}
+
+/// A Node, as far as it matters to Services.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    /// `InternalIP` and `ExternalIP` addresses, in order.
+    pub addresses: Vec<IpAddr>,
+    /// Labels that say where it is or what EdgeMesh is to do with it; others are dropped.
+    pub labels: BTreeMap<String, String>,
+    /// Condition `Ready`: whether it is true; `None` when it is unknown or absent.
+    pub ready: Option<bool>,
+    /// Prefixes of its pods' addresses.
+    pub pod_cidrs: Vec<(IpAddr, u8)>,
 }
 
 /// Endpoints that share their ports.

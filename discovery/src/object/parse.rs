@@ -1,6 +1,6 @@
 //! From a JSON value to validated objects.
 
-use super::{Endpoint, EndpointGroup, EndpointSlice, Endpoints, Identity, Kind, Object, raw};
+use super::{Endpoint, EndpointGroup, EndpointSlice, Endpoints, Identity, Kind, Object, cluster, raw};
 use super::{Service, ServiceKind, ServicePort};
 use edgemesh_core::wire::feed;
 use serde::de::DeserializeOwned;
@@ -110,6 +110,18 @@ fn one(kind: &str, document: &Value) -> Result<Option<(Identity, Object)>, Field
             let mut identity = identity(Kind::Namespace, &raw.metadata)?;
             identity.namespace = String::new();
             (identity, Object::Namespace)
+        }
+        "Node" => {
+            let raw: cluster::RawNode = typed(document)?;
+            let mut identity = identity(Kind::Node, &raw.metadata)?;
+            identity.namespace = String::new();
+            (identity, Object::Node(cluster::node(raw)?))
+        }
+        "ServiceCIDR" => {
+            let raw: cluster::RawServiceCidr = typed(document)?;
+            let mut identity = identity(Kind::ServiceCidr, &raw.metadata)?;
+            identity.namespace = String::new();
+            (identity, Object::ServiceCidr(cluster::service_cidr(raw)?))
         }
         _ => return Ok(None),
     }))
