@@ -2,6 +2,7 @@
 //!
 //! * [`object`]: the few fields of Service, EndpointSlice, Endpoints and Namespace that matter, validated
 //! * [`manifests`]: a directory of unmodified YAML or JSON files, watched for changes
+//! * `kubernetes` (a feature): an API server or KubeEdge's metaServer, listed and watched
 //! * [`table`]: the objects joined by port name and protocol into what a node needs to know
 //! * [`encoded`]: a table in its wire form, its digest, the difference of two, and the snapshot file
 //!
@@ -9,9 +10,11 @@
 //! the whole table anew (a pure function of the objects, so neither order nor history matters),
 //! [`encoded::Encoded::new`] resolves node names to indices and asks for endpoint VIPs, and
 //! [`encoded::Encoded::changes_since`] yields what feed frames, the engine and the snapshot take.
-//! It opens no socket, and no server or agent state lives here.
+//! Only `kubernetes` opens sockets, and no server or agent state lives here.
 
 pub mod encoded;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod manifests;
 pub mod object;
 pub mod table;

@@ -253,7 +253,14 @@ pub(crate) fn discovery(target: &Target, absent: &BTreeSet<Resource>) -> Reply {
 }
 
 fn described(resource: Resource) -> Value {
-    json!({"name": resource.plural(), "singularName": resource.kind().to_lowercase(),
+    let short = match resource {
+        Resource::Services => json!(["svc"]),
+        Resource::Endpoints => json!(["ep"]),
+        Resource::Namespaces => json!(["ns"]),
+        Resource::Nodes => json!(["no"]),
+        Resource::EndpointSlices | Resource::ServiceCidrs => json!([]),
+    };
+    json!({"name": resource.plural(), "shortNames": short, "singularName": resource.kind().to_lowercase(),
            "namespaced": resource.namespaced(), "kind": resource.kind(),
            "verbs": ["create", "delete", "get", "list", "update", "watch"]})
 }

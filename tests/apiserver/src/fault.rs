@@ -17,7 +17,7 @@ pub enum Verb {
 /// What happens to a request instead of its answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// An HTTP status with a `Status` body of this reason, perhaps with `Retry-After` in seconds.
+    /// An HTTP status with a `Status` body of this reason and message, perhaps with `Retry-After` in seconds.
     Status(u16, &'static str, Option<u32>),
     /// A watch that starts as it should and then tells this as its first event.
     ErrorEvent(u16, &'static str),

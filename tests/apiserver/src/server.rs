@@ -423,8 +423,7 @@ async fn read(
     let mut error = None;
     match fault {
         Some(Fault::Status(code, reason, retry_after)) => {
-            let body = answer::status(code, reason, "ordered by a test");
-            return Ok(response((code, retry_after, body)));
+            return Ok(response((code, retry_after, answer::status(code, reason, reason))));
         }
         Some(Fault::Close) => return Err(io::ErrorKind::ConnectionAborted.into()),
         Some(Fault::Silence) => pending().await,

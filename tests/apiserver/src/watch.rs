@@ -95,7 +95,7 @@ impl Watch {
             tokio::select! {
                 changed = version.changed() => if changed.is_err() { return Ok(()) },
                 () = self.out.closed() => return Ok(()),
-                () = sleep_until(end) => return Ok(()),
+                () = sleep_until(end) => return self.thawed().await,
                 () = bookmark => {
                     bookmark_at = bookmarks.map(|every| Instant::now() + every);
                     self.bookmark(seen).await?;
@@ -159,12 +159,17 @@ impl Watch {
         self.send(Ok(line.into())).await
     }
 
-    async fn send(&self, piece: io::Result<Bytes>) -> Result<(), Gone> {
+    /// Waits while the server is frozen.
+    async fn thawed(&self) -> Result<(), Gone> {
         let mut frozen = self.state.frozen.subscribe();
         tokio::select! {
-            thawed = frozen.wait_for(|frozen| !frozen) => drop(thawed.map_err(|_| Gone)?),
-            () = self.out.closed() => return Err(Gone),
+            thawed = frozen.wait_for(|frozen| !frozen) => thawed.map(drop).map_err(|_| Gone),
+            () = self.out.closed() => Err(Gone),
         }
+    }
+
+    async fn send(&self, piece: io::Result<Bytes>) -> Result<(), Gone> {
+        self.thawed().await?;
         self.out.send(piece).await.map_err(|_| Gone)
     }
 }
