@@ -232,6 +232,21 @@ pub fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
+/// Value parser: `http://HOST:PORT` or `https://HOST:PORT`, the port being optional.
+///
+/// # Errors
+/// What is accepted.
+pub fn http_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let rest = rest.map(|r| r.strip_suffix('/').unwrap_or(r));
+    let usable = rest.is_some_and(|r| host_port(r).is_ok() || host_port(&format!("{r}:443")).is_ok());
+    if usable {
+        Ok(text.to_owned())
+    } else {
+        Err("accepted: http://HOST:PORT or https://HOST:PORT".to_owned())
+    }
+}
+
 /// Value parser: a Kubernetes object name of the DNS-1123 subdomain form, as node names are.
 ///
 /// # Errors

@@ -171,3 +171,15 @@ fn value_parsers_take_what_they_say() {
     assert_eq!(dns_server("10.0.0.2").unwrap().port(), 53);
     assert_eq!(dns_server("10.0.0.2:5353").unwrap().port(), 5_353);
 }
+
+#[test]
+fn urls_are_checked() {
+    for good in
+        ["http://127.0.0.1:10550", "https://[fd00::1]:6443", "https://api.example", "http://10.0.0.1:80/"]
+    {
+        assert_eq!(http_url(good).as_deref(), Ok(good));
+    }
+    for bad in ["127.0.0.1:10550", "ftp://x:1", "http://", "https://a b:1", "http://x:0", "http://x:1/path"] {
+        assert!(http_url(bad).unwrap_err().contains("accepted"), "{bad}");
+    }
+}

@@ -6,7 +6,7 @@
 use crate::prefix::Prefix;
 use clap::{Args, Parser, Subcommand};
 use edgemesh_host::admin::Address;
-use edgemesh_host::config::{dns_server, node_name, socket_address};
+use edgemesh_host::config::{dns_server, http_url, node_name, socket_address};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -59,9 +59,19 @@ pub struct Run {
     /// UDP address for tunnels.
     #[arg(long, env = "EDGEMESH_LISTEN", default_value = "0.0.0.0:20006", value_parser = socket_address)]
     pub listen: SocketAddr,
-    /// Where Services come from: server, or manifests:DIR.
+    /// Where Services come from: server, kubernetes, or manifests:DIR.
     #[arg(long, env = "EDGEMESH_SOURCE", default_value = "server")]
     pub source: Source,
+    /// With --source kubernetes: where server and credentials are; without it they are those of the pod.
+    #[arg(long, env = "EDGEMESH_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// With --source kubernetes: URL of the API server, by address instead of a name or VIP that this node serves.
+    #[arg(long, env = "EDGEMESH_API_SERVER", value_name = "URL", value_parser = http_url)]
+    pub api_server: Option<String>,
+    /// With --source kubernetes: URL of KubeEdge's metaServer, such as http://127.0.0.1:10550, in place of an API
+    /// server.
+    #[arg(long, env = "EDGEMESH_META_SERVER", value_name = "URL", value_parser = http_url)]
+    pub meta_server: Option<String>,
     /// Link-local address that the DNS responder listens on.
     #[arg(long, env = "EDGEMESH_DNS", default_value_t = IpAddr::V4(Ipv4Addr::new(169, 254, 96, 16)))]
     pub dns: IpAddr,
@@ -119,6 +129,8 @@ pub const DEFAULT_ADMIN: &str = "unix:/run/edgemesh/agent.sock";
 pub enum Source {
     /// The server's feed.
     Server,
+    /// A Kubernetes API server or KubeEdge's metaServer.
+    Kubernetes,
     /// Files in a directory.
     Manifests(PathBuf),
 }
@@ -129,8 +141,10 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.strip_prefix("manifests:")) {
             ("server", _) => Ok(Self::Server),
+            ("kubernetes", _) if cfg!(feature = "kubernetes") => Ok(Self::Kubernetes),
+            ("kubernetes", _) => Err("this build has no Kubernetes client".to_owned()),
             (_, Some(dir)) if !dir.is_empty() => Ok(Self::Manifests(dir.into())),
-            _ => Err("accepted: server, manifests:DIR".to_owned()),
+            _ => Err("accepted: server, kubernetes, manifests:DIR".to_owned()),
         }
     }
 }
@@ -139,6 +153,7 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Server => f.write_str("server"),
+            Self::Kubernetes => f.write_str("kubernetes"),
             Self::Manifests(dir) => write!(f, "manifests:{}", dir.display()),
         }
     }

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::admin::Address;
-use edgemesh_host::config::{host_port, node_name, socket_address, span};
+use edgemesh_host::config::{host_port, http_url, node_name, socket_address, span};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,6 +57,15 @@ pub(crate) struct Run {
     /// Directory of Service and EndpointSlice manifests to feed to the nodes; changes apply at once.
     #[arg(long, env = "EDGEMESH_MANIFESTS", value_name = "DIR")]
     pub(crate) manifests: Option<PathBuf>,
+    /// Feed the Services of a Kubernetes API server: that of the pod, or as the next two settings say.
+    #[arg(long, env = "EDGEMESH_KUBERNETES")]
+    pub(crate) kubernetes: bool,
+    /// Where the API server and the credentials for it are.
+    #[arg(long, env = "EDGEMESH_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// URL of the API server in place of the configured one.
+    #[arg(long, env = "EDGEMESH_API_SERVER", value_name = "URL", value_parser = http_url)]
+    pub(crate) api_server: Option<String>,
     /// What this server does.
     #[arg(long, env = "EDGEMESH_ROLE", value_delimiter = ',', default_value = "directory,relay")]
     pub(crate) role: Vec<Role>,

@@ -1,11 +1,11 @@
 //! `edgemesh-server`: the part of EdgeMesh that has a public address.
 //!
 //! * `directory/`: which node has which index and key; crash-safe
-//! * `control/`: the nodes' control connections; `feed`: what Services they are told of
+//! * `control/`: the nodes' control connections; `feed`: what Services they are told of; `source`: whose they are
 //! * `forward/`: the relay
 //! * `run`: how they are put together; `token`: join tokens; `admin`: probes, metrics, JSON
 //!
-//! One small async runtime serves TCP; the relay's UDP socket and the manifests have threads of their own. The
+//! One small async runtime serves TCP; the relay's UDP socket and the source of Services have threads of their own. The
 //! server can read nothing that nodes say to each other.
 
 mod admin;
@@ -16,6 +16,7 @@ mod directory;
 mod feed;
 mod forward;
 mod run;
+mod source;
 mod token;
 
 use cli::{Cli, Command};

@@ -8,23 +8,17 @@ use crate::counters::Counters;
 use crate::directory::{Directory, Settings};
 use crate::feed::Feed;
 use crate::forward::{Switch, spawn_udp};
+use crate::source;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::Network;
-use edgemesh_discovery::manifests::Source;
-use edgemesh_discovery::table::Table;
 use edgemesh_host::admin::{self, Address, Listener};
 use edgemesh_host::{entropy, signal, state, tcp};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// The privileged admin socket, in the state directory.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
-/// How long the feed waits before it tries again to write the directory.
-const RETRY: Duration = Duration::from_secs(2);
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
@@ -59,10 +53,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
         spawn_udp(switch.clone(), udp).map_err(|e| named("relay thread", e))?;
     }
     let feed = Arc::new(Feed::new());
-    let _source = match &args.manifests {
-        Some(path) => Some(follow(path, directory.clone(), feed.clone(), counters.clone())?),
-        None => None,
-    };
+    let _source = source::follow(args, &directory, &feed, &counters)?;
     let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
     serve_admin(args, &shared).await?;
     tokio::spawn(control::serve(listener, shared));
@@ -81,7 +72,11 @@ async fn serve_admin(args: &Run, shared: &Arc<Shared>) -> Result<(), Failure> {
     let private = Address::Unix(args.common.state_dir.join(ADMIN_SOCKET));
     for (address, privileged) in [(&private, true), (&args.admin, false)] {
         let listener = Listener::bind(address).await.map_err(|e| Failure::Failed(e.to_string()))?;
-        let handler = Admin { shared: shared.clone(), has_source: args.manifests.is_some(), privileged };
+        let handler = Admin {
+            shared: shared.clone(),
+            has_source: args.manifests.is_some() || args.kubernetes,
+            privileged,
+        };
         tokio::spawn(admin::serve(listener, Arc::new(handler)));
     }
     Ok(())
@@ -94,6 +89,11 @@ fn check(args: &Run) -> Result<(), Failure> {
             "--role: a server without a directory has nobody to ask for its nodes yet; accepted: directory, or \
              directory,relay"
                 .to_owned(),
+        ));
+    }
+    if args.kubernetes && args.manifests.is_some() {
+        return Err(Failure::Config(
+            "--kubernetes: there are --manifests as well; accepted: one of the two".to_owned(),
         ));
     }
     if let Some(path) = &args.manifests {
@@ -153,29 +153,6 @@ fn own_address(v4: bool) -> Option<IpAddr> {
     let socket = UdpSocket::bind(local).ok()?;
     socket.connect(far).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
-}
-
-/// Feeds what a directory of manifests says.
-fn follow(
-    path: &Path,
-    directory: Arc<Mutex<Directory>>,
-    feed: Arc<Feed>,
-    counters: Arc<Counters>,
-) -> Result<Source, Failure> {
-    let publish = move |table: Table| {
-        while let Err(error) = feed.publish(&directory, &table) {
-            tracing::error!(%error, "the Services cannot be fed");
-            std::thread::sleep(RETRY);
-        }
-        if let Some(version) = feed.newest() {
-            tracing::info!(sequence = version.sequence, services = version.table.len(), "Services are fed");
-        }
-    };
-    let report = move |problem: String| {
-        counters.manifest_problems.fetch_add(1, Relaxed);
-        tracing::warn!(problem, "manifest does not apply");
-    };
-    Source::spawn(path, publish, report).map_err(|e| Failure::Failed(format!("--manifests: {e}")))
 }
 
 /// A control connection is an open file: as many as the system allows.

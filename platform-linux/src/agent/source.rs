@@ -1,11 +1,15 @@
-//! Services from a directory of manifests on this node.
+//! Services from a source on this node: a directory of manifests, or a Kubernetes API.
 //!
 //! Node names in EndpointSlices become indices by the records that this node has; a name that is not known yet is
 //! asked for, and the table is made again once the directory has answered.
 
 use super::join::Join;
+use super::start::RunError;
 use super::status::Shared;
+use crate::cli::{Run, Source};
 use edgemesh_discovery::encoded::{Resolver, VipKey};
+#[cfg(feature = "kubernetes")]
+use edgemesh_discovery::kubernetes;
 use edgemesh_discovery::manifests;
 use edgemesh_discovery::table::Table;
 use std::collections::BTreeSet;
@@ -13,20 +17,54 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::path::Path;
+#[cfg(feature = "kubernetes")]
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Pauses between questions about nodes that the directory did not know.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(60);
+/// How often the age of the table is brought up to date.
+#[cfg(feature = "kubernetes")]
+const CURRENT: Duration = Duration::from_secs(5);
 /// Nodes asked about at a time.
 const QUESTIONS: usize = 64;
 
-/// Follows `directory` until dropped.
+/// A source that runs until it is dropped.
+pub(super) enum Followed {
+    /// The server's feed needs nobody here.
+    Server,
+    /// See [`manifests`].
+    Manifests { _source: manifests::Source },
+    /// See [`kubernetes`].
+    #[cfg(feature = "kubernetes")]
+    Kubernetes { _source: kubernetes::Source },
+}
+
+/// Follows the source of the settings.
 ///
 /// # Errors
-/// When the directory cannot be read or watched.
-pub fn follow(directory: &Path, join: &Join) -> io::Result<manifests::Source> {
+/// Settings that cannot work; the text names them.
+pub(super) fn follow(settings: &Run, join: &Join) -> Result<Followed, RunError> {
+    match &settings.source {
+        Source::Server => Ok(Followed::Server),
+        Source::Manifests(directory) => {
+            let source = follow_manifests(directory, join).map_err(|error| {
+                RunError::Failed(format!("--source manifests:{}: {error}", directory.display()))
+            })?;
+            Ok(Followed::Manifests { _source: source })
+        }
+        #[cfg(feature = "kubernetes")]
+        Source::Kubernetes => Ok(Followed::Kubernetes { _source: follow_kubernetes(settings, join)? }),
+        #[cfg(not(feature = "kubernetes"))]
+        Source::Kubernetes => {
+            Err(RunError::Usage("--source: this build has no Kubernetes client".to_owned()))
+        }
+    }
+}
+
+fn follow_manifests(directory: &Path, join: &Join) -> io::Result<manifests::Source> {
     let tables = join.tables();
     manifests::Source::spawn(
         directory,
@@ -35,6 +73,44 @@ pub fn follow(directory: &Path, join: &Join) -> io::Result<manifests::Source> {
         },
         |problem| tracing::warn!("{problem}"),
     )
+}
+
+#[cfg(feature = "kubernetes")]
+fn follow_kubernetes(settings: &Run, join: &Join) -> Result<kubernetes::Source, RunError> {
+    if settings.api_server.is_some() && settings.meta_server.is_some() {
+        let text = "--meta-server: there is an --api-server as well; accepted: one of the two";
+        return Err(RunError::Usage(text.to_owned()));
+    }
+    let tables = join.tables();
+    let access = kubernetes::Settings {
+        kubeconfig: settings.kubeconfig.clone(),
+        server: settings.meta_server.clone().or_else(|| settings.api_server.clone()),
+        meta_server: settings.meta_server.is_some(),
+        known_services: join.known_services(),
+        ..kubernetes::Settings::default()
+    };
+    let source = kubernetes::Source::spawn(
+        access,
+        move |table| {
+            let _ = tables.send(table);
+        },
+        |problem| tracing::warn!("{problem}"),
+    );
+    let source = source.map_err(|error| RunError::Usage(format!("--source kubernetes: {error}")))?;
+    tokio::task::spawn_local(keep_current(source.health(), join.status()));
+    Ok(source)
+}
+
+/// The table's age is that of the last word of the API server, not of the last change.
+#[cfg(feature = "kubernetes")]
+async fn keep_current(health: Arc<kubernetes::Health>, status: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(CURRENT);
+    loop {
+        ticks.tick().await;
+        if let Some(unix_secs) = health.current() {
+            status.confirmed(unix_secs);
+        }
+    }
 }
 
 /// A table of a source on this node that names nodes which no record names yet.

@@ -105,13 +105,7 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
             tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted, datagrams_out));
             tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
             tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
-            let _manifests = match &settings.source {
-                Source::Manifests(directory) => {
-                    let named = |error| failed(format!("--source manifests:{}: {error}", directory.display()));
-                    Some(source::follow(directory, &join).map_err(named)?)
-                }
-                Source::Server => None,
-            };
+            let _source = source::follow(&settings, &join)?;
             let shutdown = signal::shutdown();
             tokio::pin!(shutdown);
             let ended = loop {

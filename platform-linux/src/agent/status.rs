@@ -142,6 +142,14 @@ impl Shared {
         (inner.current, inner.heard) = (Some(unix_secs), true);
     }
 
+    /// The source says that what it told last was current then.
+    pub fn confirmed(&self, unix_secs: u64) {
+        let mut inner = self.inner();
+        if inner.heard {
+            inner.current = inner.current.max(Some(unix_secs));
+        }
+    }
+
     /// Whether the source was heard in this run.
     pub fn is_heard(&self) -> bool {
         self.inner().heard

@@ -111,6 +111,11 @@ impl Join {
         self.tables.0.clone()
     }
 
+    /// Services in the table that is served now.
+    pub fn known_services(&self) -> usize {
+        self.replica.table().len()
+    }
+
     /// Brings back what an earlier run knew.
     ///
     /// # Errors

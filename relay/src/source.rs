@@ -1,0 +1,75 @@
+//! What is fed: a directory of manifests or a Kubernetes API, each on a thread of its own.
+
+use crate::Failure;
+use crate::cli::Run;
+use crate::counters::Counters;
+use crate::directory::Directory;
+use crate::feed::Feed;
+#[cfg(feature = "kubernetes")]
+use edgemesh_discovery::kubernetes;
+use edgemesh_discovery::manifests;
+use edgemesh_discovery::table::Table;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the feed waits before it tries again to write the directory.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A source that runs until it is dropped.
+pub(crate) enum Followed {
+    /// Nothing is fed.
+    Nothing,
+    /// See [`manifests`].
+    Manifests { _source: manifests::Source },
+    /// See [`kubernetes`].
+    #[cfg(feature = "kubernetes")]
+    Kubernetes { _source: kubernetes::Source },
+}
+
+/// Feeds what the settings name.
+pub(crate) fn follow(
+    args: &Run,
+    directory: &Arc<Mutex<Directory>>,
+    feed: &Arc<Feed>,
+    counters: &Arc<Counters>,
+) -> Result<Followed, Failure> {
+    let (directory, feed, counters) = (directory.clone(), feed.clone(), counters.clone());
+    let publish = move |table: Table| {
+        while let Err(error) = feed.publish(&directory, &table) {
+            tracing::error!(%error, "the Services cannot be fed");
+            std::thread::sleep(RETRY);
+        }
+        if let Some(version) = feed.newest() {
+            tracing::info!(sequence = version.sequence, services = version.table.len(), "Services are fed");
+        }
+    };
+    if args.kubernetes {
+        return follow_kubernetes(args, publish);
+    }
+    let Some(path) = &args.manifests else { return Ok(Followed::Nothing) };
+    let report = move |problem: String| {
+        counters.manifest_problems.fetch_add(1, Relaxed);
+        tracing::warn!(problem, "manifest does not apply");
+    };
+    let source = manifests::Source::spawn(path, publish, report);
+    let source = source.map_err(|e| Failure::Failed(format!("--manifests: {e}")))?;
+    Ok(Followed::Manifests { _source: source })
+}
+
+#[cfg(feature = "kubernetes")]
+fn follow_kubernetes(args: &Run, publish: impl FnMut(Table) + Send + 'static) -> Result<Followed, Failure> {
+    let settings = kubernetes::Settings {
+        kubeconfig: args.kubeconfig.clone(),
+        server: args.api_server.clone(),
+        ..kubernetes::Settings::default()
+    };
+    let source = kubernetes::Source::spawn(settings, publish, |problem| tracing::warn!("{problem}"));
+    let source = source.map_err(|e| Failure::Config(format!("--kubernetes: {e}")))?;
+    Ok(Followed::Kubernetes { _source: source })
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn follow_kubernetes(_: &Run, _: impl FnMut(Table) + Send + 'static) -> Result<Followed, Failure> {
+    Err(Failure::Config("--kubernetes: this build has no Kubernetes client".to_owned()))
+}
