@@ -63,7 +63,8 @@ enum State {
 /// The control connection of a node.
 pub struct Link {
     identity: StaticSecret,
-    public: PublicKey,
+    /// Computed once, at the first welcome: where the engine is made, a board's stack is too deep for it.
+    public: Option<PublicKey>,
     credentials: Credentials,
     authority: Authority,
     server: Option<SocketAddr>,
@@ -86,8 +87,8 @@ impl Link {
     /// A link that is down.
     pub fn new(identity: StaticSecret, credentials: Credentials, authority: Authority) -> Self {
         Self {
-            public: identity.public(),
             identity,
+            public: None,
             credentials,
             authority,
             server: None,
@@ -281,11 +282,12 @@ impl Link {
 
     /// A server speaks of nothing before it has accepted this node or turned it away, and it accepts this node
     /// only: with a record that the directory signed for our name and key.
-    fn check(&self, message: Option<&ToNode<'_>>) -> Result<(), DropReason> {
+    fn check(&mut self, message: Option<&ToNode<'_>>) -> Result<(), DropReason> {
         match message {
             Some(ToNode::Welcome(welcome)) => {
                 let record = self.authority.record(&welcome.record)?;
-                let ours = record.name == self.credentials.name && record.key == self.public.0;
+                let public = self.public.get_or_insert_with(|| self.identity.public());
+                let ours = record.name == self.credentials.name && record.key == public.0;
                 if ours { Ok(()) } else { Err(DropReason::Authentication) }
             }
             Some(ToNode::Refused { .. }) | None => Ok(()),
