@@ -296,15 +296,16 @@ impl<'a> Flows<'a> {
         self.table.restore(now, record)
     }
 
-    /// Answers a packet that has nowhere to go, so that its sender does not wait: TCP with a reset, the rest with
-    /// "port unreachable".
+    /// Answers a packet that has nowhere to go, so that its sender does not wait: TCP with a reset, SCTP
+    /// with an ABORT, the rest with "port unreachable".
     pub fn refuse(&self, packet: &mut Packet<'_>, reason: DropReason) -> Translated {
         let answered = start(packet).and_then(|t| match (t.kind, t.fragment) {
             (_, Fragment::Later { .. }) | (Kind::IcmpError { .. } | Kind::EchoReply | Kind::Opaque, _) => {
                 Err(reason)
             }
             (Kind::Tcp { .. }, _) => reply::tcp_reset(packet, &t),
-            (Kind::Udp | Kind::Sctp | Kind::EchoRequest, _) => reply::port_unreachable(packet, &t),
+            (Kind::Sctp { .. }, _) => reply::sctp_abort(packet, &t),
+            (Kind::Udp | Kind::EchoRequest, _) => reply::port_unreachable(packet, &t),
         });
         answered.map_or_else(Translated::Drop, |()| Translated::Reply)
     }

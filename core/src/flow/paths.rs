@@ -5,7 +5,7 @@ use super::fragments::{Followed, Route};
 use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Ticket, Translated, Vip, send};
 use crate::counters::DropReason;
 use crate::wire::ip::{
-    ACK, Checksum, Fragment, Kind, RST, Rewrite, SYN, clamp_mss, finish_checksum, reply, rewrite,
+    Checksum, Fragment, Kind, RST, Rewrite, clamp_mss, finish_checksum, reply, rewrite, sctp,
     set_fragment_id, set_whole_id,
 };
 use core::net::IpAddr;
@@ -53,9 +53,9 @@ impl Flows<'_> {
     }
 
     /// Whether the flow still leads where a new one could: UDP has no end of its own, so a change of the
-    /// Services ends it (rows Q1 to Q5), and a SYN belongs to a new connection.
+    /// Services ends it (rows Q1 to Q5), and a SYN or INIT belongs to a new connection.
     fn usable(&mut self, id: u32, call: &Call<'_, '_>) -> bool {
-        let syn = call.t.tcp_flags() & (SYN | ACK) == SYN;
+        let syn = call.t.opens();
         if syn && self.table.is_closing(id) {
             return false;
         }
@@ -81,12 +81,18 @@ impl Flows<'_> {
         }
         match call.t.kind {
             Kind::Tcp { flags } if flags & RST != 0 => Err(DropReason::NoFlow),
-            Kind::Tcp { flags } if flags & (SYN | ACK) == SYN => Ok(Outcome::from(Translated::Miss(new))),
+            Kind::Tcp { .. } | Kind::Sctp { .. } if call.t.opens() => {
+                Ok(Outcome::from(Translated::Miss(new)))
+            }
             Kind::Tcp { .. } => {
                 reply::tcp_reset(call.packet, &call.t)?;
                 Ok(Outcome::from(Translated::Reply))
             }
-            Kind::Udp | Kind::Sctp => Ok(Outcome::from(Translated::Miss(new))),
+            Kind::Sctp { .. } => {
+                reply::sctp_abort(call.packet, &call.t)?;
+                Ok(Outcome::from(Translated::Reply))
+            }
+            Kind::Udp => Ok(Outcome::from(Translated::Miss(new))),
             Kind::EchoRequest if vip == Vip::Service => {
                 reply::echo(call.packet, &call.t, call.offload.checksum)?;
                 Ok(Outcome::from(Translated::Reply))
@@ -146,7 +152,7 @@ impl Flows<'_> {
             port: t.src_port,
             remote_port: t.dst_port,
         };
-        let opens = t.kind == Kind::EchoRequest || t.tcp_flags() & (SYN | ACK) == SYN;
+        let opens = t.kind == Kind::EchoRequest || t.opens();
         let known = self.admitted.find(&tuple);
         let served = || !opens && call.policy.admits(t.protocol, t.src, t.src_port);
         if known.is_none() && !served() {
@@ -193,7 +199,7 @@ impl Flows<'_> {
         let t = call.t;
         let deadline = match known {
             Some(id) => self.admitted.progress(call.now, id, from_client, &t),
-            None if t.tcp_flags() & RST != 0 => None,
+            None if t.tcp_flags() & RST != 0 || t.sctp_chunk() == sctp::ABORT => None,
             None => Some(self.admitted.admit(call.now, tuple, from_client, &t)?),
         };
         let released = match t.fragment {

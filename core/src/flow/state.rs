@@ -1,7 +1,7 @@
 //! How far a flow has come, and when it ends: what both tables keep of each entry.
 
 use crate::time::{Duration, Instant};
-use crate::wire::ip::{FIN, RST, SCTP, SYN, TCP, Transport, UDP};
+use crate::wire::ip::{FIN, RST, SCTP, SYN, TCP, Transport, UDP, sctp};
 
 /// Liveness of one entry.
 #[derive(Clone, Copy)]
@@ -17,11 +17,11 @@ pub(super) struct Track {
 
 /// Seen from one side only.
 const UNREPLIED: u8 = 1;
-/// TCP: the endpoint answered, the client has not confirmed.
+/// TCP, SCTP: the endpoint answered, the client has not confirmed.
 const REPLIED: u8 = 2;
 /// Both sides confirmed.
 const ESTABLISHED: u8 = 3;
-/// TCP: both sides have sent a FIN.
+/// TCP: both sides have sent a FIN. SCTP: the last packet of the shutdown has passed.
 const CLOSING: u8 = 4;
 
 /// What a packet did to its entry.
@@ -46,10 +46,14 @@ pub(super) enum Class {
 impl Track {
     pub(super) const ZERO: Self = Self { last: 0, protocol: 0, state: 0, fins: 0 };
 
-    /// The state after the first packet. A segment that is no SYN belongs to a connection that was there before
+    /// The state after the first packet. One without SYN or INIT belongs to a connection that was there before
     /// this table.
     pub(super) fn new(now: Instant, from_client: bool, t: &Transport) -> Self {
-        let midway = t.protocol == TCP && t.tcp_flags() & SYN == 0;
+        let midway = match t.protocol {
+            TCP => t.tcp_flags() & SYN == 0,
+            SCTP => !matches!(t.sctp_chunk(), sctp::INIT | sctp::INIT_ACK),
+            _ => false,
+        };
         let mut track = Self::ahead(now, t.protocol, midway);
         let _ = track.packet(now, from_client, t);
         track
@@ -70,13 +74,19 @@ impl Track {
 
     pub(super) fn packet(&mut self, now: Instant, from_client: bool, t: &Transport) -> Progress {
         self.last = now.as_micros();
-        if self.protocol != TCP {
-            if !from_client {
-                self.state = ESTABLISHED;
+        match self.protocol {
+            TCP => self.segment(from_client, t.tcp_flags()),
+            SCTP => self.chunk(from_client, t.sctp_chunk()),
+            _ => {
+                if !from_client {
+                    self.state = ESTABLISHED;
+                }
+                Progress::On
             }
-            return Progress::On;
         }
-        let flags = t.tcp_flags();
+    }
+
+    fn segment(&mut self, from_client: bool, flags: u8) -> Progress {
         if flags & RST != 0 {
             return Progress::Over;
         }
@@ -90,6 +100,27 @@ impl Track {
             (REPLIED, true) if flags & SYN == 0 => ESTABLISHED,
             (state, _) => state,
         };
+        self.compared_with(before)
+    }
+
+    /// RFC 9260, 4. A COOKIE ECHO, and all that belongs to an association from before this table, establishes.
+    fn chunk(&mut self, from_client: bool, chunk: u8) -> Progress {
+        if chunk == sctp::ABORT {
+            return Progress::Over;
+        }
+        let before = self.timeout();
+        self.state = match (self.state, from_client, chunk) {
+            (_, _, sctp::SHUTDOWN_COMPLETE) => CLOSING,
+            (CLOSING, true, sctp::INIT) => UNREPLIED,
+            (UNREPLIED, false, sctp::INIT_ACK) => REPLIED,
+            (REPLIED, true, sctp::INIT) => REPLIED,
+            (UNREPLIED, false, _) | (REPLIED, true, _) => ESTABLISHED,
+            (state, ..) => state,
+        };
+        self.compared_with(before)
+    }
+
+    fn compared_with(&self, before: Duration) -> Progress {
         if self.timeout() < before { Progress::Sooner } else { Progress::On }
     }
 
@@ -131,7 +162,7 @@ impl Track {
         Duration::from_secs(match (self.protocol, self.state) {
             (TCP, UNREPLIED) => 120,
             (TCP, REPLIED) => 60,
-            (TCP, CLOSING) => 2,
+            (TCP | SCTP, CLOSING) => 2,
             // Half closed: kube-proxy's CLOSE_WAIT timeout; otherwise its established timeout (row C12).
             (TCP, _) if self.fins != 0 => 3_600,
             (TCP, _) => 86_400,

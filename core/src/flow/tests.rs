@@ -3,6 +3,7 @@
 mod model;
 mod refusals;
 mod scenarios;
+mod sctp;
 
 use super::*;
 use crate::rng::Rng;

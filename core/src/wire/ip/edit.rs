@@ -1,6 +1,7 @@
 //! Changes in place, with the checksums carried along.
 
-use super::checksum::{Delta, sum, update_crc32c};
+use super::checksum::{Delta, sum};
+use super::sctp::update_crc32c;
 use super::{Checksum, Fragment, Kind, SYN, Transport, array, byte, put, word};
 use crate::counters::DropReason;
 use core::net::IpAddr;
@@ -208,7 +209,7 @@ fn update_header(bytes: &mut [u8], t: &Transport, change: Delta) -> Result<Delta
 }
 
 fn set_ports(bytes: &mut [u8], t: &Transport, to: &Rewrite) -> Result<Delta, DropReason> {
-    if t.kind != Kind::Sctp {
+    if !matches!(t.kind, Kind::Sctp { .. }) {
         return set_quoted_ports(bytes, t, to);
     }
     if (t.src_port, t.dst_port) == (to.src_port, to.dst_port) {
@@ -229,7 +230,7 @@ fn set_ports(bytes: &mut [u8], t: &Transport, to: &Rewrite) -> Result<Delta, Dro
 fn set_quoted_ports(bytes: &mut [u8], t: &Transport, to: &Rewrite) -> Result<Delta, DropReason> {
     let mut delta = Delta::default();
     match t.kind {
-        Kind::Tcp { .. } | Kind::Udp | Kind::Sctp => {
+        Kind::Tcp { .. } | Kind::Udp | Kind::Sctp { .. } => {
             swap_in(bytes, t.l4, to.src_port.to_be_bytes(), &mut delta)?;
             swap_in(bytes, t.l4.saturating_add(2), to.dst_port.to_be_bytes(), &mut delta)?;
         }

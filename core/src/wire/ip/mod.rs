@@ -14,6 +14,7 @@ mod edit;
 mod mesh;
 mod parse;
 pub mod reply;
+pub mod sctp;
 mod split;
 
 pub use address::Address;
@@ -68,7 +69,10 @@ pub enum Kind {
     /// A UDP datagram.
     Udp,
     /// An SCTP packet.
-    Sctp,
+    Sctp {
+        /// What it does to the association: a type of [`sctp`].
+        chunk: u8,
+    },
     /// An ICMP echo request; its identifier is the source port, the destination port is 0.
     EchoRequest,
     /// An ICMP echo reply; its identifier is the destination port, the source port is 0.
@@ -163,6 +167,19 @@ impl Transport {
         }
     }
 
+    /// The chunk that says what an SCTP packet does to its association; [`sctp::NONE`] for anything else.
+    pub fn sctp_chunk(&self) -> u8 {
+        match self.kind {
+            Kind::Sctp { chunk } => chunk,
+            _ => sctp::NONE,
+        }
+    }
+
+    /// Whether it begins a connection: a TCP SYN, an SCTP INIT.
+    pub fn opens(&self) -> bool {
+        self.tcp_flags() & (SYN | ACK) == SYN || self.sctp_chunk() == sctp::INIT
+    }
+
     /// Length of the IP packet in bytes.
     pub fn len(&self) -> usize {
         self.end.saturating_sub(self.start)
@@ -179,7 +196,7 @@ impl Transport {
             Kind::Tcp { .. } => 16,
             Kind::Udp => 6,
             Kind::EchoRequest | Kind::EchoReply | Kind::IcmpError { .. } => 2,
-            Kind::Sctp | Kind::Opaque => return None,
+            Kind::Sctp { .. } | Kind::Opaque => return None,
         };
         Some(self.l4.saturating_add(offset))
     }
@@ -189,7 +206,7 @@ impl Transport {
         match self.kind {
             Kind::Tcp { .. } | Kind::Udp => true,
             Kind::EchoRequest | Kind::EchoReply | Kind::IcmpError { .. } => self.src.is_ipv6(),
-            Kind::Sctp | Kind::Opaque => false,
+            Kind::Sctp { .. } | Kind::Opaque => false,
         }
     }
 }

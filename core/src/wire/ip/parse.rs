@@ -1,6 +1,8 @@
 //! From bytes to [`Transport`].
 
-use super::{EXTENSION_HEADERS, Fragment, ICMP, ICMPV6, Kind, SCTP, TCP, Transport, UDP, array, byte, word};
+use super::{
+    EXTENSION_HEADERS, Fragment, ICMP, ICMPV6, Kind, SCTP, TCP, Transport, UDP, array, byte, sctp, word,
+};
 use crate::counters::DropReason;
 use core::net::IpAddr;
 
@@ -175,7 +177,7 @@ fn upper(bytes: &[u8], header: &Header, extent: Extent) -> Result<(Kind, u16, u1
         }
         (SCTP, _) => {
             need(12)?;
-            Kind::Sctp
+            Kind::Sctp { chunk: sctp::signal(bytes.get(at(12)..).unwrap_or_default()) }
         }
         (ICMP, false) | (ICMPV6, true) => {
             need(8)?;

@@ -6,8 +6,8 @@
 
 use super::checksum::{pseudo_header, sum};
 use super::{
-    ACK, Checksum, FIN, Fragment, ICMP, ICMPV6, Kind, RST, Rewrite, SYN, TCP, Transport, array, byte,
-    finish_checksum, put, rewrite,
+    ACK, Checksum, FIN, Fragment, ICMP, ICMPV6, Kind, RST, Rewrite, SCTP, SYN, TCP, Transport, array, byte,
+    finish_checksum, put, rewrite, sctp,
 };
 use crate::counters::DropReason;
 use crate::packet::Packet;
@@ -50,6 +50,17 @@ pub fn tcp_reset(packet: &mut Packet<'_>, t: &Transport) -> Result<(), DropReaso
     put_at(out, 12, [0x50, flags, 0, 0])?;
     put_at(out, 16, [0; 4])?;
     seal(out, l4, 16, TCP)
+}
+
+/// Answers an SCTP packet that belongs to no association with an ABORT (RFC 9260, 8.4): Linux does not let an
+/// association fail on "port unreachable".
+///
+/// # Errors
+/// [`DropReason::NoFlow`] when such a packet gets no answer, [`DropReason::NoRoom`].
+pub fn sctp_abort(packet: &mut Packet<'_>, t: &Transport) -> Result<(), DropReason> {
+    let answer = sctp::abort(packet.bytes().get(..t.end).unwrap_or_default(), t.l4, t.sctp_chunk())?;
+    let l4 = ip_header(packet, t, SCTP, answer.len())?;
+    put(packet.bytes_mut(), l4, answer)
 }
 
 /// Answers a packet with ICMP or ICMPv6 "port unreachable".

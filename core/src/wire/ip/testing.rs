@@ -1,6 +1,5 @@
 //! Packets for tests, built and checked the slow way: every checksum over every byte.
 
-use super::checksum::tests::crc32c;
 use super::*;
 use std::vec;
 use std::vec::Vec;
@@ -164,6 +163,27 @@ fn pseudo(packet: &[u8], l4: usize, protocol: u8) -> u16 {
     words.extend_from_slice(&((packet.len() - l4) as u32).to_be_bytes());
     words.extend_from_slice(&u32::from(protocol).to_be_bytes());
     slow_sum(&words)
+}
+
+/// CRC32c the slow way.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        for bit in 0..8 {
+            let odd = (crc ^ u32::from(byte >> bit)) & 1 == 1;
+            crc = (crc >> 1) ^ if odd { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !crc
+}
+
+/// An SCTP packet with this verification tag and one chunk.
+pub(crate) fn sctp(src: (&str, u16), dst: (&str, u16), tag: u32, chunk: u8, value: &[u8]) -> Vec<u8> {
+    let mut body = sctp_body(src.1, dst.1, &[chunk, 0]);
+    body[4..8].copy_from_slice(&tag.to_be_bytes());
+    body.extend_from_slice(&((value.len() + 4) as u16).to_be_bytes());
+    body.extend_from_slice(value);
+    spec(src.0, dst.0, SCTP, body).build()
 }
 
 /// Writes the transport checksum, complete or partial.
