@@ -3,6 +3,7 @@
 use crate::support::{Heard, Node, Scratch, Server};
 use edgemesh_discovery::encoded::Replica;
 use edgemesh_discovery::table::Key;
+use edgemesh_testapi::{ApiServer, Options};
 
 fn service(name: &str, ip: &str) -> String {
     format!(
@@ -126,4 +127,26 @@ fn endpoints_of_headless_services_have_addresses_that_stay() {
     server.reaches("feed_services", 2);
     let server = server.kill_and_restart(&["--manifests", &path]);
     assert_eq!(vip(&server), "242.128.0.1", "the pod moved to another node, the server was killed");
+}
+
+#[test]
+fn a_kubernetes_api_is_fed_as_manifests_are() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let api = runtime.block_on(ApiServer::start(Options::default())).unwrap();
+    let object = |yaml: String| serde_saphyr::from_str(yaml.trim_start_matches("---\n")).unwrap();
+    assert!(api.put(object(service("web", "10.96.0.1"))) > 0);
+    assert!(api.put(object(slice("web", "edge-9"))) > 0);
+    let state = Scratch::new("feed-kubernetes");
+    let server = Server::start(&state.0, 0, &["--kubernetes", "--api-server", &api.url()]);
+    let mut node = Node::join(&server.token("a", &[]), server.address, 1, true);
+    let mut replica = Replica::default();
+    follow(&mut node, &mut replica);
+    assert!(run_text(&replica, "web").contains("172.17.0.2"));
+    assert!(api.put(object(service("db", "10.96.0.2"))) > 0);
+    follow(&mut node, &mut replica);
+    assert_eq!(replica.table().len(), 2);
+    drop(api);
+    // The server says that the API is away, and goes on with what it knows.
+    server.log("what is known stays");
+    assert_eq!(server.get("/readyz"), "ok\n");
 }
