@@ -7,7 +7,7 @@
 //! What follows from the sizes is exact: an index has twice the places of its table, rounded down to a power of two
 //! as [`Index`](crate::storage::Index) would; every timer has its place among the deadlines.
 
-use crate::flow::{self, AdmittedSlot, FlowSlot};
+use crate::flow::{self, AdmittedSlot, FlowSlot, Kept};
 use crate::node::Event;
 use crate::path;
 use crate::peer::{LookupSlot, PeerEntry};
@@ -41,7 +41,7 @@ impl<'a> Resources<'a> {
     /// Uses these flow slots instead of its own as far as they go: those of an earlier run, on the same clock. The
     /// machine mends or drops what that run left half written.
     #[must_use]
-    pub fn with_flows(mut self, flows: &'a mut [FlowSlot], admitted: &'a mut [AdmittedSlot]) -> Self {
+    pub fn with_flows(mut self, flows: Kept<'a, FlowSlot>, admitted: Kept<'a, AdmittedSlot>) -> Self {
         (self.flows.flows, self.flows.admitted) = (flows, admitted);
         self
     }
@@ -194,11 +194,11 @@ macro_rules! memory {
             },
             paths: $crate::path::Resources { peers: $paths, acks: $acks, sessions: $relay_sessions },
             flows: $crate::flow::Resources {
-                flows: $flows,
+                flows: $crate::flow::Kept::none($flows),
                 by_client: $by_client,
                 by_mapped: $by_mapped,
                 sources: $sources,
-                admitted: $admitted,
+                admitted: $crate::flow::Kept::none($admitted),
                 by_tuple: $by_tuple,
                 admitters: $admitters,
                 fragments: $fragments,

@@ -88,7 +88,7 @@ impl Policy for Nothing {
 #[test]
 fn ipv6_packets_and_flows_are_dropped_by_name() {
     let mut memory = Memory::ZERO;
-    let mut flows = Flows::new(memory.lend().flows, Mesh::NONE, &mut Rng::new([1; 32]));
+    let mut flows = Flows::new(Instant::ZERO, memory.lend().flows, Mesh::NONE, &mut Rng::new([1; 32]));
     let mut bytes = [0; 60];
     bytes[0] = 0x60;
     (bytes[5], bytes[6], bytes[7]) = (20, TCP, 64);

@@ -5,8 +5,8 @@
 use core::net::{IpAddr, Ipv4Addr};
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::flow::{
-    self, AdmittedSlot, Endpoint, FlowSlot, Flows, FragmentSlot, NewFlow, Offload, Outcome, PeerRef, Policy,
-    Translated, Vip,
+    self, AdmittedSlot, Endpoint, FlowSlot, Flows, FragmentSlot, Kept, NewFlow, Offload, Outcome, PeerRef,
+    Policy, Translated, Vip,
 };
 use edgemesh_core::packet::Packet;
 use edgemesh_core::rng::Rng;
@@ -85,12 +85,13 @@ impl Node {
         );
         let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xfd; 16] };
         let flows = Flows::new(
+            Instant::ZERO,
             flow::Resources {
-                flows: leak(FlowSlot::ZERO, 16),
+                flows: Kept::none(leak(FlowSlot::ZERO, 16)),
                 by_client: leak(0, 32),
                 by_mapped: leak(0, 32),
                 sources: leak(0, 16),
-                admitted: leak(AdmittedSlot::ZERO, 16),
+                admitted: Kept::none(leak(AdmittedSlot::ZERO, 16)),
                 by_tuple: leak(0, 32),
                 admitters: leak(0, 16),
                 fragments: leak(FragmentSlot::ZERO, 8),

@@ -5,8 +5,8 @@
 //! shell under a ticket, for at most a second. Datagrams get new identifications where several sources become
 //! one, because two of them may use the same.
 
+use super::entries::hasher;
 use super::slots::FragmentSlot;
-use super::table::hasher;
 use super::{Expiry, PeerRef, Ticket, Translated};
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};

@@ -7,10 +7,11 @@
 //! because a kernel refuses its own addresses coming in, and its packets go back where they came from.
 //!
 //! Life cycle: [`Flows::outbound`] says [`Translated::Miss`], the node chooses an endpoint, [`Flows::open`]
-//! makes the flow, the packet is handed in again. [`Flows::handle_timeout`] ends it.
+//! makes the flow, the packet is handed in again. [`Flows::handle_timeout`] ends it. Slots that outlive the process
+//! carry it into the next run ([`Flows::new`]).
 //!
 //! Bounds: every table is borrowed. A full flow table first gives up closing flows, then unreplied, then idle
-//! ones, those of the source with most flows first, out of [`table::SAMPLE`] neighbouring entries; a live flow
+//! ones, those of the source with most flows first, out of 32 neighbouring entries; a live flow
 //! never. While less than an eighth is free, a source with more than half of the table only replaces its own.
 //! Later fragments that overtook the first wait with the shell ([`Translated::Park`]).
 //!
@@ -18,14 +19,16 @@
 //! unharmed, so it cannot cause a reset: row C13), decrementing the TTL (the kernels on both sides forward).
 
 mod admitted;
+mod entries;
 mod errors;
 mod fragments;
 mod paths;
 mod slots;
 mod state;
-pub mod table;
+mod table;
 
 pub use crate::wire::ip::{Checksum, Mesh, pieces};
+pub use entries::Kept;
 pub use slots::{AdmittedSlot, FlowSlot, FragmentSlot};
 pub use table::{FlowRecord, Resources};
 
@@ -177,30 +180,17 @@ struct Call<'c, 'b> {
 }
 
 impl<'a> Flows<'a> {
-    /// An empty machine over all-zero memory.
-    pub fn new(memory: Resources<'a>, mesh: Mesh, rng: &mut Rng) -> Self {
-        let keys = [rng.u64(), rng.u64()];
+    /// A machine whose flows are those that an earlier run kept, if any: the rest of the memory must be all-zero,
+    /// and `now` on the same clock; where that began anew (a reboot), start without. Entries that the earlier run
+    /// left half written are left out. Set a timer for each of [`Flows::deadlines`].
+    pub fn new(now: Instant, memory: Resources<'a>, mesh: Mesh, rng: &mut Rng) -> Self {
+        let secret = [rng.u64(), rng.u64()];
+        let indices = [memory.by_client, memory.by_mapped];
         Self {
             mesh,
-            table: Table::new(memory.flows, memory.by_client, memory.by_mapped, memory.sources, keys),
-            admitted: Admitted::new(memory.admitted, memory.by_tuple, memory.admitters, keys),
-            fragments: Fragments::new(memory.fragments, keys, rng.u32()),
-        }
-    }
-
-    /// A machine over the memory of an earlier run, whose flows go on. `now` must be on the same clock: where
-    /// that began anew (a reboot), start with all-zero memory. Entries that the earlier run left half written
-    /// are left out. Set a timer for each of [`Flows::deadlines`].
-    pub fn adopt(now: Instant, memory: Resources<'a>, mesh: Mesh, rng: &mut Rng) -> Self {
-        let keys = [rng.u64(), rng.u64()];
-        memory.fragments.fill(FragmentSlot::ZERO);
-        let Resources { flows, by_client, by_mapped, sources, admitted, by_tuple, admitters, fragments } =
-            memory;
-        Self {
-            mesh,
-            table: Table::adopt(now, flows, by_client, by_mapped, sources, keys),
-            admitted: Admitted::adopt(now, admitted, by_tuple, admitters, keys),
-            fragments: Fragments::new(fragments, keys, rng.u32()),
+            table: Table::new(now, memory.flows, indices, memory.sources, secret),
+            admitted: Admitted::new(now, memory.admitted, memory.by_tuple, memory.admitters, secret),
+            fragments: Fragments::new(memory.fragments, secret, rng.u32()),
         }
     }
 
@@ -318,8 +308,7 @@ impl<'a> Flows<'a> {
             Expiry { next: self.table.expire(now, key.saturating_add(1)), expired: None }
         } else if key < admitted {
             let id = key.saturating_sub(flows).saturating_add(1);
-            let next = self.admitted.expire(now, id).map(|(_, at)| at);
-            Expiry { next, expired: None }
+            Expiry { next: self.admitted.expire(now, id), expired: None }
         } else {
             self.fragments.expire(now, key.saturating_sub(admitted))
         }
@@ -332,7 +321,7 @@ impl<'a> Flows<'a> {
 
     /// Timer and deadline of all that is in the tables, for a machine that was adopted.
     pub fn deadlines(&self) -> impl Iterator<Item = (u32, Instant)> {
-        let admitted = self.admitted.deadlines().map(|(id, at)| (self.admitted_timer(id), at));
+        let admitted = self.admitted.deadlines().map(|(key, at)| (self.admitted_timer(key), at));
         self.table.deadlines().chain(admitted)
     }
 
@@ -356,8 +345,8 @@ impl<'a> Flows<'a> {
         self.admitted.len()
     }
 
-    fn admitted_timer(&self, id: u32) -> u32 {
-        self.table.capacity().saturating_add(id.saturating_sub(1))
+    fn admitted_timer(&self, key: u32) -> u32 {
+        self.table.capacity().saturating_add(key)
     }
 
     fn fragment_timer(&self, slot: u32) -> u32 {

@@ -73,14 +73,21 @@ impl Memory {
     }
 
     fn lend(&mut self) -> Resources<'_> {
+        self.lend_kept([0, 0])
+    }
+
+    /// With the slots of an earlier run, of which it may have used so many; the rest is fresh.
+    fn lend_kept(&mut self, used: [usize; 2]) -> Resources<'_> {
+        self.indices.iter_mut().chain(&mut self.shares).for_each(|memory| memory.fill(0));
+        self.fragments.fill(FragmentSlot::ZERO);
         let [by_client, by_mapped, by_tuple] = &mut self.indices;
         let [sources, admitters] = &mut self.shares;
         Resources {
-            flows: &mut self.flows,
+            flows: Kept { slots: &mut self.flows, used: used[0] },
             by_client,
             by_mapped,
             sources,
-            admitted: &mut self.admitted,
+            admitted: Kept { slots: &mut self.admitted, used: used[1] },
             by_tuple,
             admitters,
             fragments: &mut self.fragments,
@@ -91,7 +98,7 @@ impl Memory {
 /// A machine with `size` slots in each table.
 fn flows(own: u32, size: usize) -> Flows<'static> {
     let memory = std::boxed::Box::leak(std::boxed::Box::new(Memory::new(size)));
-    Flows::new(memory.lend(), mesh(own), &mut Rng::new([own as u8; 32]))
+    Flows::new(Instant::ZERO, memory.lend(), mesh(own), &mut Rng::new([own as u8; 32]))
 }
 
 /// The rest of a node, as simple as can be.

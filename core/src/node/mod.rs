@@ -61,7 +61,7 @@ impl<'a> Engine<'a> {
     pub fn new(now: Instant, memory: Resources<'a>, config: Config) -> Self {
         let mut rng = Rng::new(config.seed);
         let peers = u32::try_from(memory.peers.len()).unwrap_or(u32::MAX);
-        let flows = Flows::adopt(now, memory.flows, Mesh::NONE, &mut rng);
+        let flows = Flows::new(now, memory.flows, Mesh::NONE, &mut rng);
         let timers = Timers::new(memory.deadlines, peers, flows.deadlines());
         Self {
             own: 0,

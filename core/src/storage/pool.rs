@@ -36,11 +36,11 @@ impl<'a, T: Slot> Pool<'a, T> {
         Self { slots: slots.split_at_mut(len).0, used: 0, free: 0, live: 0 }
     }
 
-    /// Takes over slots that another run used: what `keep` accepts is moved to the ids from 1 up, the rest is
-    /// freed. `keep` may mend a slot; it sees every slot once.
-    pub fn adopt(slots: &'a mut [T], most: usize, mut keep: impl FnMut(&mut T) -> bool) -> Self {
+    /// Takes over the first `used` slots, which another run used: what `keep` accepts is moved to the ids from 1
+    /// up, the rest is freed. `keep` may mend a slot; it sees every used slot once. The slots behind are not read.
+    pub fn adopt(slots: &'a mut [T], used: usize, most: usize, mut keep: impl FnMut(&mut T) -> bool) -> Self {
         let mut pool = Self::at_most(slots, most);
-        for at in 0..pool.slots.len() {
+        for at in 0..used.min(pool.slots.len()) {
             let Some(slot) = pool.slots.get_mut(at) else { break };
             let mut value = core::mem::replace(slot, T::EMPTY);
             if keep(&mut value) {
@@ -136,11 +136,14 @@ mod tests {
 
     #[test]
     fn adopted_slots_close_up_and_the_rest_is_free() {
-        let mut memory = [Item(0, 9), Item(5, 1), Item(0, 0), Item(6, 3)];
-        let mut pool = Pool::adopt(&mut memory, 4, |item| {
+        let mut memory = [Item(0, 9), Item(5, 1), Item(0, 0), Item(6, 3), Item::EMPTY];
+        let mut seen = 0;
+        let mut pool = Pool::adopt(&mut memory, 4, 4, |item| {
+            seen += 1;
             item.0 += 10;
             item.0 > 10
         });
+        assert_eq!(seen, 4);
         assert_eq!((pool.len(), pool.high_water()), (2, 2));
         assert_eq!((pool.get(1).unwrap().0, pool.get(2).unwrap().0), (15, 16));
         assert_eq!(

@@ -4,13 +4,19 @@
 //! write ever wears out flash. It holds addresses and ports, never keys. A file of another build's layout, of
 //! another boot, or of a wrong length is replaced by an empty one; what a killed process left half written, the
 //! engine mends. Without a RAM disk the agent works the same but for this.
+//!
+//! The file is sparse. Which slots were ever used, the kernel knows: there is memory behind those. The others are
+//! holes, which the engine is told not to look at, so a table costs what its fullest moment needed, whatever its size.
 
 use crate::sys::mapping;
-use edgemesh_core::flow::{AdmittedSlot, FlowSlot};
+use edgemesh_core::flow::{AdmittedSlot, FlowSlot, Kept};
+use rustix::fs::{SeekFrom as Seeking, seek};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// RAM disks, in order of preference.
@@ -21,7 +27,7 @@ const OFFSET: usize = 65_536;
 const LAYOUT: u32 = 1;
 
 /// Slots of the earlier run, or empty ones.
-pub type Slots = (&'static mut [FlowSlot], &'static mut [AdmittedSlot]);
+pub type Slots = (Kept<'static, FlowSlot>, Kept<'static, AdmittedSlot>);
 
 /// The file of the agent with this state directory.
 pub fn files(state: &Path) -> impl Iterator<Item = PathBuf> {
@@ -70,13 +76,42 @@ fn open_file(path: &Path, flows: usize, admitted: usize) -> io::Result<Slots> {
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let header = header(flows, admitted)?;
-    let len = (OFFSET + size_of::<FlowSlot>() * flows + size_of::<AdmittedSlot>() * admitted) as u64;
+    let middle = OFFSET + size_of::<FlowSlot>() * flows;
+    let end = middle + size_of::<AdmittedSlot>() * admitted;
+    let len = end as u64;
     let mut found = vec![0; header.len()];
     let same = file.metadata()?.len() == len && file.read_exact(&mut found).is_ok() && found == header;
     if !same {
         reset(&mut file, &header, len)?;
     }
-    mapping::flows(&file, OFFSET, flows, admitted)
+    let used = [used::<FlowSlot>(&file, OFFSET..middle)?, used::<AdmittedSlot>(&file, middle..end)?];
+    let (flows, admitted) = mapping::flows(&file, OFFSET, flows, admitted)?;
+    Ok((Kept { slots: flows, used: used[0] }, Kept { slots: admitted, used: used[1] }))
+}
+
+/// How many slots of the range, from its first, were ever used.
+fn used<T>(file: &File, range: Range<usize>) -> io::Result<usize> {
+    let bytes = extent(file, range.clone());
+    let (slots, rest) = (bytes / size_of::<T>(), bytes % size_of::<T>());
+    // A slot that reaches into a hole was never written to its end: what there is of it is none.
+    file.write_all_at(&vec![0; rest], (range.start + bytes - rest) as u64)?;
+    Ok(slots)
+}
+
+/// Bytes of the range up to its last one that is not in a hole; all, where the file system cannot tell.
+fn extent(file: &File, range: Range<usize>) -> usize {
+    let end = range.end as u64;
+    let (mut at, mut last) = (range.start as u64, range.start);
+    while at < end {
+        let data =
+            seek(file, Seeking::Data(at)).and_then(|data| Ok((data, seek(file, Seeking::Hole(data))?)));
+        match data {
+            Ok((data, hole)) if data < end => (at, last) = (hole, hole.min(end) as usize),
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(_) => return range.len(),
+        }
+    }
+    last - range.start
 }
 
 fn reset(file: &mut File, header: &[u8], len: u64) -> io::Result<()> {
@@ -99,6 +134,11 @@ fn header(flows: usize, admitted: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edgemesh_core::flow::{Endpoint, Flows, Mesh, NewFlow, PeerRef};
+    use edgemesh_core::rng::Rng;
+    use edgemesh_core::time::{Duration, Instant};
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::Mutex;
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("edgemesh-kept-{name}-{}", std::process::id()));
@@ -134,7 +174,72 @@ mod tests {
         let path = scratch("garbage");
         std::fs::write(&path, vec![0xFF; 300]).unwrap();
         let (flows, admitted) = open_file(&path, 8, 4).unwrap();
-        assert_eq!((flows.len(), admitted.len()), (8, 4));
+        assert_eq!((flows.slots.len(), admitted.slots.len()), (8, 4));
+        assert_eq!((flows.used, admitted.used), (0, 0), "nothing was used");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    edgemesh_core::memory! {
+        struct Memory {
+            peers: 2, window: 17, handshakes: 2, flows: 65_536, admitted: 65_536,
+            services: 2, ports: 2, endpoints: 2, names: 2, side: 8,
+        }
+    }
+
+    /// The machine of one run of the agent over the file.
+    fn run(path: &Path, number: usize, now: Instant) -> Flows<'static> {
+        static RUNS: [Mutex<Memory>; 2] = [const { Mutex::new(Memory::ZERO) }; 2];
+        let (flows, admitted) = open_file(path, 65_536, 65_536).unwrap();
+        let memory = Box::leak(Box::new(RUNS[number].lock().unwrap()));
+        Flows::new(now, memory.lend().with_flows(flows, admitted).flows, Mesh::NONE, &mut Rng::new([1; 32]))
+    }
+
+    /// On a RAM disk the blocks of a file are the pages of it that anyone has touched, be it only to read them.
+    #[test]
+    fn a_run_that_takes_over_a_few_flows_of_many_touches_few_pages() {
+        let path = Path::new("/dev/shm").join(format!("edgemesh-kept-pages-{}", std::process::id()));
+        let touched = || std::fs::metadata(&path).unwrap().blocks() * 512;
+        let now = Instant::ZERO.after(Duration::from_secs(1));
+        let mut first = run(&path, 0, now);
+        let empty = touched();
+        let new = |client_port| NewFlow {
+            protocol: 6,
+            client: [172, 17, 0, 2].into(),
+            client_port,
+            vip: [10, 96, 0, 1].into(),
+            vip_port: 80,
+        };
+        let endpoint = Endpoint { peer: PeerRef(2), address: [172, 17, 0, 3].into(), port: 8080 };
+        for port in 1..=200 {
+            first.open(now, &new(port), &endpoint, 1, &mut Rng::new([2; 32])).unwrap();
+        }
+        let used = touched();
+        let next = run(&path, 1, now);
+        assert_eq!((next.len(), next.deadlines().count()), (200, 200));
+        assert_eq!(touched(), used, "no page beyond those of the flows");
+        assert!(used - empty <= 200 * size_of::<FlowSlot>() as u64 + 2 * 4_096, "{used} and {empty} bytes");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_was_used_is_told_for_each_array_and_a_hole_before_it_counts() {
+        let path = Path::new("/dev/shm").join(format!("edgemesh-kept-used-{}", std::process::id()));
+        open_file(&path, 4_096, 4_096).unwrap();
+        let middle = OFFSET + 4_096 * size_of::<FlowSlot>();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_at(&[1], (middle - 4_096) as u64).unwrap();
+        let (flows, admitted) = open_file(&path, 4_096, 4_096).unwrap();
+        assert_eq!((flows.used, admitted.used), (4_096, 0));
+        file.write_at(&[1], (middle + 4_096) as u64).unwrap();
+        let (_, admitted) = open_file(&path, 4_096, 4_096).unwrap();
+        let whole = 8_192 / size_of::<AdmittedSlot>();
+        assert_eq!(admitted.used, whole);
+        let at = middle + whole * size_of::<AdmittedSlot>();
+        file.write_all_at(&[7; 8], at as u64).unwrap();
+        let (_, admitted) = open_file(&path, 4_096, 4_096).unwrap();
+        let mut begun = [7; 8];
+        File::open(&path).unwrap().read_exact_at(&mut begun, at as u64).unwrap();
+        assert_eq!((admitted.used, begun), (whole, [0; 8]), "what was begun is no slot");
         std::fs::remove_file(path).unwrap();
     }
 }

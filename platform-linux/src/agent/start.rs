@@ -36,7 +36,7 @@ edgemesh_core::memory! {
         side: 1_024,
     }
 }
-const FLOWS: usize = 16_384;
+const FLOWS: usize = 65_536;
 static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
 
 /// Relayed datagrams that wait for the TCP relay connection.

@@ -470,7 +470,7 @@ fn a_table_is_adopted_by_the_next_run() {
         tried: None,
     };
     let endpoint = Endpoint { peer: PeerRef(2), address: ip(c.pod), port: 8080 };
-    let mut first = Flows::new(memory.lend(), mesh(1), &mut rng);
+    let mut first = Flows::new(now, memory.lend(), mesh(1), &mut rng);
     for port in 1..=10 {
         first.open(now, &client(port), &endpoint, 1, &mut rng).unwrap();
         let there = udp((c.mesh[1], port), (c.pod, 8080), b"?");
@@ -486,7 +486,7 @@ fn a_table_is_adopted_by_the_next_run() {
     memory.flows[13] = memory.flows[0];
     memory.admitted[12] = memory.admitted[0];
     let later = now.after(Duration::from_secs(10));
-    let mut next = Flows::adopt(later, memory.lend(), mesh(1), &mut rng);
+    let mut next = Flows::new(later, memory.lend_kept([14, 13]), mesh(1), &mut rng);
     assert_eq!(next.flows(later).map(|f| (f.client, f.mapped)).collect::<BTreeSet<_>>(), before);
     assert_eq!((next.len(), next.admitted(), next.deadlines().count()), (8, 10, 18));
     assert!(
