@@ -110,6 +110,7 @@ pub const ALL: &[Scenario] = &[
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Run::Prepared(trust::not_an_endpoint)),
     row("restart/agents", "agents are killed under load", Run::Own(restart::agents_killed)),
     row("restart/server", "the server is killed while it relays", Run::Own(restart::server_killed)),
+    row("restart/both", "an agent, then at once the server", Run::Own(restart::agent_then_server_killed)),
     row("restart/cloud-away", "the server is away", Run::Own(restart::cloud_away)),
     row("restart/device", "the device is deleted under the agent", Run::Own(restart::device_deleted)),
     row("restart/cleanup", "cleanup leaves nothing", Run::Prepared(restart::cleanup_leaves_nothing)),

@@ -125,6 +125,25 @@ pub(super) fn server_killed(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "park", "b1-p1")
 }
 
+/// An agent dies and comes back while the server relays, and no sooner is it back than the server dies too.
+pub(super) fn agent_then_server_killed(mesh: &mut Mesh) -> Result {
+    add_sink_port(mesh)?;
+    mesh.lab.inet.set_policy(Policy { no_udp_between_sites: true, ..Policy::default() })?;
+    for victim in ["a1", "b1"] {
+        let mut load = Load::on(mesh)?;
+        let (agent, node) = mesh.agent("a1")?;
+        agent.wait_path(node, "b1", &["relay"], secs(30))?;
+        let (agent, node) = mesh.agent_mut(victim)?;
+        agent.restart(node)?;
+        load.goes_on(SOON).context(format!("agent of {victim} killed"))?;
+        mesh.server.restart(&mesh.lab.server)?;
+        load.goes_on(SOON).context(format!("agent of {victim} back, server killed"))?;
+        load.is_whole()?;
+        answers(mesh.pod("a1")?, "park", "b1-p1")?;
+    }
+    Ok(())
+}
+
 /// The server is away: names, direct connections and new ones go on, and a restarted agent serves from its snapshot.
 pub(super) fn cloud_away(mesh: &mut Mesh) -> Result {
     let (agent, node) = mesh.agent("a1")?;
