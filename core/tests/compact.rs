@@ -4,9 +4,7 @@
 
 use core::net::IpAddr;
 use edgemesh_core::counters::DropReason;
-use edgemesh_core::flow::{
-    Endpoint, Flows, NewFlow, Offload, PeerRef, Policy, Translated, Vip, table::FlowRecord,
-};
+use edgemesh_core::flow::{Endpoint, FlowRecord, Flows, NewFlow, Offload, PeerRef, Policy, Translated, Vip};
 use edgemesh_core::packet::Packet;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::service::{Place, Request, Selection, Table, TableError};

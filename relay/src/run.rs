@@ -16,9 +16,12 @@ use edgemesh_host::{entropy, signal, state, tcp};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
 
 /// The privileged admin socket, in the state directory.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
+/// News of nodes that can be reached again, on their way from the relay to the control connections.
+const MET_MAX: usize = 1_024;
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
@@ -47,7 +50,8 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let sender = udp.try_clone().map_err(|e| named("UDP socket", e))?;
     let keys = directory.clone();
     let relay_key = move |index| keys.lock().unwrap_or_else(PoisonError::into_inner).relay_key(index);
-    let switch = Arc::new(Switch::new(sender, counters.clone(), &mut rng, relay_key));
+    let (met, met_out) = mpsc::channel(MET_MAX);
+    let switch = Arc::new(Switch::new(sender, counters.clone(), met, &mut rng, relay_key));
     let relays = args.role.contains(&Role::Relay);
     if relays {
         spawn_udp(switch.clone(), udp).map_err(|e| named("relay thread", e))?;
@@ -56,6 +60,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let _source = source::follow(args, &directory, &feed, &counters)?;
     let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
     serve_admin(args, &shared).await?;
+    tokio::spawn(control::introduce(met_out, shared.clone()));
     tokio::spawn(control::serve(listener, shared));
     tracing::info!(version = VERSION, %listen, state = %args.common.state_dir.display(), "server is up");
     let signal = signal::shutdown().await.map_err(|e| named("signals", e))?;

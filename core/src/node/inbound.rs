@@ -23,8 +23,10 @@ impl Engine<'_> {
             Datagram::Data(ticket) => Classified::Data(ticket, source, start),
             Datagram::Message => Classified::Message(Sender { source, peer }, start),
             Datagram::Drop(reason) => {
-                // Data of a session that one side lost by a restart: a handshake mends it.
-                if let (DropReason::UnknownIndex, Some(peer)) = (reason, peer) {
+                // Data of a session that one side lost by a restart: a handshake mends it, as soon as there is a
+                // way for it.
+                let lost = peer.filter(|_| reason == DropReason::UnknownIndex);
+                if let Some(peer) = lost.filter(|peer| self.way_to(now, *peer).is_some()) {
                     self.tunnels.initiate(now, peer);
                     self.settle(now);
                 }

@@ -61,12 +61,11 @@ impl Engine<'_> {
             self.paths.remove(id);
         }
         self.tunnels.add_peer(id, &PublicKey(record.key), None).map_err(|_| DropReason::PeersFull)?;
+        let before = self.way_to(now, id);
         if peer.send_session != 0 {
             self.paths.set_sessions(now, id, peer.send_session, peer.receive_session)?;
         }
-        if self.lookups.answered(record.index) && !self.tunnels.is_up(id) && self.way_to(now, id).is_some() {
-            self.tunnels.initiate(now, id);
-        }
+        self.tunnels.found(now, id, self.lookups.answered(record.index), [before, self.way_to(now, id)]);
         self.tell(Event::Ready(Ticket::Peer(record.index)));
         self.settle(now);
         Ok(())
@@ -142,7 +141,7 @@ impl Engine<'_> {
         }
         // The server may have forgotten the sessions that it gave out before.
         for (id, index) in self.peers.iter() {
-            if self.tunnels.is_up(id) {
+            if self.tunnels.is_wanted(id) {
                 let _ = self.lookups.want(now, index);
             }
         }

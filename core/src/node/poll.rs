@@ -93,10 +93,11 @@ impl Engine<'_> {
                 (None, Some(origin)) => self.way_to(now, PeerId(origin.via)),
                 (None, None) => None,
             };
-            match way {
-                Some(way) => return finish(&way, out, HEADROOM, message.len, false),
-                None => _ = self.count(DropReason::NoPath),
+            if let Some(way) = way {
+                return finish(&way, out, HEADROOM, message.len, false);
             }
+            self.count(DropReason::NoPath);
+            self.tunnels.unsent(&message);
         }
     }
 

@@ -57,6 +57,8 @@ pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 pub const ZERO_AFTER_TIME: Duration = Duration::from_secs(540);
 /// How long an initiation waits for its response; no initiation follows another handshake message sooner.
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for a message that may have led nowhere: more than most round trips.
+pub const DOUBTED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Upper bound of the random part of that wait, in microseconds.
 pub const JITTER: u32 = 334_000;
 /// How long initiations are repeated without data to send.

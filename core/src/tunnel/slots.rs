@@ -94,6 +94,8 @@ pub(super) mod flag {
     pub(in crate::tunnel) const SHARED: u16 = 1 << 7;
     /// `mac1` holds the MAC of the last handshake message sent.
     pub(in crate::tunnel) const MAC1: u16 = 1 << 8;
+    /// The last handshake message sent may have led nowhere.
+    pub(in crate::tunnel) const DOUBTED: u16 = 1 << 9;
 }
 
 /// What is known of one peer.

@@ -6,19 +6,61 @@
 
 use super::slots::{Moment, flag};
 use super::{
-    Content, JITTER, KEEPALIVE_TIMEOUT, PeerId, PeerSlot, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
-    REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_ON_RECEIVE, REKEY_TIMEOUT, Tunnels, Wait, ZERO_AFTER_TIME,
-    pair_place,
+    Content, DOUBTED_TIMEOUT, JITTER, KEEPALIVE_TIMEOUT, PeerId, PeerSlot, REJECT_AFTER_TIME,
+    REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_ON_RECEIVE, REKEY_TIMEOUT, Transmit,
+    Tunnels, Wait, ZERO_AFTER_TIME, pair_place,
 };
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 
 impl Tunnels<'_> {
-    /// Starts a handshake with the peer, whatever sessions there are, unless one is under way or a handshake
-    /// message went out less than [`REKEY_TIMEOUT`] ago; then it follows at that time. For data with an unknown
-    /// index from where a peer is known to be: it, or we, restarted.
+    /// Starts a handshake with the peer, whatever sessions there are, unless one is under way. Where a handshake
+    /// message went out less than [`REKEY_TIMEOUT`] ago it follows at that time, or [`DOUBTED_TIMEOUT`] behind a
+    /// response that brought no session: it may not have arrived. For data with an unknown index from where a peer is known to be: it, or
+    /// we, restarted.
     pub fn initiate(&mut self, now: Instant, peer: PeerId) {
+        if let Some(slot) = self.live_mut(peer).filter(|slot| slot.attempt.is_none() && !slot.has(flag::UP)) {
+            slot.set(flag::DOUBTED);
+        }
         self.start(now, peer, false);
+    }
+
+    /// Somebody who knows speaks of the peer: because we `asked`, or because it was not there when we tried. `ways`:
+    /// by which it was, and is, written to; what went by one that is no more is lost.
+    pub fn found<W: PartialEq>(&mut self, now: Instant, peer: PeerId, asked: bool, ways: [Option<W>; 2]) {
+        let [before, Some(way)] = ways else { return };
+        if (asked || self.is_wanted(peer)) && !self.is_up(peer) {
+            self.handshake_failed(peer, before.is_some_and(|before| before != way));
+            self.initiate(now, peer);
+        }
+    }
+
+    /// There was no way for this message. Without a session, the next one need not wait; with one, its pause also
+    /// bounds what attempts without a way cost.
+    pub fn unsent(&mut self, message: &Transmit) {
+        if let Some(peer) = message.peer.filter(|peer| !self.is_up(*peer)) {
+            self.handshake_failed(peer, true);
+        }
+    }
+
+    /// The last handshake message to the peer led nowhere, for sure or perhaps: then the next one waits for
+    /// [`DOUBTED_TIMEOUT`] only. At most one does so for each call.
+    fn handshake_failed(&mut self, peer: PeerId, for_sure: bool) {
+        let Some(slot) = self.live_mut(peer).filter(|slot| !slot.attempt.is_none()) else { return };
+        if for_sure {
+            slot.sent = Moment::NONE;
+        } else {
+            slot.set(flag::DOUBTED);
+            if !slot.retransmit.is_none() {
+                slot.retransmit = retry(slot);
+            }
+            self.tell_deadline(peer);
+        }
+    }
+
+    /// Whether the peer can read what we seal, or is to be able to soon.
+    pub fn is_wanted(&self, peer: PeerId) -> bool {
+        self.is_up(peer) || self.slot(peer).is_some_and(|slot| slot.live && !slot.attempt.is_none())
     }
 
     /// `fresh`: for a user's packet, so the attempt may go on for its full time again.
@@ -30,7 +72,7 @@ impl Tunnels<'_> {
         if slot.has(flag::INITIATING) {
             return;
         }
-        if slot.sent.allows(now, REKEY_TIMEOUT) {
+        if slot.sent.allows(now, pause(slot)) {
             slot.set(flag::INITIATING);
             slot.retransmit = Moment::NONE;
             self.push_peer(peer, Wait::Initiation);
@@ -44,6 +86,7 @@ impl Tunnels<'_> {
     pub(super) fn handshake_sent(&mut self, now: Instant, peer: PeerId, initiation: bool, rng: &mut Rng) {
         let Some(slot) = self.live_mut(peer) else { return };
         slot.sent = Moment::at(now);
+        slot.clear(flag::DOUBTED);
         slot.jitter = rng.below(JITTER);
         slot.keepalive = Moment::NONE;
         if initiation {
@@ -255,5 +298,10 @@ fn jitter(slot: &PeerSlot) -> Duration {
 }
 
 fn retry(slot: &PeerSlot) -> Moment {
-    slot.sent.after(REKEY_TIMEOUT.plus(jitter(slot))).map_or(Moment::NONE, Moment::at)
+    slot.sent.after(pause(slot).plus(jitter(slot))).map_or(Moment::NONE, Moment::at)
+}
+
+/// Least distance of the next handshake message from the last.
+pub(super) fn pause(slot: &PeerSlot) -> Duration {
+    if slot.has(flag::DOUBTED) { DOUBTED_TIMEOUT } else { REKEY_TIMEOUT }
 }

@@ -5,7 +5,8 @@
 
 use super::messages::{pop_job, push_job};
 use super::slots::{Moment, Stage, flag};
-use super::{INITIATION_GAP, JobSlot, PeerId, PeerSlot, REKEY_TIMEOUT, Tunnels, Wait, Work, cookie};
+use super::timers::pause;
+use super::{INITIATION_GAP, JobSlot, PeerId, PeerSlot, Tunnels, Wait, Work, cookie};
 use crate::counters::DropReason;
 use crate::noise::{PublicKey, SharedSecret, StaticSecret, SymmetricState};
 use crate::rng::Rng;
@@ -79,7 +80,7 @@ impl Tunnels<'_> {
         }
         while let Some(peer) = self.pop_peer(Wait::Initiation) {
             let Some(slot) = self.live_mut(peer).filter(|slot| slot.has(flag::INITIATING)) else { continue };
-            if !slot.sent.allows(now, REKEY_TIMEOUT) {
+            if !slot.sent.allows(now, pause(slot)) {
                 // We answered an initiation of the peer's meanwhile.
                 slot.clear(flag::INITIATING);
                 self.start(now, peer, false);

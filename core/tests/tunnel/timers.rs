@@ -151,6 +151,55 @@ fn initiate_has_its_own_rate_limit() {
 }
 
 #[test]
+fn an_initiation_in_doubt_is_repeated_once_after_1_s_and_a_lost_one_at_once() {
+    let mut net = Net::new();
+    net.passes = Box::new(|_, _| false);
+    let _ = net.send(0, b"E");
+    let gaps = |net: &Net| net.times(0, Seek::Initiation).windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>();
+    net.run(Duration::from_millis(100));
+    // Somebody tells of the peer, by the same way as before.
+    net.nodes[0].tunnels.found(net.now, PEER, false, [Some(1), Some(1)]);
+    net.run(secs(8));
+    let doubted = gaps(&net);
+    assert!(matches!(doubted[..], [1000..1335, 5000..5335]), "{doubted:?}");
+    // The way is another one; then again, but there is none.
+    net.nodes[0].tunnels.found(net.now, PEER, false, [Some(1), Some(2)]);
+    net.run(Duration::from_millis(1));
+    net.nodes[0].tunnels.found(net.now, PEER, true, [Some(2), None]);
+    net.run(secs(3));
+    assert_eq!(gaps(&net).len(), 3);
+    // A message that could not be sent does not count.
+    net.nodes[0].tunnels.unsent(&Transmit { peer: Some(PEER), answer: None, len: 0 });
+    net.nodes[0].tunnels.initiate(net.now, PEER);
+    net.run(Duration::from_millis(1));
+    assert_eq!(gaps(&net).len(), 4);
+}
+
+#[test]
+fn news_of_a_peer_that_nobody_wants_or_that_is_up_starts_nothing() {
+    let mut net = Net::new();
+    net.nodes[0].tunnels.found(net.now, PEER, false, [None, Some(1)]);
+    net.run(secs(10));
+    let mut up = Net::connected();
+    up.nodes[0].tunnels.found(up.now, PEER, true, [Some(1), Some(2)]);
+    up.run(secs(10));
+    assert_eq!((net.log.len(), up.log.len()), (0, 0));
+}
+
+#[test]
+fn a_response_that_did_not_arrive_is_followed_by_an_initiation_after_1_s() {
+    let mut net = Net::new();
+    net.passes = Box::new(|from, _| from == 0);
+    let _ = net.send(0, b"E");
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.count(1, Seek::Response), 1);
+    // Data in a session that this node does not know.
+    net.nodes[1].tunnels.initiate(net.now, PEER);
+    net.run(Duration::from_millis(1400));
+    assert_eq!(net.count(1, Seek::Initiation), 1);
+}
+
+#[test]
 fn a_receiver_with_nothing_to_say_sends_a_keepalive_after_10_s() {
     let mut net = Net::connected();
     let start = net.now.as_micros() / 1000;

@@ -8,6 +8,7 @@ mod hub;
 mod session;
 
 pub(crate) use hub::Hub;
+pub(crate) use session::introduce;
 
 use crate::counters::{Counters, Loss};
 use crate::directory::Directory;

@@ -8,6 +8,7 @@ use super::frames::{self, Reader};
 use super::hub::Push;
 use crate::counters::Loss;
 use crate::feed::{Cursor, Version};
+use crate::forward::Met;
 use edgemesh_core::noise::ik::{Responder, Transport};
 use edgemesh_core::wire::control::{FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
 use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
@@ -306,15 +307,30 @@ async fn lookup(
     let (there, back) =
         if index == asker { (0, 0) } else { shared.switch.sessions(asker, index, &mut shared.rng()) };
     if index != asker {
-        let push = peer(&own, back, there);
-        let mut out = [0; PLAINTEXT_MAX];
-        if let Ok(len) = push.encode(&mut out)
-            && shared.hub.push(index, out.get(..len).unwrap_or_default().to_vec()) == Some(false)
-        {
-            shared.counters.count(Loss::Push, 1);
-        }
+        push(shared, index, &peer(&own, back, there));
     }
     sender.message(&peer(&theirs, there, back)).await
+}
+
+/// Tells nodes of others that they could not reach and can now.
+pub(crate) async fn introduce(mut met: mpsc::Receiver<Met>, shared: Arc<Shared>) {
+    while let Some(Met { from, to }) = met.recv().await {
+        let record = shared.directory().record(to);
+        if let Some(record) = record {
+            let (there, back) = shared.switch.sessions(from, to, &mut shared.rng());
+            push(&shared, from, &peer(&record, there, back));
+        }
+    }
+}
+
+/// Says something to a node that did not ask, if it is connected.
+fn push(shared: &Shared, index: u32, message: &ToNode<'_>) {
+    let mut out = [0; PLAINTEXT_MAX];
+    if let Ok(len) = message.encode(&mut out)
+        && shared.hub.push(index, out.get(..len).unwrap_or_default().to_vec()) == Some(false)
+    {
+        shared.counters.count(Loss::Push, 1);
+    }
 }
 
 fn peer(signed: &(Vec<u8>, [u8; 64]), send_session: u32, receive_session: u32) -> ToNode<'_> {

@@ -4,9 +4,13 @@
 //! again. A node is bound over UDP or over TCP, whichever bind carried the highest epoch. A datagram is taken
 //! only from where its session's sender is bound, and goes on unchanged; what it says is for the two nodes.
 //!
+//! A datagram that finds its sender or its receiver not bound is lost; once that node is, its sender is told of its
+//! receiver again, so that a handshake need not wait for its own timer.
+//!
 //! Bounds: [`SESSIONS_MAX`] sessions, the ones unused for longest making room; one binding a node; answers to
 //! what is not understood are rate-limited and never longer than their cause. Nothing is queued for UDP.
 
+mod missed;
 mod queue;
 mod tcp;
 mod udp;
@@ -21,11 +25,13 @@ use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::relay::{BIND, Cookie, Message, verify};
+use missed::Missed;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
+use tokio::sync::mpsc;
 
 /// Sessions at most.
 pub(crate) const SESSIONS_MAX: usize = 1 << 18;
@@ -79,6 +85,14 @@ struct Tables {
     sessions: HashMap<u32, Session>,
     pairs: HashMap<(u32, u32), u32>,
     bindings: HashMap<u32, Binding>,
+    missed: Missed,
+}
+
+/// A node that lost a datagram to another, which can be reached now.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Met {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
 }
 
 /// The relay's state, shared by its sockets and the control connections.
@@ -91,14 +105,17 @@ pub(crate) struct Switch {
     /// The socket speaks IPv6, also to IPv4 nodes.
     v6: bool,
     counters: Arc<Counters>,
+    met: mpsc::Sender<Met>,
     relay_key: Box<dyn Fn(u32) -> Option<[u8; 32]> + Send + Sync>,
 }
 
 impl Switch {
-    /// A relay that sends by `udp` and asks `relay_key` for the key of a node's binds.
+    /// A relay that sends by `udp`, says by `met` who can be reached again, and asks `relay_key` for the key of a
+    /// node's binds.
     pub(crate) fn new(
         udp: UdpSocket,
         counters: Arc<Counters>,
+        met: mpsc::Sender<Met>,
         rng: &mut Rng,
         relay_key: impl Fn(u32) -> Option<[u8; 32]> + Send + Sync + 'static,
     ) -> Self {
@@ -110,6 +127,7 @@ impl Switch {
             v6: udp.local_addr().is_ok_and(|address| address.is_ipv6()),
             udp,
             counters,
+            met,
             relay_key: Box::new(relay_key),
         }
     }
@@ -189,18 +207,26 @@ impl Switch {
     fn data(&self, from: From<'_>, session: u32, len: usize, out: &mut [u8; BIND]) -> Verdict {
         let now = self.secs();
         let mut tables = self.tables();
-        let Tables { sessions, bindings, .. } = &mut *tables;
-        let sender_is_bound = |s: &Session| bindings.get(&s.from).is_some_and(|b| from.is(&b.way));
-        let Some(known) = sessions.get_mut(&session).filter(|s| sender_is_bound(s)) else {
-            let reason = if sessions.contains_key(&session) { Loss::Source } else { Loss::Session };
+        let Tables { sessions, bindings, missed, .. } = &mut *tables;
+        let known = sessions.get_mut(&session);
+        let is_bound = |s: &Session| bindings.get(&s.from).is_some_and(|b| from.is(&b.way));
+        let Some(known) = known else {
             drop(tables);
-            self.counters.count(reason, 1);
+            self.counters.count(Loss::Session, 1);
             return self.unbound(from, session, len, out);
         };
+        let met = Met { from: known.from, to: known.to };
+        if !is_bound(known) {
+            missed.note(known.from, met);
+            drop(tables);
+            self.counters.count(Loss::Source, 1);
+            return self.unbound(from, session, len, out);
+        }
         known.used = now;
         match bindings.get(&known.to) {
             Some(binding) => Verdict::Forward(binding.way.clone()),
             None => {
+                missed.note(known.to, met);
                 drop(tables);
                 self.lose(Loss::PeerUnbound)
             }
@@ -256,7 +282,12 @@ impl Switch {
             return answer(Message::Challenge { index, cookie }, &key, out);
         }
         tables.bindings.insert(index, Binding { epoch, way: from.way() });
+        let met = if here { Vec::new() } else { tables.missed.take(index) };
         drop(tables);
+        for met in met {
+            // When too many are on their way, this one's own timer will do.
+            let _ = self.met.try_send(met);
+        }
         self.counters.binds.fetch_add(1, Relaxed);
         answer(Message::Bound { index, epoch, observed: address }, &key, out)
     }

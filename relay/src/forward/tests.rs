@@ -4,9 +4,33 @@ use edgemesh_core::wire::relay::envelope;
 const KEY: [u8; 32] = [7; 32];
 
 fn switch() -> Switch {
+    switch_and_met().0
+}
+
+fn switch_and_met() -> (Switch, mpsc::Receiver<Met>) {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let key = |index: u32| (index < 100).then_some(KEY);
-    Switch::new(udp, Arc::new(Counters::default()), &mut Rng::new([1; 32]), key)
+    let (met, heard) = mpsc::channel(8);
+    (Switch::new(udp, Arc::new(Counters::default()), met, &mut Rng::new([1; 32]), key), heard)
+}
+
+#[test]
+fn who_missed_a_node_hears_of_it_when_it_is_bound() {
+    let (switch, mut met) = switch_and_met();
+    let (ab, _) = switch.sessions(1, 2, &mut Rng::new([2; 32]));
+    let (a, b) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
+    let lost = |from| say(&switch, from, Message::Data { session: ab, payload: b"sealed" }, &KEY).1;
+    let pair = Met { from: 1, to: 2 };
+    assert_eq!(lost(a), None);
+    bind(&switch, a, 1, 1);
+    assert_eq!(met.try_recv(), Ok(pair), "its sender was not bound");
+    assert_eq!((lost(a), lost(a)), (None, None));
+    bind(&switch, a, 1, 5);
+    assert!(met.try_recv().is_err(), "its receiver is not there yet");
+    bind(&switch, b, 2, 1);
+    assert_eq!(met.try_recv(), Ok(pair));
+    bind(&switch, b, 2, 5);
+    assert!(lost(a).is_some() && met.try_recv().is_err(), "nothing was lost since");
 }
 
 fn at(text: &str) -> From<'static> {

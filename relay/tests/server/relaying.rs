@@ -47,6 +47,19 @@ fn datagrams_echo_over_udp_with_their_boundaries() {
 }
 
 #[test]
+fn a_sender_is_told_again_of_a_node_that_was_not_there() {
+    let Pair { server, mut a, mut b, ab, ba, state: _state, .. } = pair("met");
+    let sa = a.bind_udp(server.address);
+    sa.send(&data(ab, b"lost")).unwrap();
+    // Answered behind what was sent before it.
+    a.rebind(&sa);
+    let sb = b.bind_udp(server.address);
+    assert_eq!(a.hear_peer(), (b.index, ab, ba));
+    sa.send(&data(ab, b"found")).unwrap();
+    assert_eq!(receive(&sb), data(ab, b"found"));
+}
+
+#[test]
 fn bursts_go_through_whole_and_in_order() {
     let Pair { server, mut a, mut b, ab, state: _state, .. } = pair("burst");
     let (sa, sb) = (a.bind_udp(server.address), b.bind_udp(server.address));

@@ -460,3 +460,36 @@ fn service_resumes_soon_after_a_restart() {
         });
     });
 }
+
+/// Nothing passes but by the relay, and what restarts does so before the restart before is dealt with.
+#[test]
+fn service_by_the_relay_resumes_soon_after_two_restarts() {
+    for_each_seed(60, |seed| {
+        let mut mesh = Mesh::new(seed);
+        mesh.good_links();
+        let [a, b] = mesh.nodes;
+        mesh.world.network.block(a, b, true);
+        let load = [Load::Both, Load::One, Load::OneWay][mesh.rng.below(3) as usize];
+        let now = mesh.world.now();
+        mesh.node(0).pods.ask(now, true);
+        mesh.node(1).pods.ask(now, load == Load::Both);
+        mesh.node(1).pods.mute = load == Load::OneWay;
+        mesh.until("served at first", START_WITHIN, |mesh| mesh.node(1).pods.served() > 3);
+        let span = mesh.seconds(1, 20);
+        mesh.run(span);
+        mesh.note(format!("{load:?}"));
+        let n = mesh.rng.below(2) as usize;
+        mesh.restart_node(n, 100);
+        let gap = Duration::from_millis(u64::from(mesh.rng.below(1_000)));
+        mesh.run(gap);
+        match mesh.rng.below(3) {
+            0 => mesh.restart_node(1 - n, 100),
+            _ => mesh.restart_server(500),
+        }
+        let before = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
+        mesh.until("resumed", RESUME_WITHIN, |mesh| {
+            let (served, answers) = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
+            served > before.0 && (load == Load::OneWay || answers > before.1)
+        });
+    });
+}

@@ -21,7 +21,7 @@ use edgemesh_core::wire::relay::{BIND, Cookie, Message, verify};
 use edgemesh_testkit::network::Datagram;
 use edgemesh_testkit::pipe::{PipeEvent, PipeId};
 use edgemesh_testkit::world::{Participant, Transmit};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The server's address.
@@ -137,6 +137,8 @@ pub(crate) struct SimServer {
     pairs: BTreeMap<(u32, u32), u32>,
     bindings: BTreeMap<u32, (u64, Way)>,
     cookies: BTreeMap<(SocketAddr, u32), Cookie>,
+    /// Who was not bound when a datagram came, and that datagram's sender and receiver.
+    missed: BTreeSet<(u32, u32, u32)>,
     queue: VecDeque<Transmit>,
     /// Lookups so far.
     pub(crate) lookups: usize,
@@ -153,6 +155,7 @@ impl SimServer {
             pairs: BTreeMap::new(),
             bindings: BTreeMap::new(),
             cookies: BTreeMap::new(),
+            missed: BTreeSet::new(),
             queue: VecDeque::new(),
             lookups: 0,
         }
@@ -171,15 +174,17 @@ impl SimServer {
         let mut out = [0; BIND];
         match Message::parse(datagram).ok()? {
             Message::Data { session, .. } => {
-                let known = self.sessions.get(&session).copied();
                 let bound = |index: u32| self.bindings.get(&index).map(|(_, way)| *way);
-                match known.filter(|(sender, _)| bound(*sender) == Some(from)) {
-                    Some((_, receiver)) => {
-                        let way = bound(receiver)?;
-                        self.send(way, datagram);
+                match self.sessions.get(&session).copied() {
+                    Some((sender, receiver)) if bound(sender) == Some(from) => {
+                        match bound(receiver) {
+                            Some(way) => self.send(way, datagram),
+                            None => _ = self.missed.insert((receiver, sender, receiver)),
+                        }
                         None
                     }
-                    None => {
+                    unbound => {
+                        self.missed.extend(unbound.map(|(sender, receiver)| (sender, sender, receiver)));
                         let len = Message::Unbound { session }.emit(&[0; 32], &mut out).ok()?;
                         Some(out[..len].to_vec())
                     }
@@ -199,6 +204,9 @@ impl SimServer {
                 let expected = *self.cookies.entry((address, index)).or_insert_with(|| self.rng.bytes());
                 let answer = if here || matches!(from, Way::Tcp(_)) || cookie == expected {
                     self.bindings.insert(index, (epoch, from));
+                    if !here {
+                        self.met(index);
+                    }
                     Message::Bound { index, epoch, observed: address }
                 } else {
                     Message::Challenge { index, cookie: expected }
@@ -340,6 +348,19 @@ impl SimServer {
         let said = [FEED_CONTEXT, &SEQUENCE.to_le_bytes(), &digest].concat();
         let signature = self.store.directory.sign(&said).to_bytes();
         self.say(pipe, &ToNode::FeedCommit(FeedCommit { sequence: SEQUENCE, digest, signature: &signature }));
+    }
+
+    /// The node is bound now: whose datagrams were lost because it was not is told again of their receivers.
+    fn met(&mut self, index: u32) {
+        let (met, rest) = self.missed.iter().partition(|(missing, ..)| *missing == index);
+        self.missed = rest;
+        let met: BTreeSet<(u32, u32, u32)> = met;
+        for (_, from, to) in met {
+            if let (Some(record), Some(pipe)) = (self.store.record(to), self.hub.get(&from).copied()) {
+                let sessions = (self.session(from, to), self.session(to, from));
+                self.tell_of(pipe, &record, sessions);
+            }
+        }
     }
 
     /// Both sides are told of each other.
