@@ -104,6 +104,11 @@ impl Node {
 
     /// The service "web" at the VIP, with its endpoints (node, last octet, conditions).
     fn define(&mut self, flags: u8, endpoints: &[(u32, u8, u8)]) {
+        self.define_at(8080, flags, endpoints);
+    }
+
+    /// The same at another target port.
+    fn define_at(&mut self, target: u16, flags: u8, endpoints: &[(u32, u8, u8)]) {
         let vips = [IpAddr::from(VIP)].into_iter().collect();
         let kind = ServiceKind::ClusterIp(vips);
         let head = ServiceDef { namespace: "default", name: "web", kind, affinity_secs: 0, flags };
@@ -111,7 +116,8 @@ impl Node {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             self.table.apply(&Update::Port(PortDef { name: "", protocol, port: 80 })).unwrap();
         }
-        self.table.apply(&Update::Targets(&[0x90, 0x1f, 0x90, 0x1f])).unwrap();
+        let [low, high] = target.to_le_bytes();
+        self.table.apply(&Update::Targets(&[low, high, low, high])).unwrap();
         for (node, host, conditions) in endpoints {
             let address = IpAddr::from([172, 17, 0, *host]);
             let def = EndpointDef {
@@ -206,47 +212,129 @@ fn new_flows_go_where_the_table_says() {
     );
 }
 
+/// A TCP reset from the VIP.
+fn is_reset((verdict, bytes): (Translated, Vec<u8>)) -> bool {
+    let t = Transport::parse(&bytes).unwrap();
+    verdict == Translated::Reply && t.protocol == TCP && t.src == IpAddr::from(VIP)
+}
+
+/// An ICMP error from the VIP.
+fn is_unreachable((verdict, bytes): (Translated, Vec<u8>)) -> bool {
+    let t = Transport::parse(&bytes).unwrap();
+    verdict == Translated::Reply && matches!(t.kind, Kind::IcmpError { .. }) && t.src == IpAddr::from(VIP)
+}
+
 #[test]
-fn what_leads_nowhere_is_refused_at_once_rows_c2_and_c3() {
+fn c2_a_service_without_endpoints_refuses_at_once() {
     let mut node = Node::new();
-    let reset = |(verdict, bytes): (Translated, Vec<u8>)| {
-        let t = Transport::parse(&bytes).unwrap();
-        verdict == Translated::Reply && t.protocol == TCP && t.src == IpAddr::from(VIP)
-    };
-    let unreachable = |(verdict, bytes): (Translated, Vec<u8>)| {
-        let t = Transport::parse(&bytes).unwrap();
-        verdict == Translated::Reply && matches!(t.kind, Kind::IcmpError { .. }) && t.src == IpAddr::from(VIP)
-    };
-    node.define(0, &[]);
-    assert!(reset(node.send(&packet(true, CLIENT, 4000, VIP, 80))));
-    assert!(unreachable(node.send(&packet(false, CLIENT, 4000, VIP, 80))));
-    node.define(0, &[(2, 9, UP)]);
-    assert!(reset(node.send(&packet(true, CLIENT, 4000, VIP, 81))));
-    assert!(unreachable(node.send(&packet(false, CLIENT, 4000, VIP, 53))));
-    node.define(FLAG_INTERNAL_LOCAL, &[(2, 9, UP)]);
-    let elsewhere = node.send(&packet(true, CLIENT, 4000, VIP, 80)).0;
-    assert_eq!(elsewhere, Translated::Drop(DropReason::NoEndpoints), "row T3");
+    for endpoints in [&[][..], &[(2, 9, 0)], &[(OWN, 9, ENDPOINT_SERVING), (2, 9, 0)]] {
+        node.define(0, endpoints);
+        assert!(is_reset(node.send(&packet(true, CLIENT, 4000, VIP, 80))), "{endpoints:?}");
+        assert!(is_unreachable(node.send(&packet(false, CLIENT, 4000, VIP, 80))), "{endpoints:?}");
+    }
     assert!(node.flows.is_empty());
 }
 
 #[test]
-fn udp_flows_follow_the_endpoints_rows_q1_to_q5() {
+fn c3_other_ports_are_refused_and_other_addresses_dropped() {
+    let mut node = Node::new();
+    node.define(0, &[(2, 9, UP)]);
+    assert!(is_reset(node.send(&packet(true, CLIENT, 4000, VIP, 81))));
+    assert!(is_unreachable(node.send(&packet(false, CLIENT, 4000, VIP, 53))));
+    for tcp in [true, false] {
+        let unallocated = packet(tcp, CLIENT, 4000, [10, 96, 77, 77], 80);
+        assert_eq!(node.send(&unallocated).0, Translated::Drop(DropReason::NoRoute));
+    }
+    assert!(node.flows.is_empty());
+}
+
+#[test]
+fn t3_a_local_policy_drops_while_there_are_endpoints_elsewhere() {
+    let mut node = Node::new();
+    node.define(FLAG_INTERNAL_LOCAL, &[(2, 9, UP)]);
+    let elsewhere = node.send(&packet(true, CLIENT, 4000, VIP, 80)).0;
+    assert_eq!(elsewhere, Translated::Drop(DropReason::NoEndpoints));
+    node.define(FLAG_INTERNAL_LOCAL, &[]);
+    assert!(is_reset(node.send(&packet(true, CLIENT, 4000, VIP, 80))));
+    assert!(node.flows.is_empty());
+}
+
+/// Flags and endpoints of the service, and what becomes of a packet then.
+type Step = (u8, &'static [(u32, u8, u8)], Translated);
+
+/// What a UDP client that keeps its port gets, as the endpoints change under it.
+fn followed(steps: &[Step]) {
+    let mut node = Node::new();
+    let query = packet(false, CLIENT, 4000, VIP, 80);
+    for (n, (flags, endpoints, expected)) in steps.iter().enumerate() {
+        node.define(*flags, endpoints);
+        assert_eq!(node.send(&query).0, *expected, "step {n}");
+    }
+}
+
+const fn to(node: u32) -> Translated {
+    Translated::To(PeerRef(node))
+}
+
+#[test]
+fn q1_a_udp_client_is_moved_when_its_endpoint_is_deleted() {
+    followed(&[
+        (0, &[(2, 9, UP)], to(2)),
+        (0, &[(3, 9, UP)], to(3)),
+        (0, &[(OWN, 9, UP)], Translated::Local),
+    ]);
+    followed(&[
+        (FLAG_INTERNAL_LOCAL, &[(OWN, 9, UP), (2, 9, UP)], Translated::Local),
+        (FLAG_INTERNAL_LOCAL, &[(2, 9, UP)], Translated::Drop(DropReason::NoEndpoints)),
+        (FLAG_INTERNAL_LOCAL, &[(OWN, 8, UP), (2, 9, UP)], Translated::Local),
+    ]);
+}
+
+#[test]
+fn q2_a_udp_client_is_served_once_there_are_endpoints() {
+    followed(&[
+        (0, &[], Translated::Reply),
+        (0, &[(2, 9, ENDPOINT_SERVING)], Translated::Reply),
+        (0, &[(2, 9, UP)], to(2)),
+    ]);
+}
+
+#[test]
+fn q3_a_udp_client_is_refused_once_there_are_none() {
+    followed(&[(0, &[(2, 9, UP)], to(2)), (0, &[], Translated::Reply), (0, &[(4, 9, UP)], to(4))]);
+}
+
+#[test]
+fn q4_a_udp_client_follows_the_target_port() {
+    let mut node = Node::new();
+    let query = packet(false, CLIENT, 4000, VIP, 80);
+    for target in [8080, 9090] {
+        node.define_at(target, 0, &[(2, 9, UP)]);
+        let (verdict, sent) = node.send(&query);
+        assert_eq!((verdict, Transport::parse(&sent).unwrap().dst_port), (to(2), target));
+    }
+}
+
+#[test]
+fn q5_a_udp_client_stays_with_an_endpoint_that_ends_but_serves_whatever_the_policy() {
+    followed(&[
+        (0, &[(2, 9, UP)], to(2)),
+        (0, &[(2, 9, DRAINING), (3, 9, UP)], to(2)),
+        (FLAG_INTERNAL_LOCAL, &[(2, 9, UP), (OWN, 9, UP)], to(2)),
+        (0, &[(2, 9, ENDPOINT_TERMINATING), (3, 9, UP)], to(3)),
+    ]);
+}
+
+#[test]
+fn s14_no_flow_stays_with_a_service_that_is_gone() {
     let mut node = Node::new();
     let query = packet(false, CLIENT, 4000, VIP, 80);
     node.define(0, &[(2, 9, UP)]);
-    assert_eq!(node.send(&query).0, Translated::To(PeerRef(2)));
-    node.define(0, &[(2, 9, DRAINING), (3, 9, UP)]);
-    assert_eq!(node.send(&query).0, Translated::To(PeerRef(2)), "terminating, but serving: stays");
-    node.define(0, &[(3, 9, UP)]);
-    assert_eq!(node.send(&query).0, Translated::To(PeerRef(3)), "deleted: moved");
-    node.define(0, &[]);
-    assert_eq!(node.send(&query).0, Translated::Reply, "none is left: refused");
-    assert!(node.flows.is_empty());
-    node.define(0, &[(4, 9, UP)]);
-    assert_eq!(node.send(&query).0, Translated::To(PeerRef(4)), "some again: works");
-    // The VIP in another Service's hands (row S14).
+    assert_eq!(node.send(&query).0, to(2));
     node.table.apply(&Update::Remove { namespace: "default", name: "web" }).unwrap();
     assert_eq!(node.send(&query).0, Translated::Drop(DropReason::NoRoute));
+    node.define(0, &[(3, 9, UP)]);
+    assert_eq!(node.send(&query).0, to(3));
 }
 
 #[test]

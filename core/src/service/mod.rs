@@ -297,14 +297,20 @@ impl<'a> Table<'a> {
         Some((id, self.services.get(id)?))
     }
 
+    /// Of several services that claim an address the one that had it first.
     fn vip_owner(&self, vip: Address, want: impl Fn(&ServiceSlot) -> bool) -> Option<u32> {
         if vip.is_none() {
             return None;
         }
-        let is_it = |key: u32| {
-            self.services.get(key >> 1).is_some_and(|s| s.vips.get(key as usize & 1) == Some(&vip) && want(s))
-        };
-        self.by_vip.find(self.keys.vip(vip), is_it).map(|key| key >> 1)
+        let mut first: Option<(u32, u32)> = None;
+        self.by_vip.find(self.keys.vip(vip), |key| {
+            let has = |s: &&ServiceSlot| s.vips.get(key as usize & 1) == Some(&vip) && want(s);
+            if let Some(service) = self.services.get(key >> 1).filter(has) {
+                first = first.into_iter().chain([(service.uid, key >> 1)]).min();
+            }
+            false
+        });
+        first.map(|(_, id)| id)
     }
 
     fn find_service(&self, namespace: &str, name: &str) -> Option<u32> {

@@ -15,6 +15,9 @@ use std::vec::Vec;
 const UP: u8 = ENDPOINT_READY | ENDPOINT_SERVING;
 const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
 
+mod affinity;
+mod categories;
+mod rows;
 mod topology;
 
 /// Owned memory of one table.
@@ -169,7 +172,7 @@ fn set(items: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn endpoints_of_two_nodes_with_one_address_are_two_rows_g1_s10() {
+fn g1_endpoints_of_two_nodes_with_one_address_are_two() {
     let mut memory = Memory::new(8);
     let mut table = memory.table();
     let backends = [backend(1, "172.17.0.2", UP, &[8080, 81]), backend(2, "172.17.0.2", UP, &[9090, 81])];
@@ -185,33 +188,7 @@ fn endpoints_of_two_nodes_with_one_address_are_two_rows_g1_s10() {
 }
 
 #[test]
-fn choice_follows_rows_t1_t2_t3() {
-    let mut memory = Memory::new(8);
-    let mut table = memory.table();
-    let tcp80 = request(TCP, "10.96.0.1", 80);
-    let ready = backend(1, "10.0.0.1", UP, &[1, 1]);
-    let draining = backend(2, "10.0.0.2", DRAINING, &[2, 2]);
-    let dead = backend(2, "10.0.0.3", ENDPOINT_TERMINATING, &[3, 3]);
-    let elsewhere_port = backend(1, "10.0.0.4", UP, &[0, 4]);
-    let cases: [(&[&Backend], u8, &str); 8] = [
-        (&[&ready, &draining, &dead, &elsewhere_port], 0, "1 10.0.0.1 1"),
-        (&[&draining, &dead, &elsewhere_port], 0, "2 10.0.0.2 2"),
-        (&[&dead], 0, "NoEndpoints"),
-        (&[], 0, "NoEndpoints"),
-        (&[&ready, &draining], FLAG_INTERNAL_LOCAL, "2 10.0.0.2 2"),
-        (&[&ready, &dead], FLAG_INTERNAL_LOCAL, "NotLocal"),
-        (&[&dead], FLAG_INTERNAL_LOCAL, "NoEndpoints"),
-        (&[&ready], FLAG_NO_PROXY, "NotAVip"),
-    ];
-    for (backends, flags, expected) in cases {
-        let backends: Vec<Backend> = backends.iter().map(|b| (*b).clone()).collect();
-        apply(&mut table, &Def { flags, ..web(&backends) }).unwrap();
-        assert_eq!(drawn(&mut table, &tcp80, 2), set(&[expected]), "{backends:?} {flags}");
-    }
-}
-
-#[test]
-fn choice_is_uniform_row_c4() {
+fn c4_choice_is_uniform() {
     let mut memory = Memory::new(16);
     let mut table = memory.table();
     let backends: Vec<_> = (1..=10)
@@ -230,7 +207,7 @@ fn choice_is_uniform_row_c4() {
 }
 
 #[test]
-fn families_do_not_mix_row_s5() {
+fn v1_families_do_not_mix() {
     let mut memory = Memory::new(8);
     let mut table = memory.table();
     let mut def = web(&[backend(1, "10.0.0.1", UP, &[80, 80]), backend(1, "fd01::1", UP, &[80, 80])]);
@@ -238,50 +215,6 @@ fn families_do_not_mix_row_s5() {
     apply(&mut table, &def).unwrap();
     assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1), set(&["1 10.0.0.1 80"]));
     assert_eq!(drawn(&mut table, &request(TCP, "fd96::1", 80), 1), set(&["1 fd01::1 80"]));
-}
-
-#[test]
-fn clients_keep_their_endpoint_rows_a1_to_a4() {
-    let mut memory = Memory::new(16);
-    let mut table = memory.table();
-    let backends: Vec<_> = (1..=8).map(|n| backend(n, &std::format!("10.0.0.{n}"), UP, &[80, 80])).collect();
-    let def = Def { affinity: 100, ..web(&backends) };
-    apply(&mut table, &def).unwrap();
-    let mut rng = Rng::new([1; 32]);
-    let mut at = |table: &mut Table<'_>, secs, client: &str, protocol| {
-        let request = Request { client: ip(client), ..request(protocol, "10.96.0.1", 80) };
-        let now = Instant::ZERO.after(Duration::from_secs(secs));
-        match table.select(now, &request, &place(1), &mut rng) {
-            Selection::Endpoint { node, .. } => node,
-            other => panic!("{other:?}"),
-        }
-    };
-    let first = at(&mut table, 0, "172.17.0.2", TCP);
-    // Every use pushes the end out (A2); other clients and other ports choose for themselves (A1).
-    for n in 1..20 {
-        assert_eq!(at(&mut table, n * 99, "172.17.0.2", TCP), first);
-    }
-    let others: BTreeSet<u32> =
-        (3..60).map(|n| at(&mut table, 1881, &std::format!("172.17.0.{n}"), TCP)).collect();
-    assert!(others.len() > 4);
-    // It leaves: the client is moved, and stays moved when it comes back (A4).
-    let without: Vec<_> = backends.iter().filter(|b| b.node != first).cloned().collect();
-    apply(&mut table, &Def { backends: without, ..def.clone() }).unwrap();
-    let second = at(&mut table, 1882, "172.17.0.2", TCP);
-    assert_ne!(second, first);
-    apply(&mut table, &def).unwrap();
-    assert_eq!(at(&mut table, 1883, "172.17.0.2", TCP), second);
-    // After the timeout it spreads again (A3), and a service made anew remembers nobody (S14).
-    let spread: BTreeSet<u32> = (0..60).map(|n| at(&mut table, 4000 + n * 102, "172.17.0.2", TCP)).collect();
-    assert!(spread.len() > 4);
-    let renewed: BTreeSet<u32> = (0..60)
-        .map(|_| {
-            table.apply(&Update::Remove { namespace: "default", name: "web" }).unwrap();
-            apply(&mut table, &def).unwrap();
-            at(&mut table, 20_000, "172.17.0.2", TCP)
-        })
-        .collect();
-    assert!(renewed.len() > 4);
 }
 
 #[test]
@@ -307,7 +240,7 @@ fn endpoint_vips_lead_to_their_endpoint_on_every_port() {
 }
 
 #[test]
-fn flows_are_still_served_while_their_endpoint_serves_rows_q1_to_q5() {
+fn q5_a_flow_may_stay_while_its_endpoint_serves_at_that_port() {
     let mut memory = Memory::new(8);
     let mut table = memory.table();
     let endpoint = (1, ip("10.0.0.1"), 80);
@@ -329,7 +262,7 @@ fn flows_are_still_served_while_their_endpoint_serves_rows_q1_to_q5() {
 }
 
 #[test]
-fn addresses_that_must_not_be_reached_are_refused() {
+fn hostile_addresses_that_must_not_be_reached_are_refused() {
     let mut memory = Memory::new(8);
     let mut table = memory.table();
     for address in ["127.0.0.1", "169.254.1.1", "0.0.0.0", "224.0.0.1", "fe80::1"] {

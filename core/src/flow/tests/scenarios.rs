@@ -37,7 +37,7 @@ fn udp_and_ping_go_there_and_back() {
 }
 
 #[test]
-fn two_clients_with_one_port_get_two_mapped_ports_and_their_own_replies() {
+fn c7_endpoints_see_the_clients_node_and_two_clients_with_one_port_apart() {
     for c in BOTH {
         let mut pair = Pair::new();
         let other = if c.client == V4.client { "172.17.0.3" } else { "fd17::3" };
@@ -54,7 +54,7 @@ fn two_clients_with_one_port_get_two_mapped_ports_and_their_own_replies() {
 }
 
 #[test]
-fn a_pod_reaches_itself_through_its_service() {
+fn c8_a_pod_reaches_itself_through_its_service() {
     for c in BOTH {
         let mut pair = Pair::new();
         pair.node = 0;
@@ -299,7 +299,7 @@ fn fragments_that_overtook_the_first_wait_for_it() {
 }
 
 #[test]
-fn connections_end_when_both_sides_said_so() {
+fn c12_connections_end_when_both_sides_said_so() {
     let c = V4;
     let mut pair = Pair::new();
     pair.connect(c, 4000);
@@ -321,7 +321,7 @@ fn connections_end_when_both_sides_said_so() {
 }
 
 #[test]
-fn a_reset_passes_and_ends_the_flow_at_once() {
+fn c6_a_reset_passes_to_the_other_side_and_ends_the_flow() {
     let c = V4;
     for from_client in [true, false] {
         let mut pair = Pair::new();
@@ -372,7 +372,7 @@ fn udp_lives_30_seconds_unanswered_and_180_answered() {
 
 /// Rows Q1 to Q3 and C5.
 #[test]
-fn udp_flows_leave_an_endpoint_that_is_gone_and_tcp_flows_stay() {
+fn c5_tcp_flows_stay_with_an_endpoint_that_is_gone_and_udp_flows_leave_it() {
     let c = V4;
     let mut pair = Pair::new();
     pair.connect(c, 4000);
@@ -454,7 +454,7 @@ fn every_timer_is_told_and_has_its_own_key() {
 }
 
 #[test]
-fn a_table_is_adopted_by_the_next_run() {
+fn q6_a_table_is_adopted_by_the_next_run() {
     let size = 16;
     let mut memory = Memory::new(size);
     let now = Instant::ZERO.after(Duration::from_secs(1000));
@@ -584,4 +584,66 @@ fn what_must_not_be_cut_is_not_cut() {
     assert_eq!(cut(&whole, &t, 100, 100), Err(DropReason::TooBig));
     let v6 = udp((V6.client, 4000), (V6.vip, 53), &[7; 200]);
     assert_eq!(cut(&v6, &Transport::parse(&v6).unwrap(), 100, 100), Err(DropReason::TooBig));
+}
+
+#[test]
+fn c13_segments_out_of_the_window_pass_and_cause_no_reset() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        pair.connect(c, 4000);
+        let out_of_window = |bytes: Vec<u8>| {
+            let t = Transport::parse(&bytes).unwrap();
+            let mut bytes = bytes;
+            // Sequence numbers far from those of the handshake.
+            bytes[t.l4 + 4..t.l4 + 12].copy_from_slice(&[0xee; 8]);
+            crate::wire::ip::testing::fill(&mut bytes, t.l4, TCP, Checksum::Complete);
+            bytes
+        };
+        let there = pair.request(&out_of_window(tcp((c.client, 4000), (c.vip, 80), ACK, b"late")));
+        assert_eq!(ends(&there), at(c.mesh[0], 4000, c.pod, 8080));
+        let back = pair.response(&out_of_window(tcp((c.pod, 8080), (c.mesh[0], 4000), ACK, b"late")));
+        assert_eq!(ends(&back), at(c.vip, 80, c.client, 4000));
+        pair.request(&tcp((c.client, 4000), (c.vip, 80), ACK, b"goes on"));
+    }
+}
+
+#[test]
+fn c15_what_a_service_does_not_name_ends_here_and_does_not_loop() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        // A ping is answered by this node: the answer has the VIP as source and goes to the client.
+        let (outcome, reply) = pair.send(&echo(c.client, c.vip, true, 7));
+        assert_eq!((outcome.verdict, ends(&reply)), (Translated::Reply, at(c.vip, 0, c.client, 7)));
+        // GRE, ESP, OSPF, a protocol without a name: nothing is sent anywhere.
+        for protocol in [47, 50, 89, 253] {
+            let (outcome, _) = pair.send(&spec(c.client, c.vip, protocol, vec![0; 40]).build());
+            assert_eq!(outcome.verdict, Translated::Drop(DropReason::Protocol), "{protocol}");
+        }
+        assert!(pair.client.is_empty());
+    }
+}
+
+#[test]
+fn q7_whatever_answers_a_client_has_the_vip_as_source() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let query = udp((c.client, 4000), (c.vip, 53), b"?");
+        let there = pair.request(&query);
+        assert_eq!(
+            ends(&pair.response(&udp((c.pod, 8080), (c.mesh[0], 4000), b"!"))),
+            at(c.vip, 53, c.client, 4000)
+        );
+        // An endpoint's other port is no answer.
+        assert_eq!(
+            pair.client_in(2, &udp((c.pod, 8081), (c.mesh[0], 4000), b"!")).0.verdict,
+            Translated::Drop(DropReason::NoFlow)
+        );
+        // The kernel of the endpoint complains: what the client gets comes from the VIP and quotes its own packet.
+        let (message, code) = if c.vip == V4.vip { (3, 3) } else { (1, 4) };
+        let error = pair.response(&icmp_error(c.pod, c.mesh[0], message, code, &there));
+        let t = verify(&error, Checksum::Complete);
+        let quoted = t.quoted(&error).unwrap();
+        assert_eq!((t.src, t.dst), (ip(c.vip), ip(c.client)));
+        assert_eq!((quoted.src_port, quoted.dst, quoted.dst_port), (4000, ip(c.vip), 53));
+    }
 }

@@ -139,7 +139,7 @@ fn the_nearest_is_taken_where_the_service_asks_for_it() {
 }
 
 #[test]
-fn a3_affinity_stays_with_an_endpoint_that_cannot_be_reached() {
+fn a4_affinity_stays_with_an_endpoint_that_cannot_be_reached() {
     let mut memory = Memory::new(16);
     let mut table = memory.table();
     let def = web(&[zoned(2, "10.1.2.3", UP, &[]), zoned(3, "10.1.2.4", UP, &[])]);
