@@ -5,16 +5,32 @@ use crate::PeerId;
 use crate::control::Welcome;
 use crate::noise::ChaChaPoly;
 use crate::packet::{HEADROOM, Packet};
-use crate::path::{RelayVia, Source, Terms, is_relay};
+use crate::path::{Paths, RelayVia, Source, Terms, is_relay};
 use crate::time::Instant;
 use crate::tunnel::{self, Origin, Tunnels};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Back to where a direct datagram came from.
-pub(crate) fn straight(origin: &Origin) -> Way {
-    let ip = IpAddr::V6(Ipv6Addr::from(origin.address)).to_canonical();
-    let local = u8::try_from(origin.via).unwrap_or_default();
-    Way { envelope: None, to: Destination::Socket { local, remote: SocketAddr::new(ip, origin.port) } }
+/// The way to a peer.
+pub(crate) fn way_to(paths: &Paths<'_>, now: Instant, peer: PeerId) -> Option<Way> {
+    Way::of(paths.route(now, peer, 0).first?, paths.relay_via())
+}
+
+/// The way of a handshake message: an answer goes straight back to where a direct datagram came from, unless that
+/// would not arrive.
+pub(crate) fn way_of(paths: &mut Paths<'_>, now: Instant, message: &tunnel::Transmit) -> Option<Way> {
+    match (message.peer, message.answer) {
+        (peer, Some(origin)) if origin.port != 0 => {
+            let ip = IpAddr::V6(Ipv6Addr::from(origin.address)).to_canonical();
+            let remote = SocketAddr::new(ip, origin.port);
+            let own = peer.filter(|peer| paths.is_one_way(now, *peer, &remote));
+            let local = u8::try_from(origin.via).unwrap_or_default();
+            let straight = Way { envelope: None, to: Destination::Socket { local, remote } };
+            own.and_then(|peer| way_to(paths, now, peer)).or(Some(straight))
+        }
+        (Some(peer), _) => way_to(paths, now, peer),
+        (None, Some(origin)) => way_to(paths, now, PeerId(origin.via)),
+        (None, None) => None,
+    }
 }
 
 /// Puts the envelope in front.

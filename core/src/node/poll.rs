@@ -2,7 +2,7 @@
 
 use super::{Engine, Event, Ticket, Timer, Transmit, Way};
 use crate::PeerId;
-use crate::bridge::{finish, seal_own, straight};
+use crate::bridge::{finish, seal_own, way_of, way_to};
 use crate::counters::DropReason;
 use crate::packet::HEADROOM;
 use crate::path;
@@ -87,13 +87,7 @@ impl Engine<'_> {
     fn tunnel_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let message = self.tunnels.poll_transmit(now, out.get_mut(HEADROOM..)?)?;
-            let way = match (message.peer, message.answer) {
-                (_, Some(origin)) if origin.port != 0 => Some(straight(&origin)),
-                (Some(peer), _) => self.way_to(now, peer),
-                (None, Some(origin)) => self.way_to(now, PeerId(origin.via)),
-                (None, None) => None,
-            };
-            if let Some(way) = way {
+            if let Some(way) = way_of(&mut self.paths, now, &message) {
                 return finish(&way, out, HEADROOM, message.len, false);
             }
             self.count(DropReason::NoPath);
@@ -115,7 +109,7 @@ impl Engine<'_> {
     }
 
     pub(super) fn way_to(&self, now: Instant, peer: PeerId) -> Option<Way> {
-        Way::of(self.paths.route(now, peer, 0).first?, self.paths.relay_via())
+        way_to(&self.paths, now, peer)
     }
 
     /// Passes on what the machines have to say to each other and to the shell, and takes their deadlines.

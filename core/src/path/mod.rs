@@ -49,7 +49,7 @@ use crate::wire::path::{MESSAGE_MAX, Message};
 use binding::Relay;
 use core::net::SocketAddr;
 use ping::Ping;
-use schedule::List;
+use schedule::{List, STALE};
 use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, TOUCHED, UP};
 
 /// Largest memory of a peer, in bytes.
@@ -164,6 +164,23 @@ impl<'a> Paths<'a> {
             // A handshake may find a neighbour even when that one has lost the relay. Farther hints are not used
             // beside a relay: a datagram that comes before the other side sent its own can spoil a NAT's mapping.
             None => Routes { first: relay, copy: slot.near_hint().filter(|_| !slot.is(UP)) },
+        }
+    }
+
+    /// Whether an answer to what came straight from `remote` had better take our own way, [`Paths::route`]: the NATs
+    /// of some pairs let only one direction through, and a session that is renewed that way would end. A place
+    /// where no probe of ours ever arrived is one; one where none arrived lately is or is not, by turns: a peer that
+    /// has lost the relay can be answered there alone.
+    pub fn is_one_way(&mut self, now: Instant, peer: PeerId, remote: &SocketAddr) -> bool {
+        let turn = self.draw() & 1 == 0;
+        let Some(slot) = self.slot(peer).filter(|s| s.is(UP) && self.relay_route(s).is_some()) else {
+            return false;
+        };
+        let known = slot.find(&Remote::new(0, *remote)).and_then(|at| slot.candidates.get(at));
+        match known.map(|candidate| candidate.proven.get()) {
+            Some(None) => true,
+            Some(Some(at)) => turn && now.since(at) > STALE,
+            None => false,
         }
     }
 

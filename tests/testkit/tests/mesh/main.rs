@@ -117,7 +117,13 @@ fn link(rng: &mut Rng) -> LinkConfig {
 }
 
 impl Mesh {
+    /// Behind boxes drawn by the seed.
     fn new(seed: u64) -> Self {
+        Self::behind(seed, None)
+    }
+
+    /// Behind these two boxes, if there are any.
+    fn behind(seed: u64, boxes: Option<[NatConfig; 2]>) -> Self {
         let mut rng = seeds::rng(seed, 10);
         let mut network = Network::new(seed);
         network.split_writes(true);
@@ -132,6 +138,8 @@ impl Mesh {
             6..=7 => NatConfig::linux(),
             _ => NatConfig::symmetric(),
         });
+        let own_boxes = boxes.is_some();
+        let nats = boxes.unwrap_or(nats);
         let links = [link(&mut rng), link(&mut rng)];
         let externals = ["198.51.100.1", "192.0.2.1"];
         let site = |network: &mut Network, n: usize| {
@@ -140,7 +148,7 @@ impl Mesh {
         };
         let first = site(&mut network, 0);
         // Some pairs live behind one box.
-        let second = if rng.below(6) == 0 { first } else { site(&mut network, 1) };
+        let second = if rng.below(6) == 0 && !own_boxes { first } else { site(&mut network, 1) };
         let sites = [first, second];
         let lan = Cable::symmetric(LinkConfig::delayed(1));
         let nodes = [0, 1].map(|n| network.add_host(sites[n], site_address(n).ip(), lan.clone()));

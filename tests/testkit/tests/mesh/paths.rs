@@ -1,8 +1,10 @@
 //! Ways that close and open under whole nodes: how soon the direct one is used, and what it costs when there is none.
 
 use crate::{Mesh, RECOVER_WITHIN, START_WITHIN, server};
-use edgemesh_core::path::RelayLeg;
+use edgemesh_core::path::{RelayLeg, Route};
 use edgemesh_core::time::Duration;
+use edgemesh_testkit::filter::Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
+use edgemesh_testkit::nat::NatConfig;
 use edgemesh_testkit::seeds::for_each_seed;
 
 /// How soon a direct way that opens is used while packets flow.
@@ -73,6 +75,32 @@ fn lists_lost_in_an_outage_are_told_again() {
         mesh.restart_server(8_000);
         mesh.exchange("answered after the outage", RECOVER_WITHIN);
         mesh.until("direct", SOON, Mesh::is_direct);
+    });
+}
+
+#[test]
+fn sessions_outlive_paths_of_one_direction() {
+    // The one side's box maps each address elsewhere and lets everybody in, the other's lets in only what was asked:
+    // the second reaches the first straight, and nothing comes straight back.
+    let open = NatConfig::new(AddressDependent, EndpointIndependent);
+    let closed = NatConfig::new(EndpointIndependent, AddressAndPortDependent);
+    for_each_seed(4, |seed| {
+        let mut mesh = Mesh::behind(seed, Some([open.clone(), closed.clone()]));
+        mesh.good_links();
+        mesh.ask(true);
+        mesh.exchange("answered", START_WITHIN);
+        for _ in 0..40 {
+            mesh.run(Duration::from_secs(10));
+            let now = mesh.world.now();
+            for n in [0, 1] {
+                let peer = mesh.node(n).engine.peers(now).next().unwrap();
+                // Renewed behind 120 s, ended behind 180 s.
+                let age = peer.handshake.unwrap();
+                assert!(peer.up && age < Duration::from_secs(145), "{age:?}\n{}", mesh.story());
+                let direct = matches!(peer.path.route, Some(Route::Direct { .. }));
+                assert_eq!(direct, n == 1, "node {n}\n{}", mesh.story());
+            }
+        }
     });
 }
 
