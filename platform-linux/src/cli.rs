@@ -48,19 +48,19 @@ pub enum Command {
 #[derive(Args, Debug, Clone)]
 pub struct Run {
     /// This node's Kubernetes name.
-    #[arg(long, env = "EDGEMESH_NODE", value_parser = node_name)]
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
     pub node: String,
     /// Join token, or @FILE that holds one. Needed until the node has joined once.
-    #[arg(long, env = "EDGEMESH_JOIN", hide_env_values = true)]
+    #[arg(long, env = "EDGEMESH_JOIN", value_name = "TOKEN|@FILE", hide_env_values = true)]
     pub join: Option<String>,
     /// Where keys, records and the last good table are kept.
-    #[arg(long, env = "EDGEMESH_STATE_DIR", default_value = "/var/lib/edgemesh/agent")]
+    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/edgemesh/agent")]
     pub state_dir: PathBuf,
     /// UDP address for tunnels.
-    #[arg(long, env = "EDGEMESH_LISTEN", default_value = "0.0.0.0:20006", value_parser = socket_address)]
+    #[arg(long, env = "EDGEMESH_LISTEN", value_name = "IP:PORT", default_value = "0.0.0.0:20006", value_parser = socket_address)]
     pub listen: SocketAddr,
     /// Where Services come from: server, kubernetes, or manifests:DIR.
-    #[arg(long, env = "EDGEMESH_SOURCE", default_value = "server")]
+    #[arg(long, env = "EDGEMESH_SOURCE", value_name = "SOURCE", default_value = "server")]
     pub source: Source,
     /// With --source kubernetes: where server and credentials are; without it they are those of the pod.
     #[arg(long, env = "EDGEMESH_KUBECONFIG", value_name = "FILE")]
@@ -73,19 +73,19 @@ pub struct Run {
     #[arg(long, env = "EDGEMESH_META_SERVER", value_name = "URL", value_parser = http_url)]
     pub meta_server: Option<String>,
     /// Link-local address that the DNS responder listens on.
-    #[arg(long, env = "EDGEMESH_DNS", default_value_t = IpAddr::V4(Ipv4Addr::new(169, 254, 96, 16)))]
+    #[arg(long, env = "EDGEMESH_DNS", value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::new(169, 254, 96, 16)))]
     pub dns: IpAddr,
     /// Service CIDR to route to the mesh as a whole (repeatable); without it each ClusterIP is routed alone.
-    #[arg(long, env = "EDGEMESH_SERVICE_CIDR", value_delimiter = ',')]
+    #[arg(long, env = "EDGEMESH_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<Prefix>,
     /// DNS server for names outside the cluster domain (repeatable); without it those of /etc/resolv.conf.
-    #[arg(long, env = "EDGEMESH_UPSTREAM_DNS", value_delimiter = ',', value_parser = dns_server)]
+    #[arg(long, env = "EDGEMESH_UPSTREAM_DNS", value_name = "IP[:PORT]", value_delimiter = ',', value_parser = dns_server)]
     pub upstream_dns: Vec<SocketAddr>,
     /// Admin endpoint: unix:/PATH or IP:PORT.
-    #[arg(long, env = "EDGEMESH_ADMIN", default_value = DEFAULT_ADMIN)]
+    #[arg(long, env = "EDGEMESH_ADMIN", value_name = "ADDRESS", default_value = DEFAULT_ADMIN)]
     pub admin: Address,
     /// YAML file with any of these settings, in camelCase.
-    #[arg(long, env = "EDGEMESH_CONFIG")]
+    #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
@@ -96,7 +96,7 @@ pub struct Query {
     #[arg(long)]
     pub json: bool,
     /// The agent's admin endpoint.
-    #[arg(long, env = "EDGEMESH_ADMIN", default_value = DEFAULT_ADMIN)]
+    #[arg(long, env = "EDGEMESH_ADMIN", value_name = "ADDRESS", default_value = DEFAULT_ADMIN)]
     pub admin: Address,
 }
 
@@ -114,7 +114,7 @@ pub struct Named {
 #[derive(Args, Debug)]
 pub struct Cleanup {
     /// State directory of the agent whose changes are undone.
-    #[arg(long, env = "EDGEMESH_STATE_DIR", default_value = "/var/lib/edgemesh/agent")]
+    #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/edgemesh/agent")]
     pub state_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]

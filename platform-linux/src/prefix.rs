@@ -81,7 +81,7 @@ impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not a prefix; accepted are an address or ADDRESS/BITS, for example 10.96.0.0/12",
+            "{:?} is not a prefix; accepted: an address, or ADDRESS/BITS without host bits, such as 10.96.0.0/12",
             self.0
         )
     }
