@@ -3,13 +3,15 @@
 //! Every flag of `run` is also an `EDGEMESH_*` variable and a camelCase key of the YAML file; see
 //! [`edgemesh_host::config`].
 
+use crate::dns::StubDomain;
 use crate::prefix::Prefix;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use edgemesh_host::admin::Address;
-use edgemesh_host::config::{dns_server, http_url, node_name, socket_address};
+use edgemesh_host::config::{dns_server, http_url, node_name, socket_address, span};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Kubernetes Services for edge nodes behind NATs.
 #[derive(Parser, Debug)]
@@ -81,12 +83,79 @@ pub struct Run {
     /// DNS server for names outside the cluster domain (repeatable); without it those of /etc/resolv.conf.
     #[arg(long, env = "EDGEMESH_UPSTREAM_DNS", value_name = "IP[:PORT]", value_delimiter = ',', value_parser = dns_server)]
     pub upstream_dns: Vec<SocketAddr>,
+    /// How names are answered.
+    #[command(flatten)]
+    pub names: Names,
     /// Admin endpoint: unix:/PATH or IP:PORT.
     #[arg(long, env = "EDGEMESH_ADMIN", value_name = "ADDRESS", default_value = DEFAULT_ADMIN)]
     pub admin: Address,
     /// YAML file with any of these settings, in camelCase.
     #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Settings of the DNS responder beyond its addresses.
+#[derive(Args, Debug, Clone)]
+pub struct Names {
+    /// DNS server of one domain: NAME=IP[:PORT] (repeatable; several servers may be of one domain).
+    #[arg(long, env = "EDGEMESH_STUB_DOMAIN", value_delimiter = ',')]
+    pub stub_domain: Vec<StubDomain>,
+    /// Answer at the ClusterIP of kube-system/kube-dns too. auto: where nothing else on this node does.
+    #[arg(long, env = "EDGEMESH_DNS_VIP", value_enum, default_value_t = DnsVip::Auto)]
+    pub dns_vip: DnsVip,
+    /// Answer names of pods (a-b-c-d.NAMESPACE.pod): unchecked, only for addresses of endpoints, or not at all.
+    #[arg(long, env = "EDGEMESH_DNS_PODS", value_enum, default_value_t = DnsPods::Insecure)]
+    pub dns_pods: DnsPods,
+    /// TTL of answers about the cluster, in seconds.
+    #[arg(long, env = "EDGEMESH_DNS_TTL", default_value_t = 30, value_parser = value_parser!(u32).range(0..=3600))]
+    pub dns_ttl: u32,
+    /// While no upstream answers, give replies that are too old by at most this, such as 1h (off when absent).
+    #[arg(long, env = "EDGEMESH_DNS_SERVE_STALE", value_parser = stale)]
+    pub dns_serve_stale: Option<Duration>,
+    /// Ask upstreams again before a reply is too old that was given so often (off when absent).
+    #[arg(long, env = "EDGEMESH_DNS_PREFETCH")]
+    pub dns_prefetch: Option<u32>,
+    /// Keep answering for so long after a signal to stop, such as 5s (off when absent).
+    #[arg(long, env = "EDGEMESH_LAMEDUCK", value_parser = lameduck)]
+    pub lameduck: Option<Duration>,
+}
+
+/// Whether the ClusterIP of the cluster's DNS is answered here.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DnsVip {
+    /// Unless another program on this node does.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Which names of pods are answered.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DnsPods {
+    /// All, unchecked.
+    Insecure,
+    /// Those of ready endpoints.
+    Verified,
+    /// None.
+    Disabled,
+}
+
+/// The longest time that RFC 8767 lets an old answer live is days; CoreDNS has an hour.
+fn stale(text: &str) -> Result<Duration, String> {
+    span(text)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(3_600))
+        .ok_or_else(|| "accepted: a number with s, m or h, at most 1h".to_owned())
+}
+
+/// As long as Kubernetes waits by default before it kills.
+fn lameduck(text: &str) -> Result<Duration, String> {
+    span(text)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(30))
+        .ok_or_else(|| "accepted: a number with s, at most 30s".to_owned())
 }
 
 /// Settings of commands that ask a running agent.

@@ -118,9 +118,12 @@ fn copy<const N: usize>(text: Text<'_>) -> heapless::Vec<u8, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::{Domain, PodRecords, Responder, Settings, Transport, Verdict};
     use crate::rng::Rng;
     use crate::wire::control::Network;
-    use crate::wire::feed::{ENDPOINT_READY, EndpointDef, ServiceDef, ServiceKind, Update};
+    use crate::wire::dns::{Header, Records};
+    use crate::wire::feed::{ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING};
+    use crate::wire::feed::{EndpointDef, ServiceDef, ServiceKind, Update};
     use std::boxed::Box;
     use std::vec::Vec;
 
@@ -180,5 +183,113 @@ mod tests {
         assert_eq!(zone.owners(ip("172.17.0.2")).count(), 1);
         assert_eq!(zone.owners(ip("242.128.0.2")).count(), 1);
         assert_eq!(zone.owners(ip("172.17.0.3")).count(), 0);
+    }
+
+    /// The table of a node of index 1, changed step by step, and what its responder says of it.
+    struct Node<'a> {
+        table: Table<'a>,
+    }
+
+    impl Node<'_> {
+        fn set(&mut self, kind: ServiceKind<'_>, endpoints: &[EndpointDef<'_>]) {
+            let head = ServiceDef { namespace: "d", name: "s", kind, affinity_secs: 0, flags: 0 };
+            let updates = [Update::Service(head), Update::Targets(&[])];
+            let endpoints = endpoints.iter().cloned().map(Update::Endpoint);
+            for update in updates.into_iter().chain(endpoints).chain([Update::Commit]) {
+                self.table.apply(&update).unwrap();
+            }
+        }
+
+        /// Response code, and type and data of each answer, to a question for `s.d.svc.cluster.local`.
+        fn ask(&self, rtype: u8) -> (u16, Vec<(u16, Vec<u8>)>) {
+            let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
+            let zone = TableZone { table: &self.table, own: 1, mesh: Mesh::new(network, 1) };
+            let settings = Settings {
+                domain: Domain::new("cluster.local").unwrap(),
+                ttl: 30,
+                negative_ttl: 30,
+                address: None,
+                pods: PodRecords::Insecure,
+                recursion: true,
+            };
+            let mut query = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+            query.extend(b"\x01s\x01d\x03svc\x07cluster\x05local\x00\x00");
+            query.extend([rtype, 0, 1]);
+            let mut out = [0; 512];
+            let verdict = Responder::new(settings).query(&zone, &query, Transport::Udp, 0, &mut out);
+            let (Verdict::Answer { len, .. } | Verdict::Chase { len }) = verdict else {
+                panic!("{verdict:?}")
+            };
+            let header = Header::parse(&out).unwrap();
+            let records = Records::new(&out[..len]).unwrap().take(header.counts[1].into());
+            let records = records.map(|r| r.unwrap()).map(|r| (r.rtype.0, out[r.data..r.end].to_vec()));
+            (header.rcode(), records.collect())
+        }
+
+        fn addresses(&self) -> Vec<IpAddr> {
+            let (_, records) = self.ask(1);
+            let v4 = |data: Vec<u8>| IpAddr::from(<[u8; 4]>::try_from(data).unwrap());
+            let mut addresses: Vec<_> = records.into_iter().map(|(_, data)| v4(data)).collect();
+            addresses.sort();
+            addresses
+        }
+    }
+
+    fn with_node(steps: impl FnOnce(Node<'_>)) {
+        let mut memory = Box::new(SmallMemory::ZERO);
+        let mut table = Table::new(memory.lend().services, &mut Rng::new([1; 32]));
+        for update in [Update::Begin, Update::End] {
+            table.apply(&update).unwrap();
+        }
+        steps(Node { table });
+    }
+
+    #[test]
+    fn d11_d12_ready_alone_decides_whether_an_endpoint_has_a_name() {
+        with_node(|mut node| {
+            let is = |address, conditions| EndpointDef { conditions, ..endpoint(1, address, None) };
+            let all = [
+                is("172.17.0.2", ENDPOINT_READY | ENDPOINT_SERVING),
+                // A pod that publishNotReadyAddresses shows: neither serving nor staying.
+                is("172.17.0.3", ENDPOINT_READY | ENDPOINT_TERMINATING),
+                is("172.17.0.4", ENDPOINT_SERVING | ENDPOINT_TERMINATING),
+                is("172.17.0.5", 0),
+            ];
+            node.set(ServiceKind::Headless, &all);
+            assert_eq!(node.addresses(), [ip("172.17.0.2"), ip("172.17.0.3")]);
+        });
+    }
+
+    #[test]
+    fn d21_a_service_answers_by_its_present_type() {
+        const CNAME: u16 = 5;
+        with_node(|mut node| {
+            let vip = |text| ServiceKind::ClusterIp([ip(text)].into_iter().collect());
+            node.set(ServiceKind::ExternalName("foo.example"), &[]);
+            assert_eq!(node.ask(1), (0, std::vec![(CNAME, b"\x03foo\x07example\x00".to_vec())]));
+            node.set(ServiceKind::ExternalName("bar.example"), &[]);
+            assert_eq!(node.ask(1), (0, std::vec![(CNAME, b"\x03bar\x07example\x00".to_vec())]));
+            node.set(vip("10.96.0.9"), &[]);
+            assert_eq!(node.addresses(), [ip("10.96.0.9")]);
+            assert!(node.table.is_vip(ip("10.96.0.9")));
+            node.set(ServiceKind::ExternalName("bar.example"), &[]);
+            assert_eq!(node.ask(1).1[0].0, CNAME);
+            assert!(!node.table.is_vip(ip("10.96.0.9")), "the VIP no longer forwards");
+        });
+    }
+
+    #[test]
+    fn n8_a_change_shows_with_the_next_query() {
+        with_node(|mut node| {
+            assert_eq!(node.ask(1).0, 3);
+            for last in 2..20u8 {
+                let address = IpAddr::from([172, 17, 0, last]);
+                let one = EndpointDef { address, ..endpoint(1, "172.17.0.2", None) };
+                node.set(ServiceKind::Headless, &[one]);
+                assert_eq!(node.addresses(), [address]);
+            }
+            node.table.apply(&Update::Remove { namespace: "d", name: "s" }).unwrap();
+            assert_eq!(node.ask(1).0, 3);
+        });
     }
 }

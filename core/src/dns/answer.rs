@@ -201,8 +201,10 @@ impl<'w, 'o, Z: Zone> Writer<'w, 'o, Z> {
             }
             Subject::NameServer => self.one_address(place, self.settings.address),
             Subject::Empty => Found::Name,
-            Subject::Pod(_) if self.settings.pods == PodRecords::Disabled => Found::Nothing,
-            Subject::Pod(address) => self.one_address(place, Some(address)),
+            Subject::Pod(namespace, address) if self.has_pod(namespace, address) => {
+                self.one_address(place, Some(address))
+            }
+            Subject::Pod(..) => Found::Nothing,
             Subject::Service(service) => self.service(place, service),
             Subject::Endpoint(service, host) => self.endpoints(place, service, Some(host)),
             Subject::Port(service, name, protocol) => self.port(place, service, name, protocol),
@@ -224,6 +226,19 @@ impl<'w, 'o, Z: Zone> Writer<'w, 'o, Z> {
             _ => {}
         }
         Found::Name
+    }
+
+    /// Whether this pod is to have a name (row D25). The namespace exists.
+    fn has_pod(&self, namespace: &[u8], address: IpAddr) -> bool {
+        let is_in = |owner| match owner {
+            Owner::Endpoint { service, .. } => self.zone.name(service).0.as_slice() == namespace,
+            Owner::Service(_) => false,
+        };
+        match self.settings.pods {
+            PodRecords::Disabled => false,
+            PodRecords::Insecure => true,
+            PodRecords::Verified => self.zone.owners(address).any(is_in),
+        }
     }
 
     fn one_address(&mut self, place: Place<'_>, address: Option<IpAddr>) -> Found {

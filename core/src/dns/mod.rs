@@ -144,6 +144,8 @@ pub enum PodRecords {
     Disabled,
     /// With the address in the name, unchecked, where the namespace exists: kubeadm's default.
     Insecure,
+    /// The same, but only for addresses of ready endpoints of Services in that namespace: no other pods are known.
+    Verified,
 }
 
 /// What the responder is told at start.

@@ -25,8 +25,8 @@ pub(super) enum Subject<'n> {
     Endpoint(u32, Host<'n>),
     /// A named port of a service.
     Port(u32, &'n [u8], Protocol),
-    /// A pod.
-    Pod(IpAddr),
+    /// A pod of this namespace, by its address.
+    Pod(&'n [u8], IpAddr),
     /// Nothing.
     Missing,
 }
@@ -63,7 +63,7 @@ pub(super) fn of<'n>(zone: &impl Zone, name: Name<'n>, count: usize) -> Subject<
         [b"ns", b"dns"] => Subject::NameServer,
         [namespace, b"svc" | b"pod"] => empty_if(zone.namespace(namespace)),
         [pod, namespace, b"pod"] => match address::from_dashed(pod) {
-            Some(address) if zone.namespace(namespace) => Subject::Pod(address),
+            Some(address) if zone.namespace(namespace) => Subject::Pod(namespace, address),
             _ => Subject::Missing,
         },
         [rest @ .., service, namespace, b"svc"] => match zone.service(namespace, service) {

@@ -60,7 +60,7 @@ fn d20_the_question_is_for_the_last_target() {
 }
 
 #[test]
-fn d20_the_reply_is_joined_and_strangers_in_it_are_not() {
+fn u14_the_reply_is_joined_and_strangers_in_it_are_not() {
     let (query, answer) = asked();
     let records = vec![
         alias("EXT.interwebs.test.", "cdn.test."),
@@ -80,6 +80,15 @@ fn d20_the_reply_is_joined_and_strangers_in_it_are_not() {
 }
 
 #[test]
+fn d20_the_reply_completes_the_alias() {
+    let (query, answer) = asked();
+    let done = complete(&query, &answer, &reply(vec![address("ext.interwebs.test.", 9)]));
+    let expected =
+        [format!("{EXTERNAL} 30 CNAME ext.interwebs.test."), "ext.interwebs.test. 77 A 192.0.2.9".into()];
+    assert_eq!(done.answers, expected);
+}
+
+#[test]
 fn d20_failure_upstream_shows_in_the_code() {
     let (query, answer) = asked();
     let mut failed = reply(vec![]);
@@ -89,7 +98,7 @@ fn d20_failure_upstream_shows_in_the_code() {
 }
 
 #[test]
-fn d20_w3_a_long_reply_is_cut_and_opt_stays() {
+fn w3_a_long_reply_behind_an_alias_is_cut_and_opt_stays() {
     let mut message = query(EXTERNAL, A);
     message.set_edns(edns(600));
     let query = message.to_vec().unwrap();

@@ -11,6 +11,7 @@
 )]
 
 mod chase;
+mod kinds;
 mod properties;
 mod records;
 mod wire;
@@ -20,6 +21,7 @@ mod zone;
 use edgemesh_core::dns::{Domain, PodRecords, Responder, Settings, Transport, Verdict};
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use zone::MemoryZone;
 
 /// A decoded answer, its sections as lines of `owner ttl type data`.
@@ -78,8 +80,15 @@ pub(crate) fn lines(records: &[Record]) -> Vec<String> {
     records.iter().map(|r| format!("{} {} {} {}", r.name, r.ttl, r.record_type(), r.data)).collect()
 }
 
+/// Reads an answer to its last octet. What was read, written again by the other implementation, must be the same;
+/// long answers it would cut.
 pub(crate) fn decode(bytes: &[u8], service: Option<u32>) -> Reply {
-    let message = Message::from_vec(bytes).unwrap();
+    let mut decoder = BinDecoder::new(bytes);
+    let message = Message::read(&mut decoder).unwrap();
+    assert!(decoder.is_empty(), "octets behind the last record");
+    if bytes.len() <= 4096 {
+        assert_eq!(Message::from_vec(&message.to_vec().unwrap()).unwrap(), message);
+    }
     Reply {
         len: bytes.len(),
         answers: lines(&message.answers),

@@ -1,11 +1,11 @@
 //! Rows D and N: what names stand for.
 
-use edgemesh_core::dns::Verdict;
+use edgemesh_core::dns::{PodRecords, Responder, Settings, Verdict};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType::{self, *};
 
-use super::zone::{MemoryZone, Service, cluster, host};
-use super::{Transport, ask, decode, query, verdict};
+use super::zone::{MemoryZone, Service, big, cluster, host};
+use super::{Reply, Transport, ask, decode, query, settings, verdict};
 
 fn answers(name: &str, rtype: RecordType) -> Vec<String> {
     let reply = ask(&cluster(), name, rtype);
@@ -50,11 +50,21 @@ fn d3_dual_stack() {
 }
 
 #[test]
-fn d4_d26_a_cluster_ip_without_endpoints_and_with_a_digit_first_answers() {
-    assert_eq!(
-        answers("7up.default.svc.cluster.local.", A),
-        ["7up.default.svc.cluster.local. 30 A 10.0.0.77"]
-    );
+fn d4_a_cluster_ip_without_endpoints_answers() {
+    let zone = cluster();
+    let dual = zone.services.iter().find(|service| service.name == "dual").unwrap();
+    assert!(dual.hosts.is_empty());
+    let reply = ask(&zone, "dual.testns.svc.cluster.local.", A);
+    assert_eq!((reply.rcode(), reply.answers.len()), (ResponseCode::NoError, 1));
+}
+
+#[test]
+fn d26_a_service_name_may_begin_with_a_digit() {
+    let name = "7up.default.svc.cluster.local.";
+    assert_eq!(answers(name, A), [format!("{name} 30 A 10.0.0.77")]);
+    let srv = format!("_http._tcp.{name}");
+    assert_eq!(answers(&srv, SRV), [format!("{srv} 30 SRV 0 100 80 {name}")]);
+    assert_eq!(answers("77.0.0.10.in-addr.arpa.", PTR), [format!("77.0.0.10.in-addr.arpa. 30 PTR {name}")]);
 }
 
 #[test]
@@ -108,11 +118,16 @@ fn d9_headless_lists_ready_addresses_once() {
 }
 
 #[test]
-fn d10_d11_headless_without_ready_endpoints_does_not_exist() {
+fn d10_headless_without_ready_endpoints_does_not_exist() {
     for rtype in [A, AAAA, SRV, MX] {
         nxdomain("svc-unready.testns.svc.cluster.local.", rtype);
     }
+}
+
+#[test]
+fn d11_an_endpoint_that_is_not_ready_has_no_name() {
     nxdomain("172-17-0-9.hdls1.testns.svc.cluster.local.", A);
+    assert!(is_forwarded(&cluster(), "9.0.17.172.in-addr.arpa.", PTR));
 }
 
 #[test]
@@ -259,7 +274,7 @@ fn d22_below_an_external_name_is_nothing_and_an_address_is_no_alias() {
 }
 
 #[test]
-fn d24_apex() {
+fn d24_the_apex_has_soa_ns_and_glue() {
     let ns = ask(&cluster(), "cluster.local.", NS);
     assert_eq!(ns.answers, ["cluster.local. 30 NS ns.dns.cluster.local."]);
     assert_eq!(ns.additional, ["ns.dns.cluster.local. 30 A 169.254.96.16"]);
@@ -269,8 +284,35 @@ fn d24_apex() {
     nodata("ns.dns.cluster.local.", AAAA);
 }
 
+/// What a node answers whose pod records are so, to one question.
+fn with_pods(pods: PodRecords, name: &str, rtype: RecordType) -> Reply {
+    let (asked, mut out) = (query(name, rtype).to_vec().unwrap(), [0; 512]);
+    let responder = Responder::new(Settings { pods, ..settings() });
+    match responder.query(&cluster(), &asked, Transport::Tcp, 0, &mut out) {
+        Verdict::Answer { len, service } => decode(&out[..len], service),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn d25_pod_records() {
+fn d25_disabled_pod_records_do_not_exist() {
+    assert!(with_pods(PodRecords::Disabled, "172-17-0-2.testns.pod.cluster.local.", A).is_nxdomain());
+}
+
+#[test]
+fn d25_verified_pod_records_are_those_of_endpoints_in_the_namespace() {
+    let ask = |name: &str, rtype| with_pods(PodRecords::Verified, name, rtype);
+    let known = "172-17-0-2.testns.pod.cluster.local.";
+    assert_eq!(ask(known, A).answers, [format!("{known} 30 A 172.17.0.2")]);
+    assert!(ask(known, AAAA).is_nodata());
+    // Of another namespace, of none, not ready, a ClusterIP.
+    for name in ["172-17-0-2.default", "10-1-2-3.testns", "172-17-0-9.testns", "10-0-0-1.testns"] {
+        assert!(ask(&format!("{name}.pod.cluster.local."), A).is_nxdomain(), "{name}");
+    }
+}
+
+#[test]
+fn d25_insecure_pod_records_are_not_checked() {
     let v4 = "10-1-2-3.testns.pod.cluster.local.";
     assert_eq!(answers(v4, A), [format!("{v4} 30 A 10.1.2.3")]);
     nodata(v4, AAAA);
@@ -288,12 +330,42 @@ fn d28_transfers_are_refused() {
     }
 }
 
+/// A name of every kind, each with a type of which it has no record.
+const WITHOUT: [(&str, RecordType); 10] = [
+    ("svc1.testns.svc.cluster.local.", AAAA),
+    ("hdls1.testns.svc.cluster.local.", TXT),
+    ("db-0.db.default.svc.cluster.local.", AAAA),
+    ("_http._tcp.svc1.testns.svc.cluster.local.", A),
+    ("_http._tcp.hdls1.testns.svc.cluster.local.", AAAA),
+    ("10-1-2-3.testns.pod.cluster.local.", AAAA),
+    ("dns-version.cluster.local.", A),
+    ("ns.dns.cluster.local.", AAAA),
+    ("cluster.local.", A),
+    ("testns.svc.cluster.local.", SRV),
+];
+
 #[test]
-fn n1_n9_n10_other_types_of_existing_names_are_nodata() {
-    for rtype in [MX, HINFO, HTTPS, SVCB, CAA, NAPTR, ANY, Unknown(65_280)] {
-        nodata("svc1.testns.svc.cluster.local.", rtype);
-        nodata("hdls1.testns.svc.cluster.local.", rtype);
-        nodata("db-0.db.default.svc.cluster.local.", rtype);
+fn n1_a_name_without_the_type_asked_for_is_nodata_never_nxdomain() {
+    for (name, rtype) in WITHOUT {
+        nodata(name, rtype);
+    }
+}
+
+#[test]
+fn n9_types_that_no_name_of_ours_has_are_nodata() {
+    for rtype in [MX, HINFO, HTTPS, SVCB, CAA, NAPTR, Unknown(65_280)] {
+        for (name, _) in WITHOUT {
+            nodata(name, rtype);
+        }
+    }
+}
+
+#[test]
+fn n10_any_is_nodata_however_much_there_is() {
+    let zone = big(1000);
+    for name in ["svc1.testns", "hdls1.testns", "db-0.db.default", "big.default"] {
+        let reply = ask(&zone, &format!("{name}.svc.cluster.local."), ANY);
+        assert!(reply.is_nodata() && reply.len < 200, "{name}: {reply:?}");
     }
 }
 

@@ -87,10 +87,48 @@ fn w4_later_edns_versions_are_refused_by_code_16() {
 }
 
 #[test]
+fn w5_a_compressed_name_behind_the_question_is_accepted() {
+    let mut bytes = query(SVC1, A).to_vec().unwrap();
+    bytes[11] = 1;
+    // An additional A record of the name asked for, as a pointer to the question.
+    bytes.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x00\x00\x04\x01\x02\x03\x04");
+    let (_, answer) = verdict(&cluster(), &bytes, Transport::Udp, 0);
+    assert_eq!(decode(&answer, None).answers, [format!("{SVC1} 30 A 10.0.0.1")]);
+}
+
+#[test]
+fn w5_a_question_that_points_to_itself_is_a_format_error() {
+    for pointer in [12, 13, 0x3fff] {
+        let mut bytes = query(SVC1, A).to_vec().unwrap();
+        bytes.truncate(12);
+        bytes.extend([0xc0 | (pointer >> 8) as u8, pointer as u8, 0, 1, 0, 1]);
+        let (_, answer) = verdict(&cluster(), &bytes, Transport::Udp, 0);
+        assert_eq!(decode(&answer, None).rcode(), ResponseCode::FormErr);
+    }
+}
+
+#[test]
+fn w5_answers_are_compressed() {
+    let reply = ask(&big(1000), "big.default.svc.cluster.local.", A);
+    // Header, question, and 16 octets a record: two for the owner.
+    assert_eq!(reply.len, 12 + 31 + 4 + 1000 * 16);
+}
+
+#[test]
 fn w6_other_classes_are_refused() {
     let mut message = query("version.bind.", TXT);
     message.queries[0].set_query_class(DNSClass::CH);
     assert_eq!(send(&cluster(), &message, Transport::Udp).rcode(), ResponseCode::Refused);
+}
+
+#[test]
+fn w6_a_name_of_ours_in_another_class_is_refused_too() {
+    for class in [DNSClass::CH, DNSClass::HS, DNSClass::ANY, DNSClass::NONE] {
+        let mut message = query(SVC1, A);
+        message.queries[0].set_query_class(class);
+        let reply = send(&cluster(), &message, Transport::Udp);
+        assert_eq!((reply.rcode(), reply.answers.len()), (ResponseCode::Refused, 0), "{class}");
+    }
 }
 
 #[test]
@@ -163,7 +201,7 @@ fn w10_the_first_record_changes_and_the_set_does_not() {
 }
 
 #[test]
-fn n7_the_cluster_domain_and_both_ttls_are_settings() {
+fn n7_ttls_and_the_cluster_domain_are_settings() {
     let domain = Domain::new("Edge.Example.").unwrap();
     let responder = Responder::new(Settings { domain, ttl: 0, negative_ttl: 3, ..settings() });
     let mut out = [0; 512];
@@ -180,6 +218,16 @@ fn n7_the_cluster_domain_and_both_ttls_are_settings() {
     );
     assert!(ask("x.edge.example.").unwrap().authority[0].starts_with("edge.example. 3 SOA"));
     assert!(ask(SVC1).is_none(), "forwarded");
+}
+
+#[test]
+fn w12_recursion_desired_is_copied() {
+    for desired in [false, true] {
+        let mut message = query(SVC1, A);
+        message.metadata.recursion_desired = desired;
+        let metadata = send(&cluster(), &message, Transport::Udp).message.metadata;
+        assert_eq!((metadata.recursion_desired, metadata.recursion_available), (desired, true));
+    }
 }
 
 #[test]

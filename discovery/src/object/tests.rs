@@ -199,3 +199,43 @@ fn the_annotation_that_prefers_near_endpoints_is_seen_and_others_are_skipped() {
     };
     assert_eq!((flags("nearest"), flags("farthest")), (feed::FLAG_NEAREST, 0));
 }
+
+/// The conditions and addresses of a slice's endpoints.
+fn endpoints_of(slice: &str) -> Vec<(String, u8)> {
+    let yaml = format!("{{kind: EndpointSlice, metadata: {{name: s}}, {slice}}}");
+    match &objects(&yaml).unwrap()[0].1 {
+        Object::EndpointSlice(slice) => {
+            slice.group.endpoints.iter().map(|e| (e.address.to_string(), e.conditions)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn d11_an_endpoint_is_ready_unless_it_says_no() {
+    let ready = |conditions: &str| {
+        let slice =
+            format!("addressType: IPv4, endpoints: [{{addresses: [10.0.0.1], conditions: {conditions}}}]");
+        endpoints_of(&slice)[0].1 & feed::ENDPOINT_READY != 0
+    };
+    for conditions in ["null", "{}", "{ready: null}", "{ready: true, serving: false}"] {
+        assert!(ready(conditions), "{conditions}");
+    }
+    assert!(!ready("{ready: false}") && !ready("{ready: false, serving: true, terminating: true}"));
+}
+
+#[test]
+fn d12_an_unready_pod_that_is_to_be_published_comes_as_ready() {
+    // As the slice controller writes it for publishNotReadyAddresses.
+    let slice = "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], \
+                 conditions: {ready: true, serving: false, terminating: true}}]";
+    assert_eq!(
+        endpoints_of(slice),
+        [("10.0.0.1".to_owned(), feed::ENDPOINT_READY | feed::ENDPOINT_TERMINATING)]
+    );
+}
+
+#[test]
+fn d23_slices_of_names_have_no_endpoints() {
+    assert!(endpoints_of("addressType: FQDN, endpoints: [{addresses: [db.example]}]").is_empty());
+}

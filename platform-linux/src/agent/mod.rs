@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod aead;
+pub mod cluster_dns;
 pub mod command;
 pub mod control;
 pub mod data;
@@ -21,6 +22,7 @@ pub mod park;
 pub mod privileges;
 pub mod refusals;
 pub mod resolver;
+pub mod responder;
 pub mod source;
 pub mod start;
 pub mod state;

@@ -6,7 +6,7 @@ use super::data::{Data, Outputs};
 use super::join::{self, Join};
 use super::state::{Membership, State};
 use super::{control, kept, locals, privileges, source};
-use crate::cli::{Run, Source};
+use crate::cli::{DnsPods, Run, Source};
 use crate::clock;
 use crate::interception;
 use crate::poll::Poller;
@@ -20,6 +20,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 edgemesh_core::memory! {
     /// All of it is `.bss`: what is not used costs no memory. Replay windows are of 8,128 counters.
@@ -108,12 +109,15 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
             let _source = source::follow(&settings, &join)?;
             let shutdown = signal::shutdown();
             tokio::pin!(shutdown);
+            let mut stop_at = None;
             let ended = loop {
                 tokio::select! {
-                    signal = &mut shutdown => {
+                    signal = &mut shutdown, if stop_at.is_none() => {
                         tracing::info!(signal = signal.map_err(failed)?, "stopping; device, routes and state stay for the next run");
-                        break Ok(());
+                        join.status().stopping();
+                        stop_at = Some(Instant::now() + settings.names.lameduck.unwrap_or_default());
                     }
+                    () = join::until(stop_at) => break Ok(()),
                     work = join.next() => join.work(work).await,
                     note = notes_in.recv() => match note {
                         Some(note) => if let Err(error) = join.take(note).await {
@@ -184,10 +188,14 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
         },
         dns: dns::Settings {
             domain,
-            ttl: 30,
-            negative_ttl: 30,
+            ttl: settings.names.dns_ttl,
+            negative_ttl: settings.names.dns_ttl,
             address: Some(settings.dns),
-            pods: dns::PodRecords::Insecure,
+            pods: match settings.names.dns_pods {
+                DnsPods::Insecure => dns::PodRecords::Insecure,
+                DnsPods::Verified => dns::PodRecords::Verified,
+                DnsPods::Disabled => dns::PodRecords::Disabled,
+            },
             recursion: true,
         },
         paths: path::Config { inner_mtu_max: DEFAULT_MTU as u16 },

@@ -46,6 +46,9 @@ struct Inner {
     refused: Option<String>,
     touched: Option<Vec<String>>,
     dns: Option<Arc<Stats>>,
+    /// Addresses of our device beside the plan's.
+    answering: Vec<IpAddr>,
+    stopping: bool,
 }
 
 impl Shared {
@@ -167,7 +170,21 @@ impl Shared {
 
     /// The list of it; `None` before the node is online.
     pub fn touched_list(&self) -> Option<Vec<String>> {
-        self.inner().touched.clone()
+        let inner = self.inner();
+        let vip = |ip: &IpAddr| format!("address {ip} of the cluster's DNS is local, on edgemesh0");
+        let mut touched = inner.touched.clone()?;
+        touched.extend(inner.answering.iter().map(vip));
+        Some(touched)
+    }
+
+    /// DNS answers at these addresses of the cluster's DNS too.
+    pub fn answering(&self, addresses: Vec<IpAddr>) {
+        self.inner().answering = addresses;
+    }
+
+    /// A signal to stop has come.
+    pub fn stopping(&self) {
+        self.inner().stopping = true;
     }
 
     /// DNS counts here.
@@ -184,6 +201,7 @@ impl Shared {
     pub fn obstacle(&self) -> Option<String> {
         let inner = self.inner();
         match (&inner.refused, inner.index) {
+            _ if inner.stopping => Some("stopping".into()),
             (Some(reason), _) if !inner.heard => Some(format!("the server refused this node: {reason}")),
             (_, None) => Some(format!("not joined yet; waiting for {}", self.servers.join(", "))),
             _ if inner.touched.is_none() || inner.dns.is_none() => Some("going online".into()),

@@ -2,11 +2,15 @@
 //!
 //! When [`MAX_ENTRIES`] or [`MAX_OCTETS`] is reached, what was stored first goes first. TTLs count down while a
 //! reply is kept. A reply that was cut, or that is longer than [`MAX_REPLY`], is not kept.
+//!
+//! Two things more, when [`Keeping`] asks for them. A reply that many ask for is to be renewed in the last tenth of
+//! its time (row U13). One that is too old may still be given, with a TTL of [`STALE_TTL`], while no server answers
+//! (row U12, RFC 8767); after a failed renewal the next one waits [`RETRY`]. One renewal of a reply at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use edgemesh_core::wire::dns::{HEADER_LEN, Header, LowerName, Query, Record, RecordType, Records};
+use edgemesh_core::wire::dns::{HEADER_LEN, Header, LowerName, Query, Rcode, Record, RecordType, Records};
 use tokio::time::Instant;
 
 /// Replies kept.
@@ -19,6 +23,39 @@ pub const MAX_REPLY: usize = 8192;
 pub const LONGEST: Duration = Duration::from_secs(30);
 /// The shortest, and how long a failure is kept.
 pub const SHORTEST: Duration = Duration::from_secs(5);
+
+/// The response code of a server that failed.
+const SERVFAIL: u16 = Rcode::SERVFAIL.0;
+/// TTL in seconds of records that are too old.
+pub const STALE_TTL: u32 = 30;
+/// How long after a failed renewal a reply that is too old is given without asking anybody.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What is done with replies beyond keeping them. Nothing by default.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Keeping {
+    /// How long beyond its time a reply may be given while no server answers.
+    pub stale: Option<Duration>,
+    /// How often a reply must have been given to be renewed before its time is over.
+    pub prefetch: Option<u32>,
+}
+
+/// What is kept.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Kept {
+    Fresh {
+        reply: Vec<u8>,
+        /// Ask again now.
+        renew: bool,
+    },
+    /// Too old.
+    Stale {
+        reply: Vec<u8>,
+        /// Ask again first.
+        renew: bool,
+    },
+    Nothing,
+}
 
 /// What a reply depends on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,12 +84,18 @@ struct Entry {
     reply: Box<[u8]>,
     stored: Instant,
     expires: Instant,
+    /// Until when it may be given at all.
+    ends: Instant,
     order: u64,
+    given: u32,
+    renewing: bool,
+    rests_until: Option<Instant>,
 }
 
 /// The cache.
 #[derive(Default)]
 pub(super) struct Cache {
+    keeping: Keeping,
     entries: HashMap<Key, Entry>,
     by_age: BTreeMap<u64, Key>,
     octets: usize,
@@ -60,26 +103,40 @@ pub(super) struct Cache {
 }
 
 impl Cache {
+    pub(super) fn new(keeping: Keeping) -> Self {
+        Self { keeping, ..Self::default() }
+    }
+
     /// The kept reply as if it had been given to `query` just now.
-    pub(super) fn get(&mut self, key: &Key, query: &[u8], now: Instant) -> Option<Vec<u8>> {
-        let entry = self.entries.get(key)?;
-        if now >= entry.expires {
+    pub(super) fn get(&mut self, key: &Key, query: &[u8], now: Instant) -> Kept {
+        let Some(entry) = self.entries.get_mut(key) else { return Kept::Nothing };
+        if now >= entry.ends {
             self.remove(key);
-            return None;
+            return Kept::Nothing;
         }
-        let mut reply = entry.reply.to_vec();
-        count_down(&mut reply, now.duration_since(entry.stored));
-        // The asker's id, and its question in its case: names that are equal are of one length.
-        let question = HEADER_LEN..HEADER_LEN + Query::parse_question(query).ok()?.question_len();
-        for part in [0..2, question] {
-            reply.get_mut(part.clone())?.copy_from_slice(query.get(part)?);
+        entry.given = entry.given.saturating_add(1);
+        let Some(mut reply) = asked_so(&entry.reply, query) else { return Kept::Nothing };
+        if now >= entry.expires {
+            set_ttls(&mut reply, |_| STALE_TTL);
+            let rests = entry.rests_until.is_some_and(|until| now < until);
+            return Kept::Stale { reply, renew: !entry.renewing && !rests };
         }
-        Some(reply)
+        let age = u32::try_from(now.duration_since(entry.stored).as_secs()).unwrap_or(u32::MAX);
+        set_ttls(&mut reply, |ttl| ttl.saturating_sub(age));
+        let last_part = (entry.expires - entry.stored).div_f32(10.0).max(Duration::from_secs(1));
+        let is_hot = self.keeping.prefetch.is_some_and(|times| entry.given > times);
+        let renew = is_hot && !entry.renewing && now + last_part >= entry.expires;
+        Kept::Fresh { reply, renew }
     }
 
     /// Keeps `reply` if it may be kept.
     pub(super) fn put(&mut self, key: Key, reply: &[u8], now: Instant) {
         let Some(lifetime) = lifetime(reply).filter(|_| reply.len() <= MAX_REPLY) else { return };
+        let failure = is_failure(reply);
+        let better = |entry: &Entry| failure && now < entry.ends && !is_failure(&entry.reply);
+        if self.entries.get(&key).is_some_and(better) {
+            return;
+        }
         self.remove(&key);
         while self.entries.len() >= MAX_ENTRIES || self.octets + reply.len() > MAX_OCTETS {
             let Some((_, oldest)) = self.by_age.pop_first() else { return };
@@ -88,8 +145,37 @@ impl Cache {
         self.next += 1;
         self.octets += reply.len();
         self.by_age.insert(self.next, key.clone());
-        let entry = Entry { reply: reply.into(), stored: now, expires: now + lifetime, order: self.next };
+        let expires = now + lifetime;
+        let beyond = self.keeping.stale.filter(|_| !failure).unwrap_or_default();
+        let entry = Entry {
+            reply: reply.into(),
+            stored: now,
+            expires,
+            ends: expires + beyond,
+            order: self.next,
+            given: 0,
+            renewing: false,
+            rests_until: None,
+        };
         self.entries.insert(key, entry);
+    }
+
+    /// Whether the caller is to renew this reply: nobody else does.
+    pub(super) fn start_renewal(&mut self, key: &Key) -> bool {
+        self.entries.get_mut(key).is_some_and(|entry| !std::mem::replace(&mut entry.renewing, true))
+    }
+
+    /// The renewal is over.
+    pub(super) fn end_renewal(&mut self, key: &Key, renewed: bool, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.renewing = false;
+            entry.rests_until = (!renewed).then_some(now + RETRY);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.keeping);
     }
 
     fn remove(&mut self, key: &Key) {
@@ -100,6 +186,20 @@ impl Cache {
     }
 }
 
+/// The reply with id and question of `query`, in its case: names that are equal are of one length.
+fn asked_so(reply: &[u8], query: &[u8]) -> Option<Vec<u8>> {
+    let mut reply = reply.to_vec();
+    let question = HEADER_LEN..HEADER_LEN + Query::parse_question(query).ok()?.question_len();
+    for part in [0..2, question] {
+        reply.get_mut(part.clone())?.copy_from_slice(query.get(part)?);
+    }
+    Some(reply)
+}
+
+fn is_failure(reply: &[u8]) -> bool {
+    Header::parse(reply).is_ok_and(|header| header.rcode() == SERVFAIL)
+}
+
 /// How long `reply` may be kept; `None` for not at all.
 fn lifetime(reply: &[u8]) -> Option<Duration> {
     let header = Header::parse(reply).ok().filter(|header| !header.is_truncated())?;
@@ -107,7 +207,7 @@ fn lifetime(reply: &[u8]) -> Option<Duration> {
     let records: Vec<Record> = Records::new(reply).ok()?.collect::<Result<_, _>>().ok()?;
     let answers = records.get(..answers.into())?;
     let ttl = match header.rcode() {
-        2 => return (questions == 1).then_some(SHORTEST),
+        SERVFAIL => return (questions == 1).then_some(SHORTEST),
         0 if !answers.is_empty() => answers.iter().map(|record| record.ttl).min()?,
         0 | 3 => {
             let authority = records.get(answers.len()..answers.len() + usize::from(authority))?;
@@ -120,136 +220,17 @@ fn lifetime(reply: &[u8]) -> Option<Duration> {
     (questions == 1).then_some(Duration::from_secs(ttl.into()).clamp(SHORTEST, LONGEST))
 }
 
-/// Takes `age` from every TTL of `reply`.
-fn count_down(reply: &mut [u8], age: Duration) {
-    let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+/// Changes every TTL of `reply`.
+fn set_ttls(reply: &mut [u8], change: impl Fn(u32) -> u32) {
     let Ok(records) = Records::new(reply) else { return };
     let ttls: Vec<Record> = records.flatten().filter(|record| record.rtype != RecordType::OPT).collect();
     for record in ttls {
         if let Some(place) = reply.get_mut(record.ttl_at..record.ttl_at + 4) {
-            place.copy_from_slice(&record.ttl.saturating_sub(age).to_be_bytes());
+            place.copy_from_slice(&change(record.ttl).to_be_bytes());
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use hickory_proto::op::{Message, Query as Question, ResponseCode};
-    use hickory_proto::rr::rdata::{A, SOA};
-    use hickory_proto::rr::{Name, RData, Record as Answer, RecordType as Type};
-
-    use super::*;
-
-    fn query(name: &str, id: u16) -> Message {
-        let mut message = Message::query();
-        message.metadata.id = id;
-        message.add_query(Question::query(Name::from_ascii(name).unwrap(), Type::A));
-        message
-    }
-
-    fn reply(name: &str, ttl: u32) -> Message {
-        let mut message = query(name, 1).into_response();
-        message.add_answer(Answer::from_rdata(
-            Name::from_ascii(name).unwrap(),
-            ttl,
-            RData::A(A::new(192, 0, 2, 1)),
-        ));
-        message
-    }
-
-    fn negative(code: ResponseCode, ttl: u32, minimum: u32) -> Message {
-        let mut message = query("a.test.", 1).into_response();
-        message.metadata.response_code = code;
-        let soa = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, minimum);
-        message.add_authority(Answer::from_rdata(Name::root(), ttl, RData::SOA(soa)));
-        message
-    }
-
-    fn kept(message: &Message) -> Option<u64> {
-        lifetime(&message.to_vec().unwrap()).map(|lifetime| lifetime.as_secs())
-    }
-
-    fn key(message: &Message) -> Key {
-        Key::of(&Query::parse(&message.to_vec().unwrap()).unwrap())
-    }
-
-    #[test]
-    fn u11_how_long_replies_are_kept() {
-        assert_eq!(kept(&reply("a.test.", 300)), Some(30));
-        assert_eq!(kept(&reply("a.test.", 12)), Some(12));
-        assert_eq!(kept(&reply("a.test.", 0)), Some(5));
-        for code in [ResponseCode::NXDomain, ResponseCode::NoError] {
-            assert_eq!(kept(&negative(code, 60, 20)), Some(20));
-            assert_eq!(kept(&negative(code, 10, 20)), Some(10));
-        }
-        assert_eq!(kept(&negative(ResponseCode::ServFail, 60, 60)), Some(5));
-        assert_eq!(kept(&negative(ResponseCode::Refused, 60, 60)), None);
-        assert_eq!(kept(&query("a.test.", 1).into_response()), None, "NODATA without SOA");
-        let mut cut = reply("a.test.", 300);
-        cut.metadata.truncation = true;
-        assert_eq!(kept(&cut), None);
-    }
-
-    #[test]
-    fn u11_ttls_count_down_and_the_question_is_the_askers() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
-        let asked = query("a.test.", 1);
-        cache.put(key(&asked), &reply("a.test.", 100).to_vec().unwrap(), now);
-        let again = query("A.tEST.", 77).to_vec().unwrap();
-        let at = |secs| now + Duration::from_secs(secs);
-        let hit = cache.get(&key(&query("A.tEST.", 77)), &again, at(29)).unwrap();
-        let hit = Message::from_vec(&hit).unwrap();
-        assert_eq!((hit.metadata.id, hit.answers[0].ttl), (77, 71));
-        assert_eq!(hit.queries[0].name().to_string(), "A.tEST.");
-        assert!(cache.get(&key(&asked), &again, at(30)).is_none());
-        assert_eq!((cache.entries.len(), cache.by_age.len(), cache.octets), (0, 0, 0));
-    }
-
-    #[test]
-    fn u11_keys_tell_apart_what_replies_depend_on() {
-        let plain = query("a.test.", 1);
-        let mut with_edns = plain.clone();
-        with_edns.set_edns(hickory_proto::op::Edns::new());
-        let mut dnssec = with_edns.clone();
-        dnssec.edns.as_mut().unwrap().set_dnssec_ok(true);
-        let mut unchecked = plain.clone();
-        unchecked.metadata.checking_disabled = true;
-        let keys = [&plain, &with_edns, &dnssec, &unchecked].map(key);
-        for (n, one) in keys.iter().enumerate() {
-            assert_eq!(keys.iter().position(|other| other == one), Some(n));
-        }
-        assert!(key(&plain) == key(&query("A.TEST.", 2)));
-    }
-
-    #[test]
-    fn a_full_cache_forgets_what_was_stored_first() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
-        let name = |n: usize| format!("n{n}.test.");
-        for n in 0..MAX_ENTRIES + 10 {
-            cache.put(key(&query(&name(n), 1)), &reply(&name(n), 30).to_vec().unwrap(), now);
-        }
-        assert_eq!((cache.entries.len(), cache.by_age.len()), (MAX_ENTRIES, MAX_ENTRIES));
-        let mut has = |n: usize| {
-            let asked = query(&name(n), 1);
-            cache.get(&key(&asked), &asked.to_vec().unwrap(), now).is_some()
-        };
-        assert!(!has(9) && has(10) && has(MAX_ENTRIES + 9));
-    }
-
-    #[test]
-    fn the_octets_kept_are_bounded() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
-        for n in 0..400 {
-            let name = format!("n{n}.test.");
-            let mut long = reply(&name, 30);
-            for _ in 0..250 {
-                long.add_answer(long.answers[0].clone());
-            }
-            let long = long.to_vec().unwrap();
-            assert!(long.len() > 4000 && long.len() <= MAX_REPLY);
-            cache.put(key(&query(&name, 1)), &long, now);
-        }
-        assert!(cache.octets <= MAX_OCTETS && cache.octets + MAX_REPLY > MAX_OCTETS);
-        assert_eq!(cache.octets, cache.entries.values().map(|entry| entry.reply.len()).sum::<usize>());
-    }
-}
+#[path = "cache_tests.rs"]
+mod tests;

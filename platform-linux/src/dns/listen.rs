@@ -4,10 +4,8 @@
 //! come; it ends after [`QUERIES`] queries, or when a whole query, or the reading of an answer, takes longer than
 //! [`IDLE`].
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +16,10 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
-use super::{MAX_CONNECTIONS, MAX_PER_CLIENT, MAX_QUERY, Resolve, Service, Stats, Transport};
+use edgemesh_core::wire::dns::Rcode;
+
+use super::clients::Clients;
+use super::{MAX_QUERY, Resolve, Service, Stats, Transport, turned_away};
 
 /// Queries of one connection under way.
 const PIPELINE: usize = 16;
@@ -70,9 +71,8 @@ pub(super) async fn run<R: Resolve + 'static>(sockets: Sockets, service: Rc<Serv
     for socket in sockets.udp {
         tasks.spawn_local(datagrams(Rc::new(UdpSocket::from_std(socket)?), service.clone()));
     }
-    let clients = Rc::new(Clients::default());
     for listener in sockets.tcp {
-        tasks.spawn_local(accept(TcpListener::from_std(listener)?, service.clone(), clients.clone()));
+        tasks.spawn_local(accept(TcpListener::from_std(listener)?, service.clone()));
     }
     while tasks.join_next().await.is_some() {}
     Ok(())
@@ -89,9 +89,18 @@ async fn datagrams<R: Resolve + 'static>(socket: Rc<UdpSocket>, service: Rc<Serv
                 continue;
             }
         };
-        let Ok(permit) = service.in_flight.clone().try_acquire_owned() else {
-            Stats::add(&service.stats().overload);
-            continue;
+        let free = service.in_flight.clone().try_acquire_owned().map_err(|_| Rcode::SERVFAIL);
+        let own = || Clients::enter(&service.asking, client.ip()).ok_or(Rcode::REFUSED);
+        let places = match free.and_then(|permit| Ok((permit, own()?))) {
+            Ok(places) => places,
+            Err(rcode) => {
+                Stats::add(&service.stats().overload);
+                if let Some(answer) = turned_away(&buffer[..len], rcode) {
+                    // No room to send means that nobody waits for this one.
+                    let _ = socket.try_send_to(&answer, client);
+                }
+                continue;
+            }
         };
         let query: Box<[u8]> = buffer[..len].into();
         let (socket, service) = (socket.clone(), service.clone());
@@ -101,12 +110,12 @@ async fn datagrams<R: Resolve + 'static>(socket: Rc<UdpSocket>, service: Rc<Serv
             {
                 Stats::add(&service.stats().overload);
             }
-            drop(permit);
+            drop(places);
         });
     }
 }
 
-async fn accept<R: Resolve + 'static>(listener: TcpListener, service: Rc<Service<R>>, clients: Rc<Clients>) {
+async fn accept<R: Resolve + 'static>(listener: TcpListener, service: Rc<Service<R>>) {
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -116,7 +125,7 @@ async fn accept<R: Resolve + 'static>(listener: TcpListener, service: Rc<Service
                 continue;
             }
         };
-        let Some(place) = Clients::enter(&clients, client.ip()) else {
+        let Some(place) = Clients::enter(&service.connected, client.ip()) else {
             Stats::add(&service.stats().connections_cut);
             continue;
         };
@@ -201,61 +210,4 @@ pub(super) async fn write_message(stream: &mut (impl AsyncWrite + Unpin), messag
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let framed = [&length.to_be_bytes(), message].concat();
     stream.write_all(&framed).await
-}
-
-/// Who is connected, and how often.
-#[derive(Default)]
-struct Clients {
-    open: RefCell<HashMap<IpAddr, usize>>,
-}
-
-impl Clients {
-    /// A place for one more connection; given back when dropped.
-    fn enter(clients: &Rc<Self>, client: IpAddr) -> Option<Place> {
-        let mut open = clients.open.borrow_mut();
-        let all: usize = open.values().sum();
-        let own = open.get(&client).copied().unwrap_or_default();
-        if all >= MAX_CONNECTIONS || own >= MAX_PER_CLIENT {
-            return None;
-        }
-        open.insert(client, own + 1);
-        Some(Place { clients: clients.clone(), client })
-    }
-}
-
-/// One open connection.
-struct Place {
-    clients: Rc<Clients>,
-    client: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.clients.open.borrow_mut();
-        match open.get_mut(&self.client) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                open.remove(&self.client);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn w13_connections_are_bounded_per_client_and_in_all() {
-        let clients = Rc::new(Clients::default());
-        let mut places = Vec::new();
-        for client in 0..=u8::MAX {
-            let client = IpAddr::from([127, 0, 0, client]);
-            places.extend((0..=MAX_PER_CLIENT).map_while(|_| Clients::enter(&clients, client)));
-        }
-        assert_eq!(places.len(), MAX_CONNECTIONS);
-        assert_eq!(clients.open.borrow().len(), MAX_CONNECTIONS / MAX_PER_CLIENT);
-        drop(places);
-        assert!(clients.open.borrow().is_empty());
-    }
 }

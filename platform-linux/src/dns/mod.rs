@@ -2,20 +2,24 @@
 //! node's upstreams.
 //!
 //! * [`Resolve`] is all that is known of the engine: one query in, one verdict out, perhaps after a while
-//! * [`Sockets::bind`], then [`serve`] until it is dropped; everything runs on the caller's thread
+//! * [`Sockets::bind`], then [`Server::serve`] until that is dropped; everything runs on the caller's thread
 //! * [`forward::Forwarder`] asks upstreams, with a small cache, and notices upstreams that lead back here
 //!
-//! Bounds: [`MAX_IN_FLIGHT`] queries at once (a datagram above that is dropped, a stream waits), as many forwarded
-//! as [`forward::MAX_FORWARDED`] (SERVFAIL above), [`MAX_CONNECTIONS`] connections of which one client address has
-//! at most [`MAX_PER_CLIENT`], and what [`cache`] says. A reply leaves from the address that was asked, because
-//! each address has a socket of its own. It touches no file but the resolv.conf it reads, and sets up no address.
+//! Bounds, for all sockets of a server together: [`MAX_IN_FLIGHT`] queries at once (a datagram above that is
+//! answered by SERVFAIL, a stream waits), of which one client address has at most [`MAX_ASKED`] in datagrams
+//! (REFUSED above), as many forwarded as [`forward::MAX_FORWARDED`] (SERVFAIL above), [`MAX_CONNECTIONS`]
+//! connections of which one client address has at most [`MAX_PER_CLIENT`], and what [`cache`] says. A reply leaves
+//! from the address that was asked, because each address has a socket of its own. It touches no file but the
+//! resolv.conf it reads, and sets up no address.
 
 pub mod cache;
+mod clients;
 mod exchange;
 pub mod forward;
 mod listen;
 mod servers;
 mod stats;
+mod upstreams;
 
 use std::future::Future;
 use std::io;
@@ -23,17 +27,22 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use clients::Clients;
 pub use edgemesh_core::dns::Transport;
 use edgemesh_core::dns::{Verdict, chase};
+use edgemesh_core::wire::dns::{Header, Query, Rcode, Response};
 use forward::Forwarder;
 pub use listen::Sockets;
 pub use servers::{Source, parse_resolv_conf};
 pub use stats::Stats;
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
+pub use upstreams::{MAX_STUB_DOMAINS, Routes, StubDomain};
 
 /// Queries being answered at one time.
 pub const MAX_IN_FLIGHT: usize = 1024;
+/// Queries of one client address in datagrams being answered at one time.
+pub const MAX_ASKED: usize = 256;
 /// The largest query that is read, in octets.
 pub const MAX_QUERY: usize = 4096;
 /// Open TCP connections.
@@ -84,26 +93,69 @@ struct Service<R> {
     resolver: R,
     forwarder: Rc<Forwarder>,
     in_flight: Arc<Semaphore>,
+    /// Clients by queries in datagrams.
+    asking: Rc<Clients>,
+    /// Clients by connections.
+    connected: Rc<Clients>,
 }
 
-/// Answers on `sockets` until the future is dropped, which ends every connection. Not `Send`: for a current-thread
-/// runtime.
-///
-/// # Errors
-/// Only when the runtime cannot poll the sockets.
-pub async fn serve<R: Resolve + 'static>(
-    sockets: Sockets,
-    resolver: R,
-    forwarder: Rc<Forwarder>,
-) -> io::Result<()> {
-    let service =
-        Rc::new(Service { resolver, forwarder, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) });
-    LocalSet::new()
-        .run_until(async {
-            service.forwarder.refresh();
-            listen::run(sockets, service).await
-        })
-        .await
+/// Answers on any number of sockets, which may come and go.
+pub struct Server<R> {
+    service: Rc<Service<R>>,
+}
+
+impl<R> Clone for Server<R> {
+    fn clone(&self) -> Self {
+        Self { service: self.service.clone() }
+    }
+}
+
+impl<R: Resolve + 'static> Server<R> {
+    /// Nothing listens yet.
+    pub fn new(resolver: R, forwarder: Rc<Forwarder>) -> Self {
+        let service = Service {
+            resolver,
+            forwarder,
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            asking: Clients::new(MAX_IN_FLIGHT, MAX_ASKED),
+            connected: Clients::new(MAX_CONNECTIONS, MAX_PER_CLIENT),
+        };
+        Self { service: Rc::new(service) }
+    }
+
+    /// Answers on `sockets` until the future is dropped, which ends every connection. Not `Send`: for a
+    /// current-thread runtime.
+    ///
+    /// # Errors
+    /// Only when the runtime cannot poll the sockets.
+    pub async fn serve(self, sockets: Sockets) -> io::Result<()> {
+        let service = self.service;
+        LocalSet::new()
+            .run_until(async {
+                service.forwarder.refresh();
+                listen::run(sockets, service).await
+            })
+            .await
+    }
+}
+
+/// A reply without records: a failure, or the mark that the whole one is too long.
+fn short(query: &Query<'_>, rcode: Rcode, truncated: bool) -> Option<Vec<u8>> {
+    let mut out = vec![0; 512];
+    let room = out.len();
+    let mut response = Response::new(&mut out, room, query).ok()?;
+    if truncated {
+        response.truncate();
+    }
+    let len = response.refusal(rcode, true).ok()?;
+    out.truncate(len);
+    Some(out)
+}
+
+/// What is said to a query for which there is no place; nothing to what is none.
+fn turned_away(query: &[u8], rcode: Rcode) -> Option<Vec<u8>> {
+    Header::parse(query).ok().filter(|header| !header.is_response())?;
+    short(&Query::parse(query).ok()?, rcode, false)
 }
 
 impl<R: Resolve> Service<R> {

@@ -24,6 +24,7 @@ const STUB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 53));
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Where the list of upstreams comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// Settings.
     Fixed(Vec<SocketAddr>),
@@ -46,18 +47,23 @@ const PROBE: usize = 35;
 /// What of a file shows that it changed.
 type Stamp = Option<(SystemTime, u64)>;
 
+/// The same of the file and of the one behind systemd-resolved's stub, which changes without the other.
+type Stamps = (Stamp, Stamp);
+
 /// The upstreams.
 pub(super) struct Servers {
     source: Source,
     own: Vec<IpAddr>,
     servers: Vec<Server>,
-    stamp: Stamp,
+    stamp: Stamps,
+    behind_stub: PathBuf,
     checked: Option<Instant>,
 }
 
 impl Servers {
     pub(super) fn new(source: Source, own: Vec<IpAddr>) -> Self {
-        Self { source, own, servers: Vec::new(), stamp: None, checked: None }
+        let behind_stub = BEHIND_STUB.into();
+        Self { source, own, servers: Vec::new(), stamp: (None, None), behind_stub, checked: None }
     }
 
     /// Reads the list if it may have changed; the servers to probe, each with its probe, if it did.
@@ -71,13 +77,13 @@ impl Servers {
             Source::Fixed(_) if !first => return Vec::new(),
             Source::Fixed(addresses) => addresses.clone(),
             Source::File(path) => {
-                let stamp = stamp(path);
+                let stamp = (stamp(path), stamp(&self.behind_stub));
                 // While a file is being replaced there may be none: the last list stays.
-                if !first && (stamp == self.stamp || stamp.is_none()) {
+                if !first && (stamp == self.stamp || stamp.0.is_none()) {
                     return Vec::new();
                 }
                 self.stamp = stamp;
-                read(path)
+                read(path, &self.behind_stub)
             }
         };
         self.replace(&addresses, rng);
@@ -154,7 +160,7 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 /// The servers that the file names; those behind systemd-resolved's stub where it names the stub.
-fn read(path: &Path) -> Vec<SocketAddr> {
+fn read(path: &Path, behind_stub: &Path) -> Vec<SocketAddr> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
@@ -164,7 +170,7 @@ fn read(path: &Path) -> Vec<SocketAddr> {
     };
     let servers = parse_resolv_conf(&text);
     if servers.iter().any(|server| server.ip() == STUB) {
-        let behind = std::fs::read_to_string(BEHIND_STUB).map(|text| parse_resolv_conf(&text));
+        let behind = std::fs::read_to_string(behind_stub).map(|text| parse_resolv_conf(&text));
         return behind.ok().filter(|behind| !behind.is_empty()).unwrap_or(servers);
     }
     servers
@@ -225,6 +231,24 @@ mod tests {
         assert_eq!(servers.in_order(now), [other]);
         assert!(servers.is_probe(query.name));
         assert!(servers.in_order(now).is_empty());
+    }
+
+    #[test]
+    fn u9_behind_a_local_stub_its_own_servers_are_used_and_followed() {
+        let directory = std::env::temp_dir().join(format!("edgemesh-stub-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (stub, behind) = (directory.join("stub"), directory.join("behind"));
+        std::fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
+        std::fs::write(&behind, "nameserver 192.0.2.1\n").unwrap();
+        let (mut rng, now) = (Rng::new([1; 32]), Instant::now());
+        let mut servers = Servers::new(Source::File(stub), vec![]);
+        servers.behind_stub = behind.clone();
+        servers.refresh(now, &mut rng);
+        assert_eq!(servers.in_order(now), [address("192.0.2.1:53")]);
+        std::fs::write(&behind, "nameserver 192.0.2.22\n").unwrap();
+        servers.refresh(now + CHECK, &mut rng);
+        assert_eq!(servers.in_order(now), [address("192.0.2.22:53")]);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -28,12 +28,16 @@ stats! {
     tcp_queries,
     /// Queries that the engine left without answer.
     dropped,
-    /// Queries above [`super::MAX_IN_FLIGHT`], and answers that could not be sent.
+    /// Queries above [`super::MAX_IN_FLIGHT`] or [`super::MAX_ASKED`], and answers that could not be sent.
     overload,
     /// Connections refused or cut: too many, idle, or too slow.
     connections_cut,
     /// Forwarded queries answered from the cache.
     cache_hits,
+    /// Forwarded queries answered by a reply that was too old, because no upstream answered soon.
+    served_stale,
+    /// Replies renewed before they were too old.
+    prefetched,
     /// Forwarded queries that an upstream was asked.
     forwarded,
     /// Forwarded queries above [`super::forward::MAX_FORWARDED`].

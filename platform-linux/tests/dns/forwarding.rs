@@ -1,15 +1,18 @@
 //! Rows U: names that are not ours.
 
+use std::cell::Cell;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use edgemesh_agent::dns::{Sockets, Transport};
+use edgemesh_agent::dns::cache::Keeping;
+use edgemesh_agent::dns::{Sockets, Source, Transport};
 use hickory_proto::op::{Edns, ResponseCode};
 use hickory_proto::rr::RecordType::*;
 
 use super::upstream::{Upstream, addresses, closed, code, one};
 use super::zone::cluster;
-use super::{Node, client, data, own_address, query, receive, run, shared};
+use super::{Node, client, data, own_address, query, receive, run, shared, skip};
 
 #[test]
 fn u7_other_names_are_asked_upstream_over_udp() {
@@ -179,6 +182,105 @@ fn u14_forged_replies_are_ignored() {
         let node = Node::start(cluster(), vec![upstream.address]);
         assert_eq!(data(&node.udp(&query("a.test.", A)).await), ["192.0.2.1"]);
     });
+}
+
+#[test]
+fn u14_each_question_has_its_own_port_and_keeps_its_case() {
+    run(async {
+        let upstream = Upstream::start(|question, _| one(&question, 1)).await;
+        let node = Node::start(cluster(), vec![upstream.address]);
+        for n in 0..8 {
+            node.udp(&query(&format!("N{n}.tEsT."), A)).await;
+        }
+        let (ports, names) = upstream.seen();
+        assert!(ports.len() >= 7, "{ports:?}");
+        assert!(names.iter().all(|name| name.starts_with('N') && name.ends_with(".tEsT.")), "{names:?}");
+    });
+}
+
+#[test]
+fn u8_a_stub_domain_has_its_own_servers_and_routes_change_while_running() {
+    run(async {
+        let (usual, corp) = (
+            Upstream::start(|question, _| one(&question, 1)).await,
+            Upstream::start(|question, _| one(&question, 2)).await,
+        );
+        let node = Node::start(cluster(), vec![usual.address]);
+        let asked = query("db.corp.test.", A);
+        assert_eq!(data(&node.udp(&asked).await), ["192.0.2.1"]);
+        let stub = format!("corp.test={}", corp.address).parse().unwrap();
+        node.forwarder.reroute(|routes| routes.stubs = vec![stub]);
+        assert_eq!(data(&node.udp(&asked).await), ["192.0.2.2"], "not the reply that was kept");
+        assert_eq!(data(&node.tcp(&query("www.test.", A)).await), ["192.0.2.1"]);
+        node.forwarder.reroute(|routes| routes.stubs.clear());
+        assert_eq!(data(&node.udp(&asked).await), ["192.0.2.1"]);
+        node.forwarder.reroute(|routes| routes.source = Source::Fixed(vec![corp.address]));
+        assert_eq!(data(&node.udp(&asked).await), ["192.0.2.2"]);
+    });
+}
+
+/// A node with these settings whose only upstream answers with a TTL of 5 s until it is told to fail.
+async fn failing(keeping: Keeping) -> (Node, Upstream, Rc<Cell<bool>>) {
+    let fails = Rc::new(Cell::new(false));
+    let told = fails.clone();
+    let upstream = Upstream::start(move |question, _| {
+        let mut reply = one(&question, 1);
+        reply[0].answers[0].ttl = 5;
+        if told.get() { code(&question, ResponseCode::ServFail) } else { reply }
+    })
+    .await;
+    let sockets = Sockets::bind(&[own_address()]).unwrap();
+    let node = Node::start_with(sockets, cluster(), vec![upstream.address], keeping);
+    (node, upstream, fails)
+}
+
+#[test]
+fn u12_while_the_upstream_fails_an_old_reply_is_given_on_request() {
+    let stale = Keeping { stale: Some(Duration::from_secs(60)), prefetch: None };
+    for (keeping, expected) in [(Keeping::default(), 0), (stale, 1)] {
+        run(async move {
+            let (node, upstream, fails) = failing(keeping).await;
+            let asked = query("a.test.", A);
+            assert_eq!(node.udp(&asked).await.answers.len(), 1);
+            fails.set(true);
+            skip(Duration::from_secs(6)).await;
+            let old = node.udp(&asked).await;
+            assert_eq!(old.answers.len(), expected);
+            if expected == 1 {
+                assert_eq!((old.answers[0].ttl, node.stat("served_stale")), (30, 1));
+                let before = upstream.asked();
+                assert_eq!(node.udp(&asked).await.answers.len(), 1);
+                assert_eq!(upstream.asked(), before, "not asked again so soon");
+                fails.set(false);
+                skip(Duration::from_secs(30)).await;
+                assert_eq!(node.udp(&asked).await.answers[0].ttl, 5, "renewed");
+            } else {
+                assert_eq!(old.metadata.response_code, ResponseCode::ServFail);
+            }
+        });
+    }
+}
+
+#[test]
+fn u13_a_hot_name_is_asked_again_before_its_time_on_request() {
+    for (prefetch, expected) in [(None, 1), (Some(2), 2)] {
+        run(async move {
+            let (node, upstream, _) = failing(Keeping { stale: None, prefetch }).await;
+            let asked = query("a.test.", A);
+            for _ in 0..3 {
+                node.udp(&asked).await;
+            }
+            skip(Duration::from_millis(4500)).await;
+            assert_eq!(node.udp(&asked).await.answers[0].ttl, 1);
+            // The renewal runs beside; the next answer shows what it brought.
+            while upstream.asked() < expected {
+                tokio::task::yield_now().await;
+            }
+            node.udp(&query("b.test.", A)).await;
+            assert_eq!(upstream.asked(), expected + 1);
+            assert_eq!(node.stat("prefetched"), expected as u64 - 1);
+        });
+    }
 }
 
 #[test]

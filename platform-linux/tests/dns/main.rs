@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use edgemesh_agent::dns::cache::Keeping;
 use edgemesh_agent::dns::forward::{Forwarder, Settings};
-use edgemesh_agent::dns::{Resolve, Resolved, Sockets, Source, Stats, Transport, serve};
+use edgemesh_agent::dns::{Resolve, Resolved, Routes, Server, Sockets, Source, Stats, Transport};
 use edgemesh_core::dns::{Domain, PodRecords, Responder};
 use edgemesh_core::rng::Rng;
 use hickory_proto::op::{Message, Query};
@@ -58,6 +59,7 @@ impl Resolve for Direct {
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) forwarder: Rc<Forwarder>,
 }
 
 impl Node {
@@ -67,6 +69,15 @@ impl Node {
     }
 
     pub(crate) fn start_on(sockets: Sockets, zone: MemoryZone, servers: Vec<SocketAddr>) -> Self {
+        Self::start_with(sockets, zone, servers, Keeping::default())
+    }
+
+    pub(crate) fn start_with(
+        sockets: Sockets,
+        zone: MemoryZone,
+        servers: Vec<SocketAddr>,
+        keeping: Keeping,
+    ) -> Self {
         let address = sockets.addresses()[0];
         let responder = Responder::new(edgemesh_core::dns::Settings {
             domain: Domain::new("cluster.local").unwrap(),
@@ -77,11 +88,12 @@ impl Node {
             recursion: true,
         });
         let stats = Arc::new(Stats::default());
-        let settings =
-            Settings { timeout: Duration::from_secs(1), ..Settings::new(Source::Fixed(servers), vec![]) };
+        let routes = Routes { source: Source::Fixed(servers), stubs: vec![], own: vec![] };
+        let settings = Settings { timeout: Duration::from_secs(1), keeping, ..Settings::new(routes) };
         let forwarder = Forwarder::new(settings, Rng::new([3; 32]), stats.clone());
-        spawn_local(async move { serve(sockets, Direct { responder, zone }, forwarder).await.unwrap() });
-        Self { address, stats }
+        let server = Server::new(Direct { responder, zone }, forwarder.clone());
+        spawn_local(async move { server.serve(sockets).await.unwrap() });
+        Self { address, stats, forwarder }
     }
 
     pub(crate) fn stat(&self, name: &str) -> u64 {
@@ -115,7 +127,12 @@ pub(crate) fn own_address() -> SocketAddr {
 
 /// A socket that hears only replies from the very address it asks (row W11).
 pub(crate) async fn client(server: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client_at("127.0.0.1:0", server).await
+}
+
+/// The same, from this address.
+pub(crate) async fn client_at(own: &str, server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(own).await.unwrap();
     socket.connect(server).await.unwrap();
     socket
 }
@@ -162,4 +179,11 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
 
 pub(crate) fn shared<T>(value: T) -> Rc<std::cell::RefCell<T>> {
     Rc::new(std::cell::RefCell::new(value))
+}
+
+/// Lets so much time pass at once. Nothing may be under way.
+pub(crate) async fn skip(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }

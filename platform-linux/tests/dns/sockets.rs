@@ -1,6 +1,6 @@
 //! Rows W: sockets and framing.
 
-use edgemesh_agent::dns::{MAX_PER_CLIENT, Sockets};
+use edgemesh_agent::dns::{MAX_ASKED, MAX_PER_CLIENT, Sockets};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::upstream::Upstream;
 use super::zone::{big, cluster};
-use super::{Node, PATIENCE, client, data, framed, own_address, query, read, receive, run};
+use super::{Node, PATIENCE, client, client_at, data, framed, own_address, query, read, receive, run};
 
 const SVC1: &str = "svc1.testns.svc.cluster.local.";
 
@@ -169,6 +169,32 @@ fn w13_one_client_cannot_take_every_connection() {
         assert_eq!(timeout(PATIENCE, refused.read(&mut [0])).await.unwrap().unwrap(), 0);
         assert_eq!(node.stat("connections_cut"), 1);
         assert_eq!(data(&node.udp(&query(SVC1, A)).await), ["10.0.0.1"]);
+    });
+}
+
+#[test]
+fn w13_a_client_with_too_much_under_way_is_refused_and_others_are_not() {
+    run(async {
+        let node = Node::start(cluster(), vec![Upstream::silent().await.address]);
+        let (greedy, modest) = (client(node.address).await, client_at("127.0.0.2:0", node.address).await);
+        let mut refused = 0;
+        for id in 0..=MAX_ASKED as u16 {
+            let mut slow = query(&format!("n{id}.test."), A);
+            slow.metadata.id = id;
+            greedy.send(&slow.to_vec().unwrap()).await.unwrap();
+            // Give the node its turn, so that its socket's buffer does not overflow.
+            tokio::task::yield_now().await;
+        }
+        let first = receive(&greedy).await;
+        refused += usize::from(first.metadata.response_code == ResponseCode::Refused);
+        modest.send(&query(SVC1, A).to_vec().unwrap()).await.unwrap();
+        assert_eq!(data(&receive(&modest).await), ["10.0.0.1"]);
+        assert_eq!((refused, node.stat("overload")), (1, 1));
+        for _ in 0..MAX_ASKED {
+            assert_eq!(receive(&greedy).await.metadata.response_code, ResponseCode::ServFail);
+        }
+        greedy.send(&query(SVC1, A).to_vec().unwrap()).await.unwrap();
+        assert_eq!(data(&receive(&greedy).await), ["10.0.0.1"], "served again");
     });
 }
 

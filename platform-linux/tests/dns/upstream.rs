@@ -1,6 +1,7 @@
 //! An upstream for tests: real sockets on loopback, replies by a closure.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -18,6 +19,7 @@ use super::{framed, own_address, read};
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     asked: Rc<Cell<usize>>,
+    seen: Rc<RefCell<(BTreeSet<u16>, Vec<String>)>>,
 }
 
 impl Upstream {
@@ -36,11 +38,18 @@ impl Upstream {
             reply(question, transport)
         });
         let for_udp = reply.clone();
+        let seen = Rc::new(RefCell::new((BTreeSet::new(), Vec::new())));
+        let noted = seen.clone();
         spawn_local(async move {
             let mut buffer = [0; 4096];
             loop {
                 let (len, client) = udp.recv_from(&mut buffer).await.unwrap();
-                for reply in for_udp(Message::from_vec(&buffer[..len]).unwrap(), Transport::Udp) {
+                let question = Message::from_vec(&buffer[..len]).unwrap();
+                if question.queries[0].query_type() != RecordType::HINFO {
+                    noted.borrow_mut().0.insert(client.port());
+                    noted.borrow_mut().1.push(question.queries[0].name().to_string());
+                }
+                for reply in for_udp(question, Transport::Udp) {
                     udp.send_to(&reply.to_vec().unwrap(), client).await.unwrap();
                 }
             }
@@ -54,12 +63,17 @@ impl Upstream {
                 }
             }
         });
-        Self { address, asked }
+        Self { address, asked, seen }
     }
 
     /// How many questions came, probes not counted.
     pub(crate) fn asked(&self) -> usize {
         self.asked.get()
+    }
+
+    /// From which ports questions came in datagrams, and for which names.
+    pub(crate) fn seen(&self) -> (BTreeSet<u16>, Vec<String>) {
+        self.seen.borrow().clone()
     }
 
     /// An upstream that never answers.

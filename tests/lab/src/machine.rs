@@ -30,6 +30,14 @@ pub const MESH_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 96, 16);
 /// A limit for commands that should be over in a moment.
 const SHORT: Duration = Duration::from_secs(30);
 
+/// The resolv.conf of every machine.
+pub fn resolver() -> String {
+    format!(
+        "nameserver {MESH_DNS}\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n\
+         options ndots:5 timeout:2 attempts:3\n"
+    )
+}
+
 /// One machine of the lab.
 #[derive(Debug)]
 pub struct Machine {
@@ -53,11 +61,7 @@ impl Machine {
         let directory = directory.join(name);
         fs::create_dir_all(&directory).context(directory.display())?;
         let resolver = directory.join("resolv.conf");
-        let text = format!(
-            "nameserver {MESH_DNS}\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n\
-             options ndots:5 timeout:2 attempts:3\n"
-        );
-        fs::write(&resolver, text).context(resolver.display())?;
+        fs::write(&resolver, self::resolver()).context(resolver.display())?;
         Ok(Self { name: name.to_owned(), address, ns, directory, resolver })
     }
 

@@ -40,7 +40,9 @@ pub struct Endpoint {
 /// A Service with its endpoints.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// `metadata.name`, in namespace `default`.
+    /// `metadata.namespace`.
+    pub namespace: &'static str,
+    /// `metadata.name`.
     pub name: &'static str,
     /// `None` makes it headless.
     pub cluster_ip: Option<Ipv4Addr>,
@@ -51,9 +53,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// A Service with a ClusterIP and neither ports nor endpoints yet.
+    /// A Service in namespace `default` with a ClusterIP and neither ports nor endpoints yet.
     pub fn new(name: &'static str, cluster_ip: Ipv4Addr) -> Self {
-        Self { name, cluster_ip: Some(cluster_ip), ports: Vec::new(), endpoints: Vec::new() }
+        Self {
+            namespace: "default",
+            name,
+            cluster_ip: Some(cluster_ip),
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+        }
     }
 
     /// Adds a port that leads to the same or another one.
@@ -79,7 +87,7 @@ impl Service {
 
     /// The name in full, as clients resolve it.
     pub fn full_name(&self) -> String {
-        format!("{}.default.svc.cluster.local", self.name)
+        format!("{}.{}.svc.cluster.local", self.name, self.namespace)
     }
 
     /// Both manifests, as one YAML stream.
@@ -91,9 +99,10 @@ impl Service {
     }
 
     fn write(&self, out: &mut String) -> core::fmt::Result {
-        let name = self.name;
+        let (namespace, name) = (self.namespace, self.name);
         let cluster_ip = self.cluster_ip.map_or("None".to_owned(), |ip| ip.to_string());
-        writeln!(out, "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default")?;
+        writeln!(out, "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}")?;
+        writeln!(out, "  namespace: {namespace}")?;
         writeln!(out, "  uid: 00000000-0000-4000-8000-{:0>12}", hex(name))?;
         writeln!(
             out,
@@ -108,7 +117,7 @@ impl Service {
             out,
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata:"
         )?;
-        writeln!(out, "  name: {name}-x7k2p\n  namespace: default\n  labels:")?;
+        writeln!(out, "  name: {name}-x7k2p\n  namespace: {namespace}\n  labels:")?;
         writeln!(out, "    kubernetes.io/service-name: {name}\nports:")?;
         for port in &self.ports {
             writeln!(out, "- name: {}\n  port: {}\n  protocol: {}", port.name, port.target, port.protocol)?;

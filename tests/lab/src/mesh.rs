@@ -9,6 +9,7 @@
 //! | twins | 10.96.0.14 | the first pods of a2 and b1: the same address and port |
 //! | hostweb | 10.96.0.15 | b1 itself (hostNetwork) |
 //! | empty | 10.96.0.16 | none |
+//! | kube-system/kube-dns | 10.96.0.53 | the cloud node's first pod, where nobody answers |
 //!
 //! Every first pod runs the same servers ([`PORTS`]). Life cycle: [`Mesh::prepare`] starts all but the agents,
 //! [`Mesh::start`] waits until every agent is ready; dropping the value ends everything.
@@ -40,6 +41,9 @@ pub const PORTS: [(&str, &str, u16, u16); 6] = [
 pub const BIG: u64 = 256;
 /// Size of the small file in MiB.
 pub const SMALL: u64 = 16;
+
+/// The ClusterIP of the cluster's DNS.
+pub const KUBE_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 53);
 
 /// First pod of every node.
 const POD: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
@@ -93,6 +97,12 @@ pub fn services() -> Vec<Service> {
     ]
 }
 
+/// The cluster's own DNS, as kubeadm makes it; its pod does not run.
+pub fn kube_dns() -> Service {
+    let empty = Service { namespace: "kube-system", ..Service::new("kube-dns", KUBE_DNS) };
+    empty.port("UDP", "dns", 53, 53).port("TCP", "dns-tcp", 53, 53).endpoint("cloud", POD)
+}
+
 /// The Service of that name from [`services`].
 ///
 /// # Errors
@@ -119,7 +129,7 @@ impl Mesh {
         workloads.push(workloads::nginx(&lab.b1, 8080, &files)?);
         let manifests = lab.server.directory().join("manifests");
         fs::create_dir_all(&manifests).context(manifests.display())?;
-        for service in services() {
+        for service in services().into_iter().chain([kube_dns()]) {
             service.write_to(&manifests)?;
         }
         let mut server = Server::start(&lab.server)?;

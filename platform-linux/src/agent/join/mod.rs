@@ -14,6 +14,7 @@ pub(super) use online::plan;
 use super::command::Handle;
 use super::data::Note;
 use super::refusals::Refusal;
+use super::responder::Responder;
 use super::source::{Names, Unresolved};
 use super::state::{Joined, Membership, State, StoredRecord};
 use super::status::Shared;
@@ -58,6 +59,7 @@ pub struct Join {
     /// This node's zone, as the engine's table was told.
     zone: u32,
     keeper: Option<KeeperHandle>,
+    responder: Option<Responder>,
     tables: (mpsc::UnboundedSender<Table>, mpsc::UnboundedReceiver<Table>),
     /// What is to be stored, and when.
     records_due: Option<Instant>,
@@ -93,6 +95,7 @@ impl Join {
             sequence: 0,
             zone: 0,
             keeper: None,
+            responder: None,
             tables: mpsc::unbounded_channel(),
             records_due: None,
             services_due: None,
@@ -367,6 +370,9 @@ impl Join {
         if let Some(keeper) = &self.keeper {
             keeper.set_services(routed);
         }
+        if let Some(responder) = &self.responder {
+            responder.table_changed();
+        }
     }
 
     async fn resync(&mut self, why: &str) {
@@ -391,7 +397,8 @@ fn refusal(service: &str, update: &Update<'_>, error: TableError) -> String {
     }
 }
 
-async fn until(due: Option<Instant>) {
+/// Waits for that moment, or for ever.
+pub(super) async fn until(due: Option<Instant>) {
     match due {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -1,25 +1,14 @@
 //! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
 
 use super::Join;
-use crate::agent::resolver::EngineResolver;
+use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
 use crate::cli::Run;
-use crate::dns::forward::{self, Forwarder};
-use crate::dns::{self, Sockets, Stats};
 use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report};
 use crate::prefix::Prefix;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
-use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::ip::Mesh;
-use edgemesh_host::entropy;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
-
-/// How long the addresses of the DNS responder may take to be usable.
-const DNS_PATIENCE: Duration = Duration::from_secs(5);
+use std::net::IpAddr;
 
 impl Join {
     /// What is routed to the device beside the mesh.
@@ -50,45 +39,14 @@ impl Join {
         let keeper = kept.await.map_err(|error| error.to_string())??;
         self.status.touched(keeper.touched());
         self.keeper = Some(keeper);
-        self.start_dns().await
+        let (handle, status) = (self.handle.clone(), self.status.clone());
+        self.responder = Some(Responder::start(&self.settings, handle, status).await?);
+        Ok(())
     }
 
     /// Whether the node has its addresses and routes.
     pub fn is_online(&self) -> bool {
         self.keeper.is_some()
-    }
-
-    async fn start_dns(&self) -> Result<(), String> {
-        let address = SocketAddr::new(self.settings.dns, 53);
-        let deadline = Instant::now() + DNS_PATIENCE;
-        let sockets = loop {
-            match Sockets::bind(&[address]) {
-                Ok(sockets) => break sockets,
-                // The device's address may still be tentative.
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                Err(error) => return Err(format!("--dns {address}: {error}")),
-            }
-        };
-        let source = match self.settings.upstream_dns.as_slice() {
-            [] => dns::Source::File("/etc/resolv.conf".into()),
-            servers => dns::Source::Fixed(servers.to_vec()),
-        };
-        let seed = entropy::seed().map_err(|error| error.to_string())?;
-        let stats = Arc::new(Stats::default());
-        self.status.dns(stats.clone());
-        let own: Vec<IpAddr> = vec![self.settings.dns];
-        let forwarder = Forwarder::new(forward::Settings::new(source, own), Rng::new(seed), stats);
-        let resolver = EngineResolver(self.handle.clone());
-        tokio::task::spawn_local(async move {
-            if let Err(error) = dns::serve(sockets, resolver, forwarder).await {
-                tracing::error!(%error, "DNS has ended");
-            }
-        });
-        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! it proves and returns an error that says what was expected and what was seen.
 
 mod bare;
+mod dns;
 mod input;
 mod path;
 mod reach;
@@ -77,7 +78,32 @@ pub const ALL: &[Scenario] = &[
         "a Service without endpoints refuses at once",
         Run::Shared(reach::empty_service_refuses),
     ),
-    row("reach/dns", "dig gets what Kubernetes DNS promises", Run::Shared(reach::dns)),
+    row(
+        "dns/w2-w11-both-transports",
+        "answers by UDP and TCP, from where asked",
+        Run::Shared(dns::both_transports),
+    ),
+    row("dns/n1-n2-negative", "NODATA and NXDOMAIN are told apart", Run::Shared(dns::negative)),
+    row("dns/w8-update", "an UPDATE for another server goes there", Run::Shared(dns::update_elsewhere)),
+    row("dns/u1-u2-partial-names", "kubelet's search list", Run::Shared(dns::partial_names)),
+    row("dns/u4-long-search-list", "a long search list", Run::Shared(dns::long_search_list)),
+    row("dns/u5-u6-host", "the node and its resolv.conf", Run::Shared(dns::host_and_old_pods)),
+    row("dns/u15-hosts-file", "names of /etc/hosts win", Run::Shared(dns::hosts_file)),
+    row("dns/g7-kube-dns", "the ClusterIP of kube-dns is answered here", Run::Shared(dns::kube_dns_address)),
+    row("dns/n6-cloud-away", "the cloud is away: names stay", Run::Own(dns::cloud_away)),
+    row(
+        "dns/n5-u16-first-sync",
+        "SERVFAIL until Services are known",
+        Run::Prepared(dns::before_the_first_sync),
+    ),
+    row("dns/u3-u7-upstream", "names outside the cluster go upstream", Run::Prepared(dns::upstream)),
+    row("dns/u8-stub-domains", "stub domains, changed while running", Run::Prepared(dns::stub_domains)),
+    row("dns/u16-lameduck", "a stopping agent goes on answering", Run::Prepared(dns::lameduck)),
+    row(
+        "dns/g7-left-to-others",
+        "beside kube-proxy it is left alone",
+        Run::Prepared(dns::kube_dns_of_others),
+    ),
     row("reach/commands", "status, peers, services, ping, explain, dns", Run::Shared(reach::commands)),
     row("reach/manifests", "Services follow their manifests", Run::Shared(reach::services_follow_manifests)),
     row("tcp/speaks-first", "a server speaks first", Run::Shared(transfer::server_speaks_first)),
@@ -126,7 +152,6 @@ pub const ALL: &[Scenario] = &[
         "a node reads manifests of its own",
         Run::Prepared(reach::manifests_on_the_node),
     ),
-    row("reach/upstream", "names outside the cluster go upstream", Run::Prepared(reach::upstream)),
     // Last: the two minutes pass while everything above runs.
     row("udp/silence-ends", "a push after two idle minutes is delivered", Run::Shared(udp::push_arrives)),
 ];

@@ -121,30 +121,6 @@ pub(super) fn empty_service_refuses(mesh: &mut Mesh) -> Result {
     Ok(())
 }
 
-/// dig, the reference client, gets what Kubernetes DNS promises, over UDP and TCP.
-pub(super) fn dns(mesh: &mut Mesh) -> Result {
-    let client = mesh.pod("a1")?;
-    let dig = |words: &[&str]| client.check(&[&["dig", "+tries=2", "+timeout=2"], words].concat());
-    for transport in ["+notcp", "+tcp"] {
-        let park = dig(&[transport, "+short", "park.default.svc.cluster.local", "A"])?;
-        ensure!(park.trim() == "10.96.0.10", "A {transport}: {park:?}");
-        let nothing = dig(&[transport, "park.default.svc.cluster.local", "AAAA"])?;
-        ensure!(nothing.contains("status: NOERROR"), "AAAA: {nothing}");
-        ensure!(nothing.contains("ANSWER: 0") && nothing.contains("SOA"), "AAAA: {nothing}");
-        let missing = dig(&[transport, "nobody.default.svc.cluster.local", "A"])?;
-        ensure!(missing.contains("status: NXDOMAIN") && missing.contains("SOA"), "missing name: {missing}");
-        let srv = dig(&[transport, "+short", "_http._tcp.park.default.svc.cluster.local", "SRV"])?;
-        ensure!(srv.trim().ends_with("80 park.default.svc.cluster.local."), "SRV: {srv:?}");
-        let reverse = dig(&[transport, "+short", "-x", "10.96.0.10"])?;
-        ensure!(reverse.trim() == "park.default.svc.cluster.local.", "PTR: {reverse:?}");
-    }
-    let mixed = dig(&["pArK.DeFauLT.svc.cluster.local", "A"])?;
-    ensure!(mixed.contains("pArK.DeFauLT.svc.cluster.local."), "the question's case is not kept: {mixed}");
-    let host = mesh.lab.a1.check(&["dig", "+short", "sky.default.svc.cluster.local", "A"])?;
-    ensure!(host.trim() == "10.96.0.12", "from the node itself: {host:?}");
-    Ok(())
-}
-
 /// The agent's own commands tell what users need to know.
 pub(super) fn commands(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "park", "b1-p1")?;
@@ -218,23 +194,4 @@ pub(super) fn manifests_on_the_node(mesh: &mut Mesh) -> Result {
     mesh.agent_mut("cloud")?.0.wait_ready()?;
     let client = mesh.pod("a1")?;
     wait_until("a node that joined later is reached", secs(20), || answers(client, "sky", "cloud-p1"))
-}
-
-/// A name outside the cluster is answered by the node's upstream; one inside never gets there.
-pub(super) fn upstream(mesh: &mut Mesh) -> Result {
-    let resolver = mesh.lab.server.tool("resolver", &["dns-server", "53"])?;
-    let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
-    let more = vec!["--upstream-dns".to_owned(), mesh.lab.server.address.to_string()];
-    mesh.join_with("a1", AgentOptions { token, source: Some("server".to_owned()), more })?;
-    mesh.agent_mut("a1")?.0.wait_ready()?;
-    let client = mesh.pod("a1")?;
-    for transport in ["+notcp", "+tcp"] {
-        let outside = client.check(&["dig", "+short", transport, "www.example.org.", "A"])?;
-        ensure!(outside.trim() == crate::tools::FIXED_ADDRESS, "www.example.org {transport}: {outside:?}");
-    }
-    client.check(&["dig", "nobody.default.svc.cluster.local.", "A"])?;
-    let asked = resolver.log();
-    ensure!(asked.contains("www.example.org"), "the upstream was asked {asked}");
-    ensure!(!asked.contains("cluster.local"), "a cluster name left the node: {asked}");
-    Ok(())
 }
