@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn u8_the_longest_stub_domain_that_fits_is_asked() {
-        let stubs = ["corp.test=10.0.0.2", "lab.Corp.test.=10.0.0.3:5353", "corp.test=[fd00::2]"];
+        let stubs = ["corp.test=10.0.0.2", "lab.Corp.test.=10.0.0.3:5353", "corp.test=fd00::2"];
         let upstreams = upstreams(&stubs);
         for name in ["corp.test", "a.b.CORP.test"] {
             assert_eq!(asked(&upstreams, name), ["10.0.0.2:53", "[fd00::2]:53"], "{name}");
