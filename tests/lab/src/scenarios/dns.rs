@@ -170,6 +170,11 @@ pub(super) fn hosts_file(mesh: &mut Mesh) -> Result {
 
 /// The cloud is away: what was known is answered, with authority, by the running agent and by one started anew.
 pub(super) fn cloud_away(mesh: &mut Mesh) -> Result {
+    let table = Agent::state(mesh.lab.node("a1")?).join("services");
+    wait_until("the table is stored", secs(10), || {
+        ensure!(table.exists(), "{} is not there", table.display());
+        Ok(())
+    })?;
     mesh.server.process.kill();
     let known = |mesh: &Mesh| -> Result {
         let said = dig(mesh.pod("a1")?, &[PARK, "A"])?;

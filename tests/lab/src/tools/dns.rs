@@ -52,7 +52,9 @@ fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     println!("asked {name}");
     let question_end = query.len().checked_sub(rest.len())?.checked_add(4)?;
     let mut out = id.to_vec();
-    out.extend_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    // A response to the operation asked for.
+    out.push(0x80 | query.get(2)? & 0x79);
+    out.extend_from_slice(&[0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
     out.extend_from_slice(query.get(12..question_end)?);
     out.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
     out.extend_from_slice(&address.octets());
