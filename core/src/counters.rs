@@ -103,8 +103,10 @@ reasons! {
     Table = "table",
     /// No path to the peer is usable.
     NoPath = "no_path",
-    /// A relay message of an unknown kind or version, not asked for, or not from the server.
+    /// A relay message of an unknown kind or version, or not from the server.
     Relay = "relay",
+    /// A challenge of the relay that no bind waits for: of binds that crossed, one is answered.
+    Challenge = "challenge",
     /// An inner message of an unknown kind or a wrong shape.
     PathMessage = "path_message",
     /// Larger than the path's MTU and not to be fragmented.

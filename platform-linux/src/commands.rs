@@ -101,6 +101,7 @@ fn peers(peers: Vec<PeerEntry>) {
 }
 
 fn services(services: Vec<ServiceEntry>) {
+    let unnamed = services.iter().flat_map(|s| &s.endpoints).any(|e| e.node.starts_with('#'));
     for service in services {
         println!(
             "{}/{}  {}  {}",
@@ -116,6 +117,12 @@ fn services(services: Vec<ServiceEntry>) {
                 endpoint.ip, endpoint.port, endpoint.proto, endpoint.node
             );
         }
+    }
+    if unnamed {
+        println!(
+            "#N is the directory's number of a node that this one has not looked up: its name comes with the first \
+             packet to it, or with `edgemesh-agent explain`"
+        );
     }
 }
 

@@ -280,7 +280,7 @@ impl Relay {
                 }
                 let leg = if tcp { &mut self.tcp } else { &mut self.udp };
                 if !leg.challengeable {
-                    return Err(DropReason::Relay);
+                    return Err(DropReason::Challenge);
                 }
                 (leg.cookie, leg.challengeable, leg.challenged) = (cookie, false, true);
                 leg.due = Some(now);

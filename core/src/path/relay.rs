@@ -102,8 +102,8 @@ impl Paths<'_> {
     /// Takes a datagram whose first byte says that it is the relay's.
     ///
     /// # Errors
-    /// [`DropReason::Relay`] for a sender other than the server, a malformed or unasked-for message;
-    /// [`DropReason::Authentication`] and [`DropReason::Replay`] for a forged or repeated `Bound`.
+    /// [`DropReason::Relay`] for a sender other than the server or a malformed message, [`DropReason::Challenge`]
+    /// for one that nothing asked for; [`DropReason::Authentication`] and [`DropReason::Replay`] for a forged or repeated `Bound`.
     pub fn relay_datagram<'d>(
         &mut self,
         now: Instant,

@@ -93,7 +93,7 @@ fn a_node_that_comes_back_gets_only_what_it_missed_also_from_a_restarted_server(
     assert!(frames > 5 && replica.table().len() == 300);
     drop(node);
     manifests.write("more.yaml", &service("more", "10.97.0.1"));
-    server.reaches("feed_services", 301);
+    server.log("services=301");
     let mut node = Node::join_from(&token, server.address, 1, true, first);
     let (second, frames) = follow(&mut node, &mut replica);
     assert_eq!((frames, replica.table().len()), (1, 301));
@@ -124,7 +124,7 @@ fn endpoints_of_headless_services_have_addresses_that_stay() {
     assert_eq!(vip(&server), "242.128.0.1");
     manifests.write("b.yaml", &(service("other", "None") + &slice("other", "edge-2")));
     manifests.write("a.yaml", &(service("db", "None") + &slice("db", "edge-3")));
-    server.reaches("feed_services", 2);
+    server.log("services=2");
     let server = server.kill_and_restart(&["--manifests", &path]);
     assert_eq!(vip(&server), "242.128.0.1", "the pod moved to another node, the server was killed");
 }

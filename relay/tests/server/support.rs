@@ -106,15 +106,6 @@ impl Server {
         sample.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
     }
 
-    /// Waits until a sample has reached `value`.
-    pub(crate) fn reaches(&self, name: &str, value: u64) {
-        let deadline = Instant::now() + WAIT;
-        while self.metric(name) < value {
-            assert!(Instant::now() < deadline, "{name} stays below {value}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     pub(crate) fn token(&self, node: &str, args: &[&str]) -> Token {
         let output = token_command(&self.state, node, args);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -347,14 +338,19 @@ impl Node {
         let mut stream = TcpStream::connect(server).unwrap();
         stream.set_read_timeout(Some(WAIT)).unwrap();
         stream.write_all(&Preamble::Relay.bytes()).unwrap();
+        self.rebind_tcp(&mut stream);
+        stream
+    }
+
+    /// Binds `stream` (again).
+    pub(crate) fn rebind_tcp(&mut self, stream: &mut TcpStream) {
         self.relay_epoch += 1;
         let mut datagram = [0; BIND];
         let bind = Message::Bind { index: self.index, epoch: self.relay_epoch, cookie: [0; 16] };
         bind.emit(&self.relay_key, &mut datagram).unwrap();
-        tcp_send(&mut stream, &datagram);
-        let answer = tcp_receive(&mut stream).unwrap();
+        tcp_send(stream, &datagram);
+        let answer = tcp_receive(stream).unwrap();
         assert!(matches!(Message::parse(&answer), Ok(Message::Bound { .. })));
-        stream
     }
 }
 

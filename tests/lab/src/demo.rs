@@ -20,8 +20,8 @@ use crate::{Context, Result, ensure};
 /// Nothing straight between the sites.
 const CLOSED: Policy =
     Policy { no_udp_between_sites: true, no_udp_to_cloud_node: false, no_udp: false, no_server: false };
-/// Resident memory that an agent and the server may each use.
-const RSS_LIMIT: u64 = 15 << 20;
+/// Resident memory in bytes that an agent and the server may each use.
+const RSS_LIMIT: u64 = 15_000_000;
 /// Seconds of each throughput measurement.
 const MEASURE: u32 = 3;
 

@@ -292,12 +292,12 @@ fn strangers_cannot_bind_unbind_or_inject() {
     assert_eq!(paths.relay_datagram(at(5), UDP, &out[..len]), Err(DropReason::Authentication));
     // A challenge that nothing of ours asked for.
     let len = Message::Challenge { index: 1, cookie: [1; 16] }.emit(&KEY, &mut out).unwrap();
-    let mut binds = 0;
+    let (mut binds, mut unasked) = (0, 0);
     for _ in 0..10 {
-        let _ = paths.relay_datagram(at(5), UDP, &out[..len]);
+        unasked += u32::from(paths.relay_datagram(at(5), UDP, &out[..len]) == Err(DropReason::Challenge));
         binds += usize::from(paths.poll_relay(at(5), &mut [0; 64]).is_some());
     }
-    assert!(binds <= 1, "{binds}");
+    assert!(binds <= 1 && unasked >= 9, "{binds} {unasked}");
     assert_eq!(paths.reflexive(), Some("198.51.100.2:30000".parse().unwrap()));
 }
 

@@ -467,7 +467,7 @@ impl World {
             Ok(Relayed::Data { source, payload, .. }) => self.opened(node, source, &payload.to_vec()[1..]),
             Ok(Relayed::Handled) => {}
             // A binding that is checked early may cross its refresh: the later challenge comes unasked.
-            Err(DropReason::Relay) => {}
+            Err(DropReason::Challenge) => {}
             Err(reason) => panic!("{reason:?} from the relay"),
         }
     }
