@@ -12,6 +12,7 @@
 //! [`encoded::Encoded::changes_since`] yields what feed frames, the engine and the snapshot take.
 //! Only `kubernetes` opens sockets, and no server or agent state lives here.
 
+mod claims;
 pub mod encoded;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;

@@ -5,6 +5,7 @@
 //! file said before stays until it is right again or the file is removed; everything else applies. Each mistake
 //! is a [`Problem`] that names file, document and field, told once per version of the file.
 
+use crate::claims::Told;
 use crate::object::{FieldError, Identity, Object, parse};
 use crate::table::Table;
 use crate::watch::Watch;
@@ -244,13 +245,15 @@ impl Source {
         let stopped = stop.clone();
         let mut manifests = Manifests::new(directory);
         let work = move || {
-            let (mut first, mut readable) = (true, true);
+            let (mut first, mut readable, mut told) = (true, true, Told::default());
             while !stopped.load(Ordering::Relaxed) {
                 match manifests.scan() {
                     Ok(scan) => {
                         scan.problems.iter().for_each(|p| report(p.to_string()));
                         if scan.changed || first {
-                            changed(manifests.table());
+                            let table = manifests.table();
+                            told.news(&table).into_iter().for_each(&mut report);
+                            changed(table);
                         }
                         (first, readable) = (false, true);
                     }

@@ -5,6 +5,7 @@
 //! (node, address, port, protocol): without a CNI two nodes own the same addresses.
 //! Node names stay names here; indices and endpoint VIPs come in when the table is encoded.
 
+use crate::claims;
 use crate::object::{
     Endpoint, EndpointGroup, Identity, Kind, Node, Object, Service, ServiceKind, ServicePort,
 };
@@ -32,6 +33,8 @@ pub struct Table {
     pub nodes: BTreeMap<String, Node>,
     /// The prefixes that ClusterIPs come from, as far as the source told.
     pub service_cidrs: BTreeSet<(IpAddr, u8)>,
+    /// What of a Service does not apply because of others, and why.
+    pub problems: BTreeMap<Key, String>,
 }
 
 /// A Service with its endpoints.
@@ -93,6 +96,7 @@ impl Table {
                 (None, None) => Vec::new(),
             };
         }
+        claims::settle(&mut table);
         table
     }
 }

@@ -33,7 +33,7 @@ const WEB: &str = "{kind: Service, metadata: {name: web}, spec: {clusterIP: 10.9
 const ONE: &str = "[{addresses: [10.1.0.1], nodeName: a}]";
 
 #[test]
-fn the_join_is_by_name_and_protocol_never_by_number() {
+fn c1_the_join_is_by_name_and_protocol_never_by_number() {
     let swapped = slice("s", "[{name: admin, port: 80}, {name: http, port: 81}]", ONE);
     assert_eq!(backends(&format!("{WEB}{swapped}")), [(vec![81, 80], vec!["a/10.1.0.1".to_owned()])]);
     let other_protocol = slice("s", "[{name: http, port: 80, protocol: UDP}]", ONE);
@@ -45,7 +45,7 @@ fn the_join_is_by_name_and_protocol_never_by_number() {
 }
 
 #[test]
-fn named_target_ports_may_differ_from_pod_to_pod() {
+fn s10_named_target_ports_may_differ_from_pod_to_pod() {
     let yaml = format!(
         "{WEB}{}{}",
         slice("one", "[{name: http, port: 8080}]", ONE),
@@ -57,7 +57,7 @@ fn named_target_ports_may_differ_from_pod_to_pod() {
 }
 
 #[test]
-fn equal_addresses_on_two_nodes_are_two_endpoints() {
+fn g1_equal_addresses_on_two_nodes_are_two_endpoints() {
     let yaml = format!(
         "{WEB}{}",
         slice(
@@ -71,7 +71,7 @@ fn equal_addresses_on_two_nodes_are_two_endpoints() {
 }
 
 #[test]
-fn slices_are_united_and_a_duplicate_that_lives_wins() {
+fn s7_a_duplicate_that_lives_wins() {
     let dying = "[{addresses: [10.1.0.1], nodeName: a, conditions: {ready: false, terminating: true}}]";
     for (first, second) in [(ONE, dying), (dying, ONE)] {
         let yaml = format!(
@@ -90,7 +90,7 @@ fn slices_are_united_and_a_duplicate_that_lives_wins() {
 }
 
 #[test]
-fn labelled_slices_are_for_dns_of_headless_services_only() {
+fn s3_labelled_slices_are_for_dns_of_headless_services_only() {
     let labelled = "\n---\n{kind: EndpointSlice, metadata: {name: s, labels: {kubernetes.io/service-name: web, \
         service.kubernetes.io/headless: ''}}, addressType: IPv4, ports: [{name: http, port: 80}], \
         endpoints: [{addresses: [10.1.0.1]}]}";
@@ -100,7 +100,7 @@ fn labelled_slices_are_for_dns_of_headless_services_only() {
 }
 
 #[test]
-fn slices_of_no_service_and_of_other_namespaces_are_left_out() {
+fn s4_slices_of_no_service_and_of_other_namespaces_are_left_out() {
     let stray = slice("s", "[{name: http, port: 80}]", ONE).replace("kubernetes.io/service-name", "other");
     assert_eq!(backends(&format!("{WEB}{stray}")), []);
     let elsewhere = slice("s", "[{name: http, port: 80}]", ONE).replace("name: s,", "name: s, namespace: x,");
@@ -108,7 +108,7 @@ fn slices_of_no_service_and_of_other_namespaces_are_left_out() {
 }
 
 #[test]
-fn endpoints_objects_count_where_no_slice_does() {
+fn s12_endpoints_objects_count_where_no_slice_does() {
     let endpoints = "\n---\n{kind: Endpoints, metadata: {name: web}, subsets: [\
         {addresses: [{ip: 10.2.0.1}], ports: [{name: http, port: 8000}]}, \
         {addresses: [{ip: 10.2.0.1}], ports: [{name: admin, port: 8001}]}]}";
@@ -130,7 +130,7 @@ fn a_headless_service_without_ports_has_addresses() {
 }
 
 #[test]
-fn many_slices_of_many_endpoints_are_all_there() {
+fn s6_many_slices_of_many_endpoints_are_all_there() {
     let mut yaml = WEB.to_owned();
     for n in 0..10 {
         let endpoints: Vec<String> = (0..1000)
@@ -142,9 +142,113 @@ fn many_slices_of_many_endpoints_are_all_there() {
     assert_eq!(table.services.values().next().unwrap().groups[0].endpoints.len(), 10_000);
 }
 
+#[test]
+fn s6_slices_are_united_by_address_and_by_port() {
+    // One address on different ports, different addresses on one port: a Service's two ports in two slices.
+    let yaml = format!(
+        "{WEB}{}{}{}",
+        slice("one", "[{name: http, port: 8080}]", ONE),
+        slice("two", "[{name: admin, port: 9090}]", ONE),
+        slice("three", "[{name: http, port: 8080}]", "[{addresses: [10.1.0.2], nodeName: b}]")
+    );
+    let a = || "a/10.1.0.1".to_owned();
+    let expected = [(vec![0, 9090], vec![a()]), (vec![8080, 0], vec![a(), "b/10.1.0.2".to_owned()])];
+    assert_eq!(backends(&yaml), expected);
+}
+
+#[test]
+fn s4_a_slice_may_come_before_its_service() {
+    let early = slice("s", "[{name: http, port: 80}]", ONE);
+    let yaml = format!("{}\n---\n{WEB}", early.trim_start_matches("\n---\n"));
+    assert_eq!(backends(&yaml), [(vec![80, 0], vec!["a/10.1.0.1".to_owned()])]);
+}
+
+#[test]
+fn s11_ports_of_restartable_init_containers_are_ports_like_others() {
+    // The controller resolves numbers and names alike and writes numbers.
+    let yaml = format!(
+        "{{kind: Service, metadata: {{name: web}}, spec: {{clusterIP: 10.96.0.7, ports: [\
+         {{name: sidecar, port: 80, targetPort: 8090}}, {{name: named, port: 81, targetPort: side}}]}}}}{}",
+        slice("s", "[{name: sidecar, port: 8090}, {name: named, port: 8091}]", ONE)
+    );
+    assert_eq!(backends(&yaml), [(vec![8090, 8091], vec!["a/10.1.0.1".to_owned()])]);
+}
+
+#[test]
+fn s12_a_service_without_selector_takes_slices_of_any_manager() {
+    let by_hand = slice("by-hand", "[{name: http, port: 5432}]", "[{addresses: [192.0.2.7]}]")
+        .replace("labels: {", "labels: {endpointslice.kubernetes.io/managed-by: somebody, ");
+    assert_eq!(backends(&format!("{WEB}{by_hand}")), [(vec![5432, 0], vec!["/192.0.2.7".to_owned()])]);
+}
+
+/// The ClusterIPs of every Service and what is wrong with them.
+fn claims(yaml: &str) -> (Vec<String>, Vec<String>) {
+    let table = table(yaml);
+    let ips = table.services.iter().map(|(key, entry)| match &entry.service.kind {
+        ServiceKind::ClusterIp(ips) => format!("{}: {ips:?}", key.name),
+        other => format!("{}: {other:?}", key.name),
+    });
+    (ips.collect(), crate::claims::Told::default().news(&table))
+}
+
+fn claiming(name: &str, ip: &str, created: &str) -> String {
+    format!(
+        "\n---\n{{kind: Service, metadata: {{name: {name}, creationTimestamp: {created}}}, \
+         spec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}}}"
+    )
+}
+
+#[test]
+fn hostile_services_get_no_address_that_another_had_first() {
+    let older = claiming("web", "10.96.0.7", "'2024-01-01T00:00:00Z'");
+    for younger in ["'2025-01-01T00:00:00Z'", "~"] {
+        let thief = claiming("a-thief", "10.96.0.7", younger);
+        for yaml in [format!("{older}{thief}"), format!("{thief}{older}")] {
+            let (ips, told) = claims(yaml.trim_start_matches("\n---\n"));
+            assert_eq!(ips, ["a-thief: []", "web: [10.96.0.7]"]);
+            assert_eq!(
+                told,
+                ["Service default/a-thief: its ClusterIP 10.96.0.7 is that of default/web; left out"]
+            );
+        }
+    }
+}
+
+#[test]
+fn hostile_services_get_no_address_of_a_node_or_of_the_api_server() {
+    let node = "{kind: Node, metadata: {name: edge-1}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}";
+    let api = "\n---\n{kind: Service, metadata: {name: kubernetes}, spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443}]}}\
+               \n---\n{kind: EndpointSlice, metadata: {name: kubernetes, labels: {kubernetes.io/service-name: kubernetes}}, \
+               addressType: IPv4, ports: [{name: https, port: 6443}], endpoints: [{addresses: [192.0.2.9]}]}";
+    let yaml = format!(
+        "{node}{api}{}{}{}",
+        claiming("a-node", "192.0.2.1", "~"),
+        claiming("a-server", "192.0.2.9", "~"),
+        claiming("fine", "10.96.0.8", "~"),
+    );
+    let (ips, told) = claims(&yaml);
+    assert_eq!(ips, ["a-node: []", "a-server: []", "fine: [10.96.0.8]", "kubernetes: [10.96.0.1]"]);
+    assert_eq!(
+        told,
+        [
+            "Service default/a-node: its ClusterIP 192.0.2.1 is an address of node edge-1; left out",
+            "Service default/a-server: its ClusterIP 192.0.2.9 is the API server's; left out",
+        ]
+    );
+}
+
+#[test]
+fn hostile_claims_are_told_once_and_again_when_they_return() {
+    let good = claiming("web", "10.96.0.7", "~");
+    let bad = format!("{good}{}", claiming("zzz", "10.96.0.7", "~"));
+    let mut told = crate::claims::Told::default();
+    let mut news = |yaml: &str| told.news(&table(yaml.trim_start_matches("\n---\n"))).len();
+    assert_eq!([&bad, &bad, &good, &bad, &bad].map(|yaml| news(yaml)), [1, 0, 0, 1, 0]);
+}
+
 proptest! {
     #[test]
-    fn order_does_not_matter(seed in proptest::collection::vec(any::<u16>(), 8)) {
+    fn s16_order_does_not_matter(seed in proptest::collection::vec(any::<u16>(), 8)) {
         let yaml = format!(
             "{WEB}{}{}{}\n---\n{{kind: Namespace, metadata: {{name: empty}}}}\n---\n{}",
             slice("one", "[{name: http, port: 80}]", "[{addresses: [10.1.0.1], nodeName: a}, {addresses: [10.1.0.2]}]"),

@@ -21,6 +21,7 @@ mod store;
 
 pub use health::{Counters, Health};
 
+use crate::claims::Told;
 use crate::object::Kind;
 use crate::table::Table;
 use follow::Follower;
@@ -206,7 +207,7 @@ async fn follow_endpoints(shared: Rc<Shared>) {
 /// Makes tables, at most every third moment of the time that one takes.
 async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Table)) {
     let timing = shared.settings.timing;
-    let mut first = true;
+    let (mut first, mut told) = (true, Told::default());
     let mut wait_until = None;
     loop {
         match wait_until {
@@ -226,6 +227,7 @@ async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Table)) {
         let started = Instant::now();
         if let Some(table) = shared.take_table(first) {
             first = false;
+            told.news(&table).into_iter().for_each(|text| shared.report(text));
             changed(table);
             sleep(started.elapsed() * 2).await;
         }

@@ -71,6 +71,8 @@ pub struct Service {
     pub affinity_secs: u32,
     /// Bit set of `edgemesh_core::wire::feed::FLAG_*`.
     pub flags: u8,
+    /// `metadata.creationTimestamp`, empty where there is none.
+    pub created: String,
 }
 
 /// See [`edgemesh_core::wire::feed::ServiceKind`].

@@ -3,6 +3,7 @@
 use super::{Endpoint, EndpointGroup, EndpointSlice, Endpoints, Identity, Kind, Object, cluster, raw};
 use super::{Service, ServiceKind, ServicePort};
 use edgemesh_core::wire::feed;
+use edgemesh_core::wire::ip::is_confined;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,12 +11,16 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The API server's default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECS: u32 = 10_800;
 const AFFINITY_MAX: u32 = 86_400;
-/// So many that the numbers of one group still fit a feed frame.
-const PORTS_MAX: usize = 512;
+/// So many fit a node's table; the numbers of one group then fit a feed frame.
+const PORTS_MAX: usize = edgemesh_core::service::MAX_PORTS;
 /// So many zones may be hinted, says the API.
 const HINTS_MAX: usize = 8;
 /// Port names and hostnames are DNS labels.
 const LABEL_MAX: usize = 63;
+/// RFC 3339, with fractions of a second.
+const TIMESTAMP_MAX: usize = 35;
+/// Characters of what somebody else wrote that an error shows.
+const SHOWN_MAX: usize = 200;
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
@@ -32,7 +37,15 @@ pub struct FieldError {
 
 impl FieldError {
     pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
+        Self { field: shown(field.into()), message: shown(message.into()) }
+    }
+}
+
+/// No longer than a line of a log may be.
+fn shown(text: String) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
     }
 }
 
@@ -160,6 +173,14 @@ fn short(field: impl Fn() -> String, text: Option<&str>) -> Result<(), FieldErro
     }
 }
 
+/// The directory is asked for nodes by their names.
+fn node_name(field: impl Fn() -> String, name: Option<&str>) -> Result<(), FieldError> {
+    match name {
+        Some(name) if !name.is_empty() => dns_name(&field(), name),
+        _ => Ok(()),
+    }
+}
+
 fn label(meta: &raw::Metadata, key: &str) -> Option<String> {
     meta.labels.as_ref()?.get(key).cloned()
 }
@@ -189,7 +210,8 @@ fn service(raw: raw::Service) -> Result<Service, FieldError> {
         let name = port.name.clone().unwrap_or_default();
         ports.push(ServicePort { name, protocol: protocol(port.protocol), port: port.port });
     }
-    Ok(Service { kind: service_kind(&spec)?, ports, affinity_secs: affinity(&spec)?, flags })
+    let created = raw.metadata.created.filter(|text| text.len() <= TIMESTAMP_MAX).unwrap_or_default();
+    Ok(Service { kind: service_kind(&spec)?, ports, affinity_secs: affinity(&spec)?, flags, created })
 }
 
 fn service_kind(spec: &raw::ServiceSpec) -> Result<ServiceKind, FieldError> {
@@ -218,6 +240,7 @@ fn service_kind(spec: &raw::ServiceSpec) -> Result<ServiceKind, FieldError> {
         let ip = parse_ip(text).ok_or_else(|| {
             FieldError::new(&field, format!("value {text:?}; accepted: an IP address or None"))
         })?;
+        reachable(&field, ip)?;
         if ips.iter().any(|other: &IpAddr| other.is_ipv4() == ip.is_ipv4()) {
             return Err(FieldError::new(
                 &field,
@@ -231,6 +254,15 @@ fn service_kind(spec: &raw::ServiceSpec) -> Result<ServiceKind, FieldError> {
         return Err(FieldError::new("spec.clusterIP", message));
     }
     Ok(ServiceKind::ClusterIp(ips))
+}
+
+/// No forwarded packet may have such an address, whatever an object says.
+fn reachable(field: &str, ip: IpAddr) -> Result<(), FieldError> {
+    if !is_confined(ip) {
+        return Ok(());
+    }
+    let accepted = "accepted: no unspecified, loopback, link-local, multicast or broadcast address";
+    Err(FieldError::new(field, format!("value {ip}; {accepted}")))
 }
 
 fn affinity(spec: &raw::ServiceSpec) -> Result<u32, FieldError> {
@@ -268,7 +300,9 @@ fn slice(raw: raw::EndpointSlice) -> Result<EndpointSlice, FieldError> {
             let field = format!("endpoints[{n}].addresses[0]");
             FieldError::new(field, format!("value {text:?}; accepted: an {family} address (addressType)"))
         })?;
+        reachable(&format!("endpoints[{n}].addresses[0]"), address)?;
         short(|| format!("endpoints[{n}].hostname"), endpoint.hostname.as_deref())?;
+        node_name(|| format!("endpoints[{n}].nodeName"), endpoint.node_name.as_deref())?;
         let (zones, for_node) = hints(endpoint.hints.unwrap_or_default());
         group.endpoints.push(Endpoint {
             address,
@@ -326,7 +360,9 @@ fn endpoints(raw: raw::Endpoints) -> Result<Endpoints, FieldError> {
                     let field = format!("subsets[{n}].{list}[{m}].ip");
                     FieldError::new(field, format!("value {:?}; accepted: an IP address", one.ip))
                 })?;
+                reachable(&format!("subsets[{n}].{list}[{m}].ip"), address)?;
                 short(|| format!("subsets[{n}].{list}[{m}].hostname"), one.hostname.as_deref())?;
+                node_name(|| format!("subsets[{n}].{list}[{m}].nodeName"), one.node_name.as_deref())?;
                 group.endpoints.push(Endpoint {
                     address,
                     node: one.node_name.unwrap_or_default(),

@@ -20,6 +20,8 @@ pub(super) struct Metadata {
     pub(super) namespace: Option<String>,
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) annotations: Option<Annotations>,
+    #[serde(rename = "creationTimestamp")]
+    pub(super) created: Option<String>,
 }
 
 /// The annotations that matter; others are often large and are skipped.

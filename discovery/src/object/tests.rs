@@ -36,7 +36,7 @@ fn absent_fields_get_the_api_servers_defaults() {
 }
 
 #[test]
-fn kinds_of_services_are_told_apart_and_proxy_labels_seen() {
+fn s1_kinds_of_services_are_told_apart_and_proxy_labels_seen() {
     let kind = |spec: &str| super::tests::service(spec).unwrap().kind;
     let ip = |text: &str| text.parse().unwrap();
     assert_eq!(kind("{clusterIP: None}"), ServiceKind::Headless);
@@ -101,7 +101,7 @@ fn good_items_of_a_list_stand_beside_bad_ones() {
 }
 
 #[test]
-fn slices_follow_rows_s4_to_s9() {
+fn s8_and_s9_conditions_have_defaults_and_useless_ports_are_left_out() {
     let yaml = r"
 kind: EndpointSlice
 metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web, service.kubernetes.io/headless: ''}}
@@ -156,7 +156,7 @@ fn other_kinds_are_nobodys_business() {
 }
 
 #[test]
-fn sloppy_addresses_are_decimal() {
+fn s13_sloppy_addresses_are_decimal() {
     let ip = |text: &str| parse_ip(text).map(|ip| ip.to_string());
     assert_eq!(ip("10.180.00.001").as_deref(), Some("10.180.0.1"));
     assert_eq!(ip("010.010.010.010").as_deref(), Some("10.10.10.10"));
@@ -238,4 +238,102 @@ fn d12_an_unready_pod_that_is_to_be_published_comes_as_ready() {
 #[test]
 fn d23_slices_of_names_have_no_endpoints() {
     assert!(endpoints_of("addressType: FQDN, endpoints: [{addresses: [db.example]}]").is_empty());
+}
+
+#[test]
+fn s2_any_proxy_name_leaves_a_service_to_its_proxy() {
+    let flags = |labels: &str| {
+        let yaml = format!(
+            "{{kind: Service, metadata: {{name: a, labels: {labels}}}, spec: {{clusterIP: 10.0.0.1}}}}"
+        );
+        let Object::Service(s) = &objects(&yaml).unwrap()[0].1 else { panic!() };
+        s.flags
+    };
+    assert_eq!(flags("{}"), 0);
+    for value in ["''", "other", "kube-proxy"] {
+        assert_eq!(
+            flags(&format!("{{service.kubernetes.io/service-proxy-name: {value}}}")),
+            feed::FLAG_NO_PROXY
+        );
+    }
+}
+
+#[test]
+fn s5_addresses_are_of_the_slices_type_and_names_are_none() {
+    let slice = |kind: &str, address: &str| {
+        objects(&format!(
+            "{{kind: EndpointSlice, metadata: {{name: s}}, addressType: {kind}, endpoints: [{{addresses: ['{address}']}}]}}"
+        ))
+    };
+    for (kind, address, good) in [
+        ("IPv4", "10.1.0.1", true),
+        ("IPv6", "fd00::1", true),
+        ("IPv4", "fd00::1", false),
+        ("IPv6", "10.1.0.1", false),
+        ("IPv4", "db.example", false),
+    ] {
+        assert_eq!(slice(kind, address).is_ok(), good, "{kind} {address}");
+    }
+    let Object::EndpointSlice(named) = &slice("FQDN", "db.example").unwrap()[0].1 else { panic!() };
+    assert!(named.group.endpoints.is_empty());
+}
+
+#[test]
+fn s8_conditions_that_are_absent_are_ready_and_serving() {
+    let conditions = |text: &str| {
+        let yaml = format!(
+            "{{kind: EndpointSlice, metadata: {{name: s}}, addressType: IPv4, \
+             endpoints: [{{addresses: [10.1.0.1], conditions: {text}}}]}}"
+        );
+        let Object::EndpointSlice(slice) = &objects(&yaml).unwrap()[0].1 else { panic!() };
+        slice.group.endpoints[0].conditions
+    };
+    use feed::{ENDPOINT_READY as READY, ENDPOINT_SERVING as SERVING, ENDPOINT_TERMINATING as TERMINATING};
+    for (text, expected) in [
+        ("~", READY | SERVING),
+        ("{}", READY | SERVING),
+        ("{ready: ~, serving: ~, terminating: ~}", READY | SERVING),
+        ("{ready: false}", SERVING),
+        ("{ready: false, serving: false, terminating: true}", TERMINATING),
+        // `publishNotReadyAddresses`, row T12.
+        ("{ready: true, serving: false, terminating: true}", READY | TERMINATING),
+    ] {
+        assert_eq!(conditions(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn hostile_objects_are_refused_with_one_short_line_each() {
+    let huge = "x".repeat(1 << 20);
+    let ports: String = (1..=10_000).map(|n| format!("{{name: p{n}, port: {n}}},")).collect();
+    let slice = |endpoint: &str| {
+        format!("{{kind: EndpointSlice, metadata: {{name: s}}, addressType: IPv4, endpoints: [{endpoint}]}}")
+    };
+    let service = |spec: &str| format!("{{kind: Service, metadata: {{name: a}}, spec: {spec}}}");
+    for (yaml, field) in [
+        (format!("{{kind: Service, metadata: {{name: {huge}}}}}"), "metadata.name"),
+        (format!("{{kind: Service, metadata: {{name: a, namespace: {huge}}}}}"), "metadata.namespace"),
+        ("{kind: Service, metadata: [a], spec: 7}".to_owned(), "metadata"),
+        ("{kind: Service, metadata: {name: 5}}".to_owned(), "metadata.name"),
+        ("{kind: Service, metadata: {name: a, labels: {x: {y: z}}}}".to_owned(), "metadata.labels"),
+        (service("[]"), "spec"),
+        (service(&format!("{{clusterIP: {huge}}}")), "spec.clusterIP"),
+        (service("{clusterIP: 127.0.0.1}"), "spec.clusterIP"),
+        (service("{clusterIP: 169.254.169.254}"), "spec.clusterIP"),
+        (service("{clusterIPs: [10.0.0.1, 'ff02::1']}"), "spec.clusterIPs[1]"),
+        (service(&format!("{{clusterIP: None, ports: [{ports}]}}")), "spec.ports"),
+        (service(&format!("{{clusterIP: None, ports: [{{port: {huge}}}]}}")), "spec.ports[0].port"),
+        (service(&format!("{{type: ExternalName, externalName: {huge}}}")), "spec.externalName"),
+        (slice("{addresses: [127.0.0.1]}"), "endpoints[0].addresses[0]"),
+        (slice("{addresses: [169.254.169.254]}"), "endpoints[0].addresses[0]"),
+        (slice("{addresses: {a: b}}"), "endpoints[0].addresses"),
+        (slice(&format!("{{addresses: [10.0.0.1], nodeName: {huge}}}")), "endpoints[0].nodeName"),
+        (slice("{addresses: [10.0.0.1], nodeName: 'a b'}"), "endpoints[0].nodeName"),
+        (slice(&format!("{{addresses: [10.0.0.1], hostname: {huge}}}")), "endpoints[0].hostname"),
+    ] {
+        let errors = objects(&yaml).unwrap_err();
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0].starts_with(field), "{field}: {}", errors[0]);
+        assert!(errors[0].len() < 1000, "{} bytes", errors[0].len());
+    }
 }
