@@ -35,7 +35,7 @@ lab-self: ## the lab's own network, without the product
 lab-user: ## a few scenarios as somebody who is not root, in a user namespace
 	tests/lab/packages.sh
 	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
-	tests/lab/as-user.sh target/debug test reach/same-subnet reach/across-nats path/relay restart/agents
+	tests/lab/as-user.sh target/debug test reach/same-subnet reach/across-nats path/relay restart/c5-agents
 
 lint: ## formatting and lints, warnings denied
 	cargo fmt --all --check

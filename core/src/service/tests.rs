@@ -581,7 +581,7 @@ mod model {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
-        fn any_history_leaves_its_last_definitions(ops in proptest::collection::vec(op(), 1..40)) {
+        fn s16_any_history_leaves_its_last_definitions(ops in proptest::collection::vec(op(), 1..40)) {
             let mut memory = Memory::new(12);
             let mut table = memory.table();
             let mut model = BTreeMap::new();

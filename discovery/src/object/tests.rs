@@ -101,7 +101,7 @@ fn good_items_of_a_list_stand_beside_bad_ones() {
 }
 
 #[test]
-fn s8_and_s9_conditions_have_defaults_and_useless_ports_are_left_out() {
+fn s9_ports_without_a_number_are_left_out_and_only_the_first_address_counts() {
     let yaml = r"
 kind: EndpointSlice
 metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web, service.kubernetes.io/headless: ''}}

@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod aead;
+mod claims;
 pub mod cluster_dns;
 pub mod command;
 pub mod control;

@@ -11,6 +11,7 @@ mod online;
 
 pub(super) use online::plan;
 
+use super::claims::Claims;
 use super::command::Handle;
 use super::data::Note;
 use super::refusals::Refusal;
@@ -66,6 +67,7 @@ pub struct Join {
     services_due: Option<Instant>,
     membership_due: Option<Instant>,
     unresolved: Unresolved,
+    claims: Claims,
 }
 
 /// Something to do on this thread.
@@ -101,6 +103,7 @@ impl Join {
             services_due: None,
             membership_due: None,
             unresolved: Unresolved::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -341,7 +344,7 @@ impl Join {
         }
     }
 
-    async fn apply(&self, bytes: Vec<u8>) {
+    async fn apply(&mut self, bytes: Vec<u8>) {
         let refused = self
             .handle
             .inspect(move |data| {
@@ -359,7 +362,7 @@ impl Join {
             })
             .await;
         for error in refused.unwrap_or_default() {
-            tracing::warn!("{error}");
+            self.claims.warn_once(error);
         }
     }
 

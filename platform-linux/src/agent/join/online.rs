@@ -1,6 +1,7 @@
 //! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
 
 use super::Join;
+use crate::agent::claims;
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
 use crate::cli::Run;
@@ -8,19 +9,29 @@ use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report};
 use crate::prefix::Prefix;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
 use edgemesh_core::wire::ip::Mesh;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 impl Join {
     /// What is routed to the device beside the mesh.
-    pub(super) async fn routed(&self) -> Vec<Prefix> {
+    pub(super) async fn routed(&mut self) -> Vec<Prefix> {
         if !self.settings.service_cidr.is_empty() {
             return self.settings.service_cidr.clone();
         }
-        let vips = self.handle.inspect(|data| {
+        let claims = self.handle.inspect(|data| {
             let services = data.engine.services();
-            services.services().flat_map(|s| s.vips()).filter(|vip| services.is_vip(*vip)).collect::<Vec<_>>()
+            let claims = services.services().flat_map(|s| s.vips().map(move |vip| (s, vip)));
+            claims
+                .filter(|(_, vip)| services.is_vip(*vip))
+                .map(|(s, vip)| (format!("{}/{}", s.namespace(), s.name()), vip))
+                .collect::<Vec<_>>()
         });
-        vips.await.unwrap_or_default().into_iter().map(Prefix::host).collect()
+        let claims = claims.await.unwrap_or_default();
+        let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
+            self.claims.warn_once(format!("cannot list this node's addresses: {error}"));
+            HashMap::new()
+        });
+        self.claims.routes(claims, &reserved)
     }
 
     /// Gives the device its addresses and routes, and starts DNS.
@@ -29,7 +40,8 @@ impl Join {
     /// What is in the way, named.
     pub(super) async fn go_online(&mut self) -> Result<(), String> {
         let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
-        let plan = plan(&self.settings, &joined, self.routed().await);
+        let routed = self.routed().await;
+        let plan = plan(&self.settings, &joined, routed);
         let root = self.state.root().to_owned();
         let kept = tokio::task::spawn_blocking(move || {
             let ledger = Ledger::open(&root).map_err(|e| e.to_string())?;

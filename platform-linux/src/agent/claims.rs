@@ -1,0 +1,121 @@
+//! Which ClusterIPs are routed to the device: not those that belong to this node, or to a machine without which it
+//! has neither table nor tunnels nor names.
+//!
+//! The API server hands out no such address; a manifest can claim one, and its route would cut this node off. The
+//! Service keeps its name, and everything else is routed. Each claim is told once. Bounds: [`TOLD_MAX`] lines are
+//! remembered, then they are forgotten and told again. Not done: names of servers that are not addresses.
+
+use crate::cli::Run;
+use crate::netlink::Netlink;
+use crate::prefix::Prefix;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+const TOLD_MAX: usize = 1024;
+/// Where kube-proxy in IPVS mode has every ClusterIP: they are not this node's own.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+
+/// A Service's name and its ClusterIP.
+pub(super) type Claim = (String, IpAddr);
+
+/// What was told already.
+#[derive(Default)]
+pub(super) struct Claims {
+    told: HashSet<String>,
+}
+
+impl Claims {
+    /// The routes of these claims. `reserved`: whose an address is that nobody may claim.
+    pub(super) fn routes(
+        &mut self,
+        claims: Vec<Claim>,
+        reserved: &HashMap<IpAddr, &'static str>,
+    ) -> Vec<Prefix> {
+        let mut routes = Vec::with_capacity(claims.len());
+        for (service, ip) in claims {
+            match reserved.get(&ip) {
+                None => routes.push(Prefix::host(ip)),
+                Some(owner) => {
+                    self.warn_once(format!("Service {service}: its ClusterIP {ip} is {owner}; not routed"));
+                }
+            }
+        }
+        routes
+    }
+
+    /// Logs a line unless it was logged before.
+    pub(super) fn warn_once(&mut self, line: String) {
+        if self.is_news(&line) {
+            tracing::warn!("{line}");
+        }
+    }
+
+    fn is_news(&mut self, line: &str) -> bool {
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        self.told.insert(line.to_owned())
+    }
+}
+
+/// Whose the addresses are that no Service may have here. `servers`: `HOST:PORT` each.
+///
+/// # Errors
+/// When the kernel does not list this node's addresses.
+pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<HashMap<IpAddr, &'static str>> {
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let ipvs = links.iter().find(|link| link.name == IPVS_DEVICE).map(|link| link.index);
+    let own = netlink.addresses()?.into_iter().filter(|address| Some(address.index) != ipvs);
+    let servers = servers.iter().filter_map(|server| server.parse::<SocketAddr>().ok());
+    let mut reserved = HashMap::new();
+    reserved.extend(settings.upstream_dns.iter().map(|at| (at.ip(), "a DNS server's that this node asks")));
+    reserved.extend(servers.map(|at| (at.ip(), "the edgemesh-server's")));
+    reserved.extend(own.map(|address| (address.ip, "this node's own")));
+    reserved.insert(settings.dns, "this node's own");
+    Ok(reserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn hostile_claims_are_not_routed_and_told_once() {
+        let reserved = HashMap::from([(ip("192.0.2.1"), "this node's own")]);
+        let claims =
+            || vec![("default/web".to_owned(), ip("10.96.0.1")), ("default/bad".to_owned(), ip("192.0.2.1"))];
+        let mut told = Claims::default();
+        for _ in 0..2 {
+            assert_eq!(told.routes(claims(), &reserved), [Prefix::host(ip("10.96.0.1"))]);
+            assert_eq!(told.told.len(), 1);
+        }
+        assert!(!told.is_news("Service default/bad: its ClusterIP 192.0.2.1 is this node's own; not routed"));
+        assert!((0..2 * TOLD_MAX).all(|n| told.is_news(&n.to_string())));
+        assert!(told.told.len() <= TOLD_MAX);
+    }
+
+    #[test]
+    fn hostile_claims_of_this_nodes_and_its_servers_addresses_are_known() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            run: Run,
+        }
+        let words =
+            ["x", "--node", "a", "--join", "t", "--state-dir", "/nowhere", "--upstream-dns", "192.0.2.53"];
+        let settings = Line::parse_from(words).run;
+        let reserved =
+            reserved(&settings, &["192.0.2.9:20004".to_owned(), "name.example:1".to_owned()]).unwrap();
+        for address in ["127.0.0.1", "192.0.2.9", "192.0.2.53", "169.254.96.16"] {
+            assert!(reserved.contains_key(&ip(address)), "{address}");
+        }
+        assert!(!reserved.contains_key(&ip("10.96.0.1")));
+    }
+}
