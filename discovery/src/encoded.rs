@@ -6,6 +6,7 @@
 //! Versions of a table can share their runs ([`Encoded::sharing`]): a change costs memory for what changed.
 
 use crate::object::ServiceKind;
+use crate::place::{Place, Placement};
 use crate::table::{Entry, Key, Table};
 use blake2::Blake2s256;
 use blake2::digest::Digest;
@@ -69,11 +70,11 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Encodes `table`.
-    pub fn new(table: &Table, resolver: &mut impl Resolver) -> Self {
+    /// Encodes `table`, its endpoints where `placement` has them.
+    pub fn new(table: &Table, placement: &Placement, resolver: &mut impl Resolver) -> Self {
         let mut services = BTreeMap::new();
         for (key, entry) in &table.services {
-            services.insert(Arc::new(key.clone()), item(service(key, entry, resolver)));
+            services.insert(Arc::new(key.clone()), item(service(key, entry, placement, resolver)));
         }
         Self { services, namespaces: table.namespaces.clone(), zone: 0 }
     }
@@ -183,7 +184,7 @@ fn put(out: &mut Vec<u8>, update: &Update<'_>) {
     }
 }
 
-fn service(key: &Key, entry: &Entry, resolver: &mut impl Resolver) -> Vec<u8> {
+fn service(key: &Key, entry: &Entry, placement: &Placement, resolver: &mut impl Resolver) -> Vec<u8> {
     let mut out = Vec::new();
     let kind = match &entry.service.kind {
         ServiceKind::ClusterIp(ips) => feed::ServiceKind::ClusterIp(ips.iter().copied().take(2).collect()),
@@ -218,15 +219,22 @@ fn service(key: &Key, entry: &Entry, resolver: &mut impl Resolver) -> Vec<u8> {
                 address: endpoint.address,
             };
             let zones: Vec<u8> = endpoint.zones.iter().flat_map(|zone| zone.to_le_bytes()).collect();
-            let def = EndpointDef {
-                node: if endpoint.node.is_empty() { 0 } else { resolver.node(&endpoint.node) },
-                address: endpoint.address,
-                vip: if headless { resolver.endpoint_vip(&vip) } else { None },
-                hostname: &endpoint.hostname,
-                conditions: endpoint.conditions,
-                zones: &zones,
-            };
-            put(&mut out, &Update::Endpoint(def));
+            for place in placement.of(endpoint, headless) {
+                let (node, exit) = match place {
+                    Place::Node(name) => (resolver.node(name), 0),
+                    Place::Exit(name) => (resolver.node(name), feed::ENDPOINT_EXIT),
+                    Place::Nowhere => (0, 0),
+                };
+                let def = EndpointDef {
+                    node,
+                    address: endpoint.address,
+                    vip: if headless && place != Place::Nowhere { resolver.endpoint_vip(&vip) } else { None },
+                    hostname: &endpoint.hostname,
+                    conditions: endpoint.conditions | exit,
+                    zones: &zones,
+                };
+                put(&mut out, &Update::Endpoint(def));
+            }
         }
     }
     put(&mut out, &Update::Commit);

@@ -45,7 +45,7 @@ const B: &str =
 const NS: &str = "{kind: Namespace, metadata: {name: empty}}";
 
 fn encoded(parts: &[&str], numbers: &mut Numbers) -> Encoded {
-    Encoded::new(&table(&parts.join("\n---\n")), numbers)
+    Encoded::new(&table(&parts.join("\n---\n")), &Placement::default(), numbers)
 }
 
 fn show(run: &[u8]) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! * [`manifests`]: a directory of unmodified YAML or JSON files, watched for changes
 //! * `kubernetes` (a feature): an API server or KubeEdge's metaServer, listed and watched
 //! * [`table`]: the objects joined by port name and protocol into what a node needs to know
+//! * [`place`]: which node an endpoint is reached through
 //! * [`encoded`]: a table in its wire form, its digest, the difference of two, and the snapshot file
 //!
 //! Life of a change: a file is replaced, [`manifests::Manifests::scan`] reads it, [`table::Table::join`] builds
@@ -18,5 +19,6 @@ pub mod encoded;
 pub mod kubernetes;
 pub mod manifests;
 pub mod object;
+pub mod place;
 pub mod table;
 mod watch;

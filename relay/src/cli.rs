@@ -66,6 +66,10 @@ pub(crate) struct Run {
     /// URL of the API server in place of the configured one.
     #[arg(long, env = "EDGEMESH_API_SERVER", value_name = "URL", value_parser = http_url)]
     pub(crate) api_server: Option<String>,
+    /// Node through which endpoints outside the mesh are reached, beside Nodes with the label edgemesh.io/exit=true;
+    /// may be given several times: two or more, so that one may fail.
+    #[arg(long, env = "EDGEMESH_EXIT", value_name = "NODE", value_parser = node_name, value_delimiter = ',')]
+    pub(crate) exit: Vec<String>,
     /// What this server does.
     #[arg(long, env = "EDGEMESH_ROLE", value_delimiter = ',', default_value = "directory,relay")]
     pub(crate) role: Vec<Role>,

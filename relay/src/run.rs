@@ -56,7 +56,8 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     if relays {
         spawn_udp(switch.clone(), udp).map_err(|e| named("relay thread", e))?;
     }
-    let feed = Arc::new(Feed::new());
+    let feed = Arc::new(Feed::new(args.exit.clone()));
+    tokio::spawn(feed.clone().follow_nodes(directory.clone()));
     let _source = source::follow(args, &directory, &feed, &counters)?;
     let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
     serve_admin(args, &shared).await?;

@@ -36,7 +36,8 @@ pub(crate) fn follow(
 ) -> Result<Followed, Failure> {
     let (directory, feed, counters) = (directory.clone(), feed.clone(), counters.clone());
     let publish = move |table: Table| {
-        while let Err(error) = feed.publish(&directory, &table) {
+        let table = Arc::new(table);
+        while let Err(error) = feed.publish(&directory, table.clone()) {
             tracing::error!(%error, "the Services cannot be fed");
             std::thread::sleep(RETRY);
         }

@@ -25,6 +25,7 @@ pub use affinity::AffinitySlot;
 pub use names::{NameBlock, Text};
 pub use select::{Place, Request, Selection, Serves};
 pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot, VIPS};
+pub use view::{EndpointView, ServiceView};
 
 use crate::rng::Rng;
 use crate::storage::link::{self, id};
@@ -36,7 +37,6 @@ use core::hash::Hasher;
 use core::net::IpAddr;
 use names::Names;
 use siphasher::sip::SipHasher13;
-use view::{EndpointView, ServiceView};
 
 /// Ports that one service may have; a hostile definition must not make lookups slow.
 pub const MAX_PORTS: usize = 128;

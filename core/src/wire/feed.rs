@@ -135,3 +135,5 @@ pub const ENDPOINT_TERMINATING: u8 = 4;
 /// `hints.forNodes` is there. The controller only ever names the endpoint's own node in it, so which one is not
 /// kept: the endpoint counts as hinted for its node.
 pub const ENDPOINT_FOR_NODE: u8 = 8;
+/// It is on no node of ours: its node is an exit, which reaches it from outside the mesh with its own address.
+pub const ENDPOINT_EXIT: u8 = 16;

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// Label of a Node that says in which zone it is.
+pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Labels of Nodes that are kept, beside those that name EdgeMesh.
-const NODE_LABELS: [&str; 3] =
-    ["topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/hostname"];
+const NODE_LABELS: [&str; 3] = [ZONE_LABEL, "topology.kubernetes.io/region", "kubernetes.io/hostname"];
 /// More addresses than a machine has.
 const ADDRESSES_MAX: usize = 64;
 

@@ -11,7 +11,7 @@ mod raw;
 pub use cluster::parse_cidr;
 pub use parse::{FieldError, parse, parse_ip};
 
-use edgemesh_core::wire::feed::Protocol;
+use edgemesh_core::wire::feed::{self, Protocol};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -128,6 +128,13 @@ pub struct Node {
     pub ready: Option<bool>,
     /// Prefixes of its pods' addresses.
     pub pod_cidrs: Vec<(IpAddr, u8)>,
+}
+
+impl Node {
+    /// Its zone as the feed writes it, 0 without one.
+    pub fn zone(&self) -> u32 {
+        self.labels.get(cluster::ZONE_LABEL).map_or(0, |zone| feed::zone(zone))
+    }
 }
 
 /// Endpoints that share their ports.

@@ -67,7 +67,8 @@ pub fn run(settings: Run) -> Result<(), RunError> {
     let membership = state.membership(&settings.node, token).map_err(RunError::Usage)?;
     privileges::check().map_err(RunError::Failed)?;
     if let Some(joined) = &membership.joined {
-        interception::check(&join::plan(&settings, joined, Vec::new())).map_err(failed)?;
+        interception::check(&join::plan(&settings, joined, interception::Wanted::default()))
+            .map_err(failed)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(run_async(settings, state, membership))

@@ -17,7 +17,7 @@ use edgemesh_core::time::{Duration, Instant};
 
 use super::ledger::{Ledger, Touched};
 use super::overlap::{self, describe};
-use super::{Plan, SetupError, firewall, nft, sysctl};
+use super::{Plan, SetupError, Wanted, firewall, nft, sysctl};
 use crate::clock;
 use crate::netlink::{Change, Link, LinkChange, Monitor, Netlink, Route};
 use crate::poll::{Event, Interest, Poller, Waker};
@@ -256,7 +256,7 @@ impl Keeper {
 }
 
 enum Command {
-    Services(Vec<Prefix>),
+    Services(Wanted),
     Stop,
 }
 
@@ -288,7 +288,9 @@ impl<R: FnMut(Report)> Thread<R> {
             }
             if woken {
                 match self.take_commands() {
-                    Some(asked) => look.network |= asked,
+                    Some(asked) => {
+                        look = Look { network: look.network || asked, table: look.table || asked, ..look }
+                    }
                     None => return,
                 }
             }
@@ -324,6 +326,9 @@ impl<R: FnMut(Report)> Thread<R> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Services(services)) => {
+                    if self.keeper.plan.services.exits != services.exits {
+                        self.keeper.listings.clear();
+                    }
                     self.keeper.plan.services = services;
                     asked = true;
                 }
@@ -366,8 +371,8 @@ pub struct KeeperHandle {
 }
 
 impl KeeperHandle {
-    /// Routes these Service prefixes from now on, instead of those before.
-    pub fn set_services(&self, services: Vec<Prefix>) {
+    /// What follows the Services, from now on, instead of what was before.
+    pub fn set_services(&self, services: Wanted) {
         // The thread is gone only after its poller failed, which it cannot.
         let _ = self.commands.send(Command::Services(services));
         self.waker.wake();

@@ -55,8 +55,18 @@ pub struct Plan {
     pub mesh: Vec<Mesh>,
     /// Link-local addresses that the node's DNS listens on.
     pub dns: Vec<IpAddr>,
+    /// What follows the Services.
+    pub services: Wanted,
+}
+
+/// The part of a plan that changes with the Services.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
     /// What is routed to the device beside the mesh: ranges of Service addresses or single ones.
-    pub services: Vec<Prefix>,
+    pub routed: Vec<Prefix>,
+    /// Addresses outside the mesh that other nodes reach through this one: to them this node's own address is
+    /// the source, for nobody else knows the way back into the mesh.
+    pub exits: Vec<IpAddr>,
 }
 
 impl Plan {
@@ -71,7 +81,7 @@ impl Plan {
     fn routes(&self) -> Vec<(Prefix, Option<IpAddr>)> {
         let mut routes: Vec<(Prefix, Option<IpAddr>)> =
             self.mesh.iter().map(|mesh| (mesh.prefix, Some(mesh.address))).collect();
-        for service in &self.services {
+        for service in &self.services.routed {
             let mesh = self.mesh.iter().find(|mesh| mesh.prefix.is_ipv6() == service.is_ipv6());
             // Without a mesh address of its family nothing could answer: leave such Services to others.
             if let Some(mesh) = mesh

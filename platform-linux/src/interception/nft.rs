@@ -31,12 +31,28 @@ pub(super) fn script(plan: &Plan) -> String {
         .into_iter()
         .map(|family| {
             let mss = plan.mtu.saturating_sub(if family == "ip" { HEADERS_V4 } else { HEADERS_V6 });
-            table(family, &plan.device, mss)
+            table(family, &plan.device, mss, &masquerade(plan, family))
         })
         .collect()
 }
 
-fn table(family: &str, device: &str, mss: u32) -> String {
+/// What leaves the mesh through this node takes this node's address; before the rule that keeps sources.
+fn masquerade(plan: &Plan, family: &str) -> String {
+    let v6 = family == "ip6";
+    let exits: Vec<String> =
+        plan.services.exits.iter().filter(|ip| ip.is_ipv6() == v6).map(ToString::to_string).collect();
+    match plan.mesh.iter().find(|mesh| mesh.address.is_ipv6() == v6) {
+        Some(mesh) if !exits.is_empty() => format!(
+            "    {family} saddr {} {family} daddr {{ {} }} oifname != \"{}\" masquerade\n",
+            mesh.prefix,
+            exits.join(", "),
+            plan.device
+        ),
+        _ => String::new(),
+    }
+}
+
+fn table(family: &str, device: &str, mss: u32, masquerade: &str) -> String {
     let clamp = |direction: &str| {
         format!(
             "    {direction} \"{device}\" tcp flags & (syn | rst) == syn tcp option maxseg size > {mss} \
@@ -50,6 +66,7 @@ fn table(family: &str, device: &str, mss: u32) -> String {
          table {family} {TABLE} {{\n\
          \x20 chain postrouting {{\n\
          \x20   type nat hook postrouting priority 90; policy accept;\n\
+         {masquerade}\
          \x20   oifname \"{device}\" snat to {family} saddr\n\
          \x20 }}\n\
          \x20 chain forward {{\n\

@@ -17,7 +17,7 @@ fn plan() -> Plan {
         mtu: 1408,
         mesh: vec![Mesh { address: "242.0.0.5".parse().unwrap(), prefix: "242.0.0.0/8".parse().unwrap() }],
         dns: vec!["169.254.96.16".parse().unwrap()],
-        services: vec!["10.96.0.0/12".parse().unwrap()],
+        services: Wanted { routed: vec!["10.96.0.0/12".parse().unwrap()], exits: Vec::new() },
     }
 }
 
@@ -25,7 +25,7 @@ fn plan_of_both_families() -> Plan {
     let mut plan = plan();
     let prefix = "fd00:1::/32".parse().unwrap();
     plan.mesh.push(Mesh { address: "fd00:1::5".parse().unwrap(), prefix });
-    plan.services.push("fd00:96::/112".parse().unwrap());
+    plan.services.routed.push("fd00:96::/112".parse().unwrap());
     plan
 }
 
@@ -290,11 +290,28 @@ fn routes_follow_the_services() {
         let _tun = Tun::open(DEVICE, 1408).unwrap();
         let (handle, reports) = kept(plan(), state.path());
         let vip = "10.96.0.10/32".parse().unwrap();
-        handle.set_services(vec![vip]);
+        handle.set_services(Wanted { routed: vec![vip], exits: Vec::new() });
         expect(&reports, "a new VIP", |r| matches!(r, Report::Restored(Restored::Route(to)) if *to == vip));
         expect(&reports, "an old range", |r| matches!(r, Report::Restored(Restored::StaleRoute(_))));
         let routes = sh("ip route show dev emtest0");
         assert!(routes.contains("10.96.0.10 proto 237") && !routes.contains("10.96.0.0/12"), "{routes}");
+    });
+}
+
+#[test]
+fn what_leaves_the_mesh_here_takes_this_nodes_address() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let (handle, reports) = kept(plan(), state.path());
+        let rules = || sh("nft list chain ip edgemesh postrouting");
+        assert!(!rules().contains("masquerade"));
+        let exits = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        handle.set_services(Wanted { exits, ..plan().services });
+        expect(&reports, "an exit", |r| matches!(r, Report::Restored(Restored::Table)));
+        let rule = "ip saddr 242.0.0.0/8 ip daddr 192.0.2.1 oifname != \"emtest0\" masquerade";
+        assert!(rules().contains(rule), "{}", rules());
     });
 }
 

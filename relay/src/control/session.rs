@@ -89,6 +89,8 @@ struct Admitted {
     sequence: u64,
     /// What of the feed it was sent.
     held: Option<Arc<Version>>,
+    /// The zone that it was told it is in.
+    zone: Option<u32>,
 }
 
 /// Handshake and hello. `None` when the node was turned away.
@@ -141,6 +143,7 @@ async fn admit(
     if admission.enrolled {
         shared.counters.enrolled.fetch_add(1, Relaxed);
         shared.switch.unbind(admission.index);
+        shared.feed.nodes_changed();
         tracing::info!(node = hello.name, index = admission.index, %peer, "node enrolled");
     }
     sender.index = admission.index;
@@ -149,7 +152,7 @@ async fn admit(
     tracing::info!(node = hello.name, index = admission.index, %peer, agent = hello.agent, "node connected");
     let mut feed = hello.feed.then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    Ok(Some(Admitted { id, pushes, feed, sequence: hello.sequence, held: None }))
+    Ok(Some(Admitted { id, pushes, feed, sequence: hello.sequence, held: None, zone: None }))
 }
 
 async fn refuse(
@@ -235,7 +238,12 @@ impl Session<'_> {
                 Turn::Newer => {
                     let feed = &self.shared.feed;
                     let held = self.admitted.held.take().or_else(|| feed.version(self.admitted.sequence));
-                    cursor = feed.newest().map(|version| Cursor::new(version, held.as_deref()));
+                    cursor = feed.newest().map(|version| {
+                        let zone = Some(version.zone(self.sender.index));
+                        let before = std::mem::replace(&mut self.admitted.zone, zone);
+                        let news = zone.filter(|_| before != zone);
+                        Cursor::new(version, held.as_deref(), news, before.is_some() && news.is_some())
+                    });
                 }
                 Turn::FeedFrame => self.feed_frame(&mut cursor).await?,
             }

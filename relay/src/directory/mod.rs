@@ -19,7 +19,7 @@ use edgemesh_discovery::encoded::{Resolver, VipKey};
 use edgemesh_host::state::{self, StateError};
 use log::Log;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use tokens::Token;
 
@@ -184,6 +184,12 @@ impl Directory {
     /// The index of a name.
     pub(crate) fn index_of(&self, name: &str) -> Option<u32> {
         self.names.get(name).copied()
+    }
+
+    /// The names of all nodes that have joined and are not revoked.
+    pub(crate) fn members(&self) -> BTreeSet<String> {
+        let joined = self.nodes.values().filter(|node| node.key.is_some() && !node.revoked);
+        joined.map(|node| node.name.clone()).collect()
     }
 
     /// The signed record of a node that has joined and is not revoked: its bytes and the signature.

@@ -28,6 +28,8 @@ use edgemesh_core::service::TableError;
 use edgemesh_core::wire::control::{NodeRecord, SignedRecord, updates};
 use edgemesh_core::wire::feed::Update;
 use edgemesh_discovery::encoded::{Encoded, Head, Replica, from_snapshot, to_snapshot};
+use edgemesh_discovery::object::Node;
+use edgemesh_discovery::place::Placement;
 use edgemesh_discovery::table::Table;
 use edgemesh_host::state::StateError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -322,14 +324,16 @@ impl Join {
     /// A source on this node has a new table.
     async fn table(&mut self, table: &Table) {
         let mut names = Names { status: &self.status, own: self.own(), unknown: BTreeSet::new() };
-        let encoded = Encoded::new(table, &mut names);
+        let placement = Placement::new(&table.nodes, &[], None);
+        let encoded = Encoded::new(table, &placement, &mut names);
+        let encoded = encoded.in_zone(table.nodes.get(&self.status.node).map_or(0, Node::zone));
         let unknown = names.unknown;
         self.unresolved.note(table, unknown);
-        let runs = encoded.changes_since(self.replica.table());
-        let first = !self.status.is_heard();
-        let bytes = if first { encoded.full().concat() } else { runs.concat() };
+        // What was restored may differ from what the engine made of it.
+        let again = !self.status.is_heard() && encoded.zone() == self.replica.table().zone();
+        let runs = if again { encoded.full() } else { encoded.changes_since(self.replica.table()) };
         self.replica = Replica::new(encoded);
-        self.apply(bytes).await;
+        self.apply(runs.concat()).await;
         self.table_changed().await;
     }
 
@@ -369,9 +373,9 @@ impl Join {
     async fn table_changed(&mut self) {
         self.status.heard(clock::wall().secs);
         self.services_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
-        let routed = self.routed().await;
+        let wanted = self.wanted().await;
         if let Some(keeper) = &self.keeper {
-            keeper.set_services(routed);
+            keeper.set_services(wanted);
         }
         if let Some(responder) = &self.responder {
             responder.table_changed();

@@ -5,28 +5,37 @@ use crate::agent::claims;
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
 use crate::cli::Run;
-use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report};
+use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report, Wanted};
 use crate::prefix::Prefix;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
+use edgemesh_core::service::EndpointView;
+use edgemesh_core::wire::feed::ENDPOINT_EXIT;
 use edgemesh_core::wire::ip::Mesh;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 impl Join {
-    /// What is routed to the device beside the mesh.
-    pub(super) async fn routed(&mut self) -> Vec<Prefix> {
+    /// What the kernel is to do for the Services as they are now.
+    pub(super) async fn wanted(&mut self) -> Wanted {
+        let every = self.handle.inspect(|data| {
+            let (services, own) = (data.engine.services(), data.engine.own_index());
+            let claims = services.services().flat_map(|s| s.vips().map(move |vip| (s, vip)));
+            let claims = claims
+                .filter(|(_, vip)| services.is_vip(*vip))
+                .map(|(s, vip)| (format!("{}/{}", s.namespace(), s.name()), vip));
+            let leaves = |e: &EndpointView<'_>| e.node() == own && e.conditions() & ENDPOINT_EXIT != 0;
+            let exits = services.services().flat_map(|s| s.endpoints()).filter(leaves).map(|e| e.address());
+            (claims.collect::<Vec<_>>(), exits.collect::<BTreeSet<_>>())
+        });
+        let (claims, exits) = every.await.unwrap_or_default();
+        Wanted { routed: self.routed(claims), exits: exits.into_iter().collect() }
+    }
+
+    /// What of these claims is routed to the device beside the mesh.
+    fn routed(&mut self, claims: Vec<(String, IpAddr)>) -> Vec<Prefix> {
         if !self.settings.service_cidr.is_empty() {
             return self.settings.service_cidr.clone();
         }
-        let claims = self.handle.inspect(|data| {
-            let services = data.engine.services();
-            let claims = services.services().flat_map(|s| s.vips().map(move |vip| (s, vip)));
-            claims
-                .filter(|(_, vip)| services.is_vip(*vip))
-                .map(|(s, vip)| (format!("{}/{}", s.namespace(), s.name()), vip))
-                .collect::<Vec<_>>()
-        });
-        let claims = claims.await.unwrap_or_default();
         let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
             self.claims.warn_once(format!("cannot list this node's addresses: {error}"));
             HashMap::new()
@@ -40,8 +49,8 @@ impl Join {
     /// What is in the way, named.
     pub(super) async fn go_online(&mut self) -> Result<(), String> {
         let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
-        let routed = self.routed().await;
-        let plan = plan(&self.settings, &joined, routed);
+        let wanted = self.wanted().await;
+        let plan = plan(&self.settings, &joined, wanted);
         let root = self.state.root().to_owned();
         let kept = tokio::task::spawn_blocking(move || {
             let ledger = Ledger::open(&root).map_err(|e| e.to_string())?;
@@ -63,7 +72,7 @@ impl Join {
 }
 
 /// What the kernel is to do for a node that has joined.
-pub(in crate::agent) fn plan(settings: &Run, joined: &Joined, services: Vec<Prefix>) -> Plan {
+pub(in crate::agent) fn plan(settings: &Run, joined: &Joined, services: Wanted) -> Plan {
     let mesh = Mesh::new(joined.network, joined.index);
     let prefix = |v6: bool| {
         let (address, bits) = if v6 {
