@@ -582,7 +582,8 @@ mod model {
         #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
         fn s16_any_history_leaves_its_last_definitions(ops in proptest::collection::vec(op(), 1..40)) {
-            let mut memory = Memory::new(12);
+            // Eight services of four endpoints, each in a group of its own, and one that is being built.
+            let mut memory = Memory::new(20);
             let mut table = memory.table();
             let mut model = BTreeMap::new();
             let key = |d: &Def| (d.namespace.clone(), d.name.clone());
