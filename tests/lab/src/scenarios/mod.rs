@@ -5,6 +5,7 @@
 
 mod bare;
 mod dns;
+mod exit;
 mod input;
 mod path;
 mod reach;
@@ -73,6 +74,11 @@ pub const ALL: &[Scenario] = &[
     row("reach/c10-host-network", "a hostNetwork server is an endpoint", Run::Shared(reach::host_network)),
     row("reach/g1-twins", "equal pods on two nodes are both reached", Run::Shared(reach::twins)),
     row("reach/c7-sources", "two client pods are two sources", Run::Shared(reach::pods_keep_their_source)),
+    row(
+        "reach/c14-exit",
+        "endpoints outside the mesh, or on a Node by address",
+        Run::Shared(exit::outside_the_mesh),
+    ),
     row(
         "reach/c2-empty",
         "a Service without endpoints refuses at once",
