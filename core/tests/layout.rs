@@ -10,8 +10,8 @@ const MACHINES: [&str; 7] = ["dns", "service", "flow", "peer", "tunnel", "path",
 /// Lines of code that the composition may have, comments, blank lines and tests aside. This only ever
 /// goes down.
 const NODE_LINES: usize = 600;
-/// Lines of one file, tests aside. The plan is 500: this only ever goes down.
-const FILE_LINES: usize = 510;
+/// Lines of one file, tests aside.
+const FILE_LINES: usize = 500;
 const ENGINE_FIELDS: usize = 13;
 
 fn source(folder: &str) -> PathBuf {
