@@ -42,14 +42,15 @@ impl Placement {
                 by_address.entry(*address).or_insert_with(|| name.clone());
             }
         }
-        let labelled = nodes
-            .iter()
-            .filter(|(_, node)| node.labels.get(EXIT_LABEL).is_some_and(|value| value == "true"))
-            .map(|(name, _)| name);
-        let exits: BTreeSet<String> = labelled.chain(exits).cloned().collect();
+        let exits: BTreeSet<String> = labelled(nodes).chain(exits).cloned().collect();
         let placement = Self { by_address, exits: Vec::new(), agents };
         let exits = exits.into_iter().filter(|exit| placement.has_agent(exit)).collect();
         Self { exits, ..placement }
+    }
+
+    /// Whether any node is meant to be an exit: otherwise it does not matter to a placement who has an agent.
+    pub fn has_exits(nodes: &BTreeMap<String, Node>, exits: &[String]) -> bool {
+        labelled(nodes).chain(exits).next().is_some()
     }
 
     fn has_agent(&self, node: &str) -> bool {
@@ -70,6 +71,12 @@ impl Placement {
             }
         }
     }
+}
+
+/// The Nodes that are exits by their label.
+fn labelled(nodes: &BTreeMap<String, Node>) -> impl Iterator<Item = &String> {
+    let is_exit = |node: &Node| node.labels.get(EXIT_LABEL).is_some_and(|value| value == "true");
+    nodes.iter().filter(move |(_, node)| is_exit(node)).map(|(name, _)| name)
 }
 
 #[cfg(test)]

@@ -29,8 +29,8 @@ const GATHER: Duration = Duration::from_millis(200);
 pub(crate) struct Version {
     pub(crate) sequence: u64,
     pub(crate) table: Encoded,
-    /// Zones of nodes, by index, where they have one.
-    zones: BTreeMap<u32, u32>,
+    /// Zones of nodes, by name, where they have one.
+    zones: BTreeMap<String, u32>,
     digest: [u8; 32],
     signature: [u8; 64],
     /// The way here from the version before.
@@ -39,8 +39,8 @@ pub(crate) struct Version {
 
 impl Version {
     /// The zone of a node, 0 without one.
-    pub(crate) fn zone(&self, index: u32) -> u32 {
-        self.zones.get(&index).copied().unwrap_or_default()
+    pub(crate) fn zone(&self, node: &str) -> u32 {
+        self.zones.get(node).copied().unwrap_or_default()
     }
 }
 
@@ -98,7 +98,8 @@ impl Feed {
         self.joined.notify_one();
     }
 
-    /// Places the table anew whenever the nodes have changed, until the future is dropped.
+    /// Places the table anew whenever the nodes have changed, until the future is dropped. Without exits an endpoint
+    /// is where it says, whoever has joined: then there is nothing to do.
     pub(crate) async fn follow_nodes(self: Arc<Self>, directory: Arc<Mutex<Directory>>) {
         loop {
             self.joined.notified().await;
@@ -106,7 +107,8 @@ impl Feed {
             let (feed, directory) = (self.clone(), directory.clone());
             let placed = tokio::task::spawn_blocking(move || {
                 let source = feed.source.lock().unwrap_or_else(PoisonError::into_inner);
-                if feed.newest().is_some() { feed.place(&directory, &source) } else { Ok(()) }
+                let matters = feed.newest().is_some() && Placement::has_exits(&source.nodes, &feed.exits);
+                if matters { feed.place(&directory, &source) } else { Ok(()) }
             });
             if let Ok(Err(error)) = placed.await {
                 tracing::error!(%error, "the Services cannot be fed");
@@ -119,7 +121,7 @@ impl Feed {
         let old = self.newest();
         let mut directory = directory.lock().unwrap_or_else(PoisonError::into_inner);
         let placement = Placement::new(&table.nodes, &self.exits, Some(directory.members()));
-        let zones = zones(table, &directory);
+        let zones = zones(table);
         let (table, mark) = directory.assign(|assigner| {
             let table = Encoded::new(table, &placement, assigner);
             let table = if let Some(old) = &old { table.sharing(&old.table) } else { table };
@@ -150,10 +152,10 @@ impl Feed {
     }
 }
 
-/// The zones of the nodes that have an index.
-fn zones(table: &Table, directory: &Directory) -> BTreeMap<u32, u32> {
-    let zone = |(name, node): (&String, &Node)| Some((directory.index_of(name)?, node.zone()));
-    table.nodes.iter().filter_map(zone).filter(|(_, zone)| *zone != 0).collect()
+/// The zones of the nodes that have one.
+fn zones(table: &Table) -> BTreeMap<String, u32> {
+    let zone = |(name, node): (&String, &Node)| (name.clone(), node.zone());
+    table.nodes.iter().map(zone).filter(|(_, zone)| *zone != 0).collect()
 }
 
 /// A version on its way to one node.

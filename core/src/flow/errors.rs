@@ -18,7 +18,6 @@ impl Flows<'_> {
             client_port: inner.dst_port,
             vip: inner.src,
             vip_port: inner.src_port,
-            tried: None,
         };
         let id = self.table.find_client(&flow).ok_or(DropReason::IcmpUnmatched)?;
         let (endpoint, mapped) = self.table.endpoint(id);

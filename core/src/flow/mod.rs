@@ -101,8 +101,6 @@ pub struct NewFlow {
     pub vip: IpAddr,
     /// And port; 0 for ICMP.
     pub vip_port: u16,
-    /// The endpoint (node, address) that did not answer it before.
-    pub tried: Option<(u32, IpAddr)>,
 }
 
 /// Where a flow leads.

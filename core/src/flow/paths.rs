@@ -26,7 +26,6 @@ impl Flows<'_> {
             client_port: t.src_port,
             vip: t.dst,
             vip_port: t.dst_port,
-            tried: None,
         };
         let Some(id) = self.table.find_client(&new).filter(|id| self.usable(*id, call)) else {
             return self.miss(call, new);

@@ -120,7 +120,6 @@ impl<'a> Table<'a> {
             client_port: s.client_port,
             vip: s.vip.ip_or_unspecified(),
             vip_port: s.vip_port,
-            tried: None,
         }
     }
 

@@ -60,7 +60,7 @@ impl<'a> Engine<'a> {
             Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
         let Self { services, paths, peers, tunnels, rng, own, .. } = self;
         let distances = Distances { paths, peers, tunnels, own: *own, now };
-        let place = Place { own: *own, cost: &|node| distances.cost(node), tried: new.tried };
+        let place = Place { own: *own, cost: &|node| distances.cost(node), tried: None };
         let endpoint = endpoint(services.select(now, &request, &place, rng), *own)?;
         let generation = self.services.generation();
         let (slot, at) = self.flows.open(now, new, &endpoint, generation, &mut self.rng)?;

@@ -76,9 +76,10 @@ pub struct Place<'p> {
 }
 
 impl Place<'_> {
-    fn reachable(&self, endpoint: &EndpointSlot) -> bool {
+    /// How far the endpoint is; `None` when it cannot be reached or was tried.
+    fn cost(&self, endpoint: &EndpointSlot) -> Option<u32> {
         let tried = self.tried == Some((endpoint.node, endpoint.address.ip_or_unspecified()));
-        !tried && (self.cost)(endpoint.node).is_some()
+        if tried { None } else { (self.cost)(endpoint.node) }
     }
 }
 
@@ -234,7 +235,7 @@ impl Table<'_> {
     /// A usable endpoint, each as likely as any other; one that can be reached, if there is any, even where hints
     /// ask for others.
     fn pick(&self, want: &Want, place: &Place<'_>, rng: &mut Rng) -> Option<u32> {
-        let reachable = |e: &EndpointSlot| place.reachable(e);
+        let reachable = |e: &EndpointSlot| place.cost(e).is_some();
         let wider = if matches!(want.scope, Scope::Own(_)) { *want } else { want.of(Scope::All) };
         if want.nearest {
             let nearest = self.nearest(want, place, rng);
@@ -272,10 +273,9 @@ impl Table<'_> {
 
     /// The nearest of the ready endpoints that can be reached; of equally near ones any.
     fn nearest(&self, want: &Want, place: &Place<'_>, rng: &mut Rng) -> Option<u32> {
-        let cost = |e: &EndpointSlot| if place.reachable(e) { (place.cost)(e.node) } else { None };
         let ready = self.list(want).filter(|e| self.usable(want, e, READY));
-        let least = ready.filter_map(cost).min()?;
-        self.sample(want, READY, |e| cost(e) == Some(least), rng)
+        let least = ready.filter_map(|e| place.cost(e)).min()?;
+        self.sample(want, READY, |e| place.cost(e) == Some(least), rng)
     }
 
     /// Reservoir sampling over the service's endpoints.

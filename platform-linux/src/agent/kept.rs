@@ -208,7 +208,6 @@ mod tests {
             client_port,
             vip: [10, 96, 0, 1].into(),
             vip_port: 80,
-            tried: None,
         };
         let endpoint = Endpoint { peer: PeerRef(2), address: [172, 17, 0, 3].into(), port: 8080 };
         for port in 1..=200 {

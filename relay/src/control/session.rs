@@ -82,6 +82,7 @@ impl Sender {
 
 /// What the node's hello asked for.
 struct Admitted {
+    name: String,
     id: u64,
     pushes: mpsc::Receiver<Push>,
     feed: Option<watch::Receiver<Option<Arc<Version>>>>,
@@ -152,7 +153,8 @@ async fn admit(
     tracing::info!(node = hello.name, index = admission.index, %peer, agent = hello.agent, "node connected");
     let mut feed = hello.feed.then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    Ok(Some(Admitted { id, pushes, feed, sequence: hello.sequence, held: None, zone: None }))
+    let name = hello.name.to_owned();
+    Ok(Some(Admitted { name, id, pushes, feed, sequence: hello.sequence, held: None, zone: None }))
 }
 
 async fn refuse(
@@ -239,7 +241,7 @@ impl Session<'_> {
                     let feed = &self.shared.feed;
                     let held = self.admitted.held.take().or_else(|| feed.version(self.admitted.sequence));
                     cursor = feed.newest().map(|version| {
-                        let zone = Some(version.zone(self.sender.index));
+                        let zone = Some(version.zone(&self.admitted.name));
                         let before = std::mem::replace(&mut self.admitted.zone, zone);
                         let news = zone.filter(|_| before != zone);
                         Cursor::new(version, held.as_deref(), news, before.is_some() && news.is_some())

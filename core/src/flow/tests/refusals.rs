@@ -22,14 +22,7 @@ fn malformed_packets_are_dropped_with_what_is_wrong() {
     let mut bare = udp((V6.client, 4000), (V6.vip, 53), b"");
     bare[46..48].fill(0);
     assert_eq!(dropped(pair.send(&bare)), DropReason::Checksum);
-    let new = NewFlow {
-        protocol: TCP,
-        client: ip(V4.client),
-        client_port: 1,
-        vip: ip(V4.vip),
-        vip_port: 80,
-        tried: None,
-    };
+    let new = NewFlow { protocol: TCP, client: ip(V4.client), client_port: 1, vip: ip(V4.vip), vip_port: 80 };
     let endpoint = Endpoint { peer: PeerRef(2), address: ip(V6.pod), port: 1 };
     assert_eq!(pair.client.open(pair.now, &new, &endpoint, 1, &mut pair.rng), Err(DropReason::Malformed));
 }
@@ -232,8 +225,7 @@ fn ports_towards_one_endpoint_run_out() {
     for n in 0..80_000u32 {
         let [_, a, b, d] = n.to_be_bytes();
         let client = IpAddr::from([10, a, b, d]);
-        let new =
-            NewFlow { protocol: UDP, client, client_port: 4000, vip: ip(V4.vip), vip_port: 53, tried: None };
+        let new = NewFlow { protocol: UDP, client, client_port: 4000, vip: ip(V4.vip), vip_port: 53 };
         if let Err(reason) = pair.client.open(pair.now, &new, &endpoint, 1, &mut pair.rng) {
             full = Some((n, reason));
             break;

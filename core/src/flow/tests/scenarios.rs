@@ -467,7 +467,6 @@ fn q6_a_table_is_adopted_by_the_next_run() {
         client_port: port,
         vip: ip(c.vip),
         vip_port: 53,
-        tried: None,
     };
     let endpoint = Endpoint { peer: PeerRef(2), address: ip(c.pod), port: 8080 };
     let mut first = Flows::new(now, memory.lend(), mesh(1), &mut rng);
