@@ -8,7 +8,7 @@ use edgemesh_core::flow::{Endpoint, FlowRecord, Flows, NewFlow, Offload, PeerRef
 use edgemesh_core::packet::Packet;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::service::{Place, Request, Selection, Table, TableError};
-use edgemesh_core::time::Instant;
+use edgemesh_core::time::{Duration, Instant};
 use edgemesh_core::wire::feed::{
     ENDPOINT_READY, EndpointDef, PortDef, Protocol, ServiceDef, ServiceKind, Update,
 };
@@ -74,6 +74,9 @@ impl Policy for Nothing {
     }
     fn still_serves(&self, _: &NewFlow, _: &Endpoint) -> bool {
         true
+    }
+    fn gives_up(&self, _: &NewFlow, _: &Endpoint, _: Duration) -> bool {
+        false
     }
     fn generation(&self) -> u32 {
         0

@@ -43,6 +43,9 @@ impl Policy for View<'_> {
         let node = if endpoint.peer == PeerRef::SELF { OWN } else { endpoint.peer.0 };
         self.0.still_serves(flow.protocol, flow.vip, flow.vip_port, (node, endpoint.address, endpoint.port))
     }
+    fn gives_up(&self, flow: &NewFlow, _: &Endpoint, waited: Duration) -> bool {
+        self.0.may_choose_again(flow.vip) && waited >= Duration::from_secs(3)
+    }
     fn generation(&self) -> u32 {
         self.0.generation()
     }
@@ -56,6 +59,8 @@ struct Node {
     flows: Flows<'static>,
     rng: Rng,
     now: Instant,
+    /// Client affinity of what is defined.
+    affinity_secs: u32,
 }
 
 fn leak<T: Clone>(value: T, n: usize) -> &'static mut [T] {
@@ -99,7 +104,7 @@ impl Node {
             Mesh::new(network, OWN),
             &mut rng,
         );
-        Self { table, flows, rng, now: Instant::ZERO.after(Duration::from_secs(1)) }
+        Self { table, flows, rng, now: Instant::ZERO.after(Duration::from_secs(1)), affinity_secs: 0 }
     }
 
     /// The service "web" at the VIP, with its endpoints (node, last octet, conditions).
@@ -111,7 +116,8 @@ impl Node {
     fn define_at(&mut self, target: u16, flags: u8, endpoints: &[(u32, u8, u8)]) {
         let vips = [IpAddr::from(VIP)].into_iter().collect();
         let kind = ServiceKind::ClusterIp(vips);
-        let head = ServiceDef { namespace: "default", name: "web", kind, affinity_secs: 0, flags };
+        let affinity_secs = self.affinity_secs;
+        let head = ServiceDef { namespace: "default", name: "web", kind, affinity_secs, flags };
         self.table.apply(&Update::Service(head)).unwrap();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             self.table.apply(&Update::Port(PortDef { name: "", protocol, port: 80 })).unwrap();
@@ -143,7 +149,8 @@ impl Node {
         if let Translated::Miss(new) = verdict {
             let request =
                 Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
-            let place = Place { own: OWN, cost: &|_| Some(0), tried: None };
+            let tried = self.flows.unanswered(&new).map(|endpoint| (endpoint.peer.0, endpoint.address));
+            let place = Place { own: OWN, cost: &|_| Some(0), tried };
             verdict = match self.table.select(self.now, &request, &place, &mut self.rng) {
                 Selection::Endpoint { node, address, port } => {
                     let peer = if node == OWN { PeerRef::SELF } else { PeerRef(node) };
@@ -335,6 +342,25 @@ fn s14_no_flow_stays_with_a_service_that_is_gone() {
     assert_eq!(node.send(&query).0, Translated::Drop(DropReason::NoRoute));
     node.define(0, &[(3, 9, UP)]);
     assert_eq!(node.send(&query).0, to(3));
+}
+
+#[test]
+fn a_connection_without_an_answer_is_opened_elsewhere_but_never_under_affinity() {
+    for affinity_secs in [0, 10_800] {
+        let mut node = Node { affinity_secs, ..Node::new() };
+        node.define(0, &[(2, 9, UP), (3, 9, UP)]);
+        for port in 4000..4010 {
+            let syn = packet(true, CLIENT, port, VIP, 80);
+            let first = node.send(&syn).0;
+            node.now = node.now.after(Duration::from_secs(4));
+            let second = node.send(&syn).0;
+            assert!([to(2), to(3)].contains(&first) && [to(2), to(3)].contains(&second));
+            assert_eq!(first == second, affinity_secs != 0, "{first:?}, then {second:?}");
+        }
+        node.define(0, &[(2, 9, UP)]);
+        node.now = node.now.after(Duration::from_secs(4));
+        assert_eq!(node.send(&packet(true, CLIENT, 4000, VIP, 80)).0, to(2), "there is no other");
+    }
 }
 
 #[test]

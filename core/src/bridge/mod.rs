@@ -10,7 +10,7 @@ mod types;
 mod ways;
 mod zone;
 
-pub(crate) use policy::{Distances, NodePolicy, endpoint};
+pub(crate) use policy::{Distances, NodePolicy, endpoint, place};
 pub use timers::Timer;
 pub(crate) use timers::Timers;
 pub use types::{

@@ -5,18 +5,18 @@ use crate::counters::DropReason;
 use crate::flow::{Endpoint, NewFlow, PeerRef, Policy, Vip};
 use crate::path::{Paths, Route};
 use crate::peer::Peers;
-use crate::service::{Selection, Serves, Table};
-use crate::time::Instant;
+use crate::service::{Place, Selection, Serves, Table};
+use crate::time::{Duration, Instant};
 use crate::tunnel::Tunnels;
 use core::net::IpAddr;
+
+/// A connection without an answer stays with its endpoint for at least this long, and for three round trips.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The node's answers.
 pub(crate) struct NodePolicy<'p, 'a> {
     pub(crate) services: &'p Table<'a>,
-    pub(crate) paths: &'p Paths<'a>,
-    pub(crate) peers: &'p Peers<'a>,
-    pub(crate) own: u32,
-    pub(crate) now: Instant,
+    pub(crate) distances: Distances<'p, 'a>,
 }
 
 impl Policy for NodePolicy<'_, '_> {
@@ -31,7 +31,7 @@ impl Policy for NodePolicy<'_, '_> {
     }
 
     fn admits(&self, protocol: u8, address: IpAddr, port: u16) -> bool {
-        match self.services.serves(self.own, protocol, address, port) {
+        match self.services.serves(self.distances.own, protocol, address, port) {
             Serves::Port => true,
             // Pings only: whether the address is a pod's or this host's own is not known here, and on the host
             // it would open every port.
@@ -41,7 +41,7 @@ impl Policy for NodePolicy<'_, '_> {
     }
 
     fn still_serves(&self, flow: &NewFlow, endpoint: &Endpoint) -> bool {
-        let node = if endpoint.peer == PeerRef::SELF { self.own } else { endpoint.peer.0 };
+        let node = node_of(endpoint, self.distances.own);
         self.services.still_serves(
             flow.protocol,
             flow.vip,
@@ -50,15 +50,21 @@ impl Policy for NodePolicy<'_, '_> {
         )
     }
 
+    /// Never under client affinity: that promises the same endpoint, not an answer.
+    fn gives_up(&self, flow: &NewFlow, endpoint: &Endpoint, waited: Duration) -> bool {
+        self.services.may_choose_again(flow.vip) && waited >= self.distances.patience(endpoint.peer)
+    }
+
     fn generation(&self) -> u32 {
         self.services.generation()
     }
 
     fn mtu(&self, peer: PeerRef) -> u16 {
-        match self.peers.find(peer.0) {
-            Some(id) => self.paths.mtu(self.now, id),
+        let Distances { peers, paths, now, .. } = self.distances;
+        match peers.find(peer.0) {
+            Some(id) => paths.mtu(now, id),
             None if peer == PeerRef::SELF => u16::MAX,
-            None => self.paths.mtu(self.now, PeerId(0)),
+            None => paths.mtu(now, PeerId(0)),
         }
     }
 }
@@ -94,6 +100,16 @@ impl Distances<'_, '_> {
         let rtt = info.rtt.and_then(|rtt| u32::try_from(rtt.as_micros()).ok()).unwrap_or(u32::MAX);
         Some(class << 28 | rtt.min(0x0fff_ffff))
     }
+
+    /// How long an answer from there may take; nothing is awaited of a node that is silent.
+    fn patience(&self, node: PeerRef) -> Duration {
+        let Some(peer) = self.peers.find(node.0) else { return PATIENCE };
+        if self.tunnels.is_silent(self.now, peer) {
+            return Duration::ZERO;
+        }
+        let rtt = self.paths.info(self.now, peer).rtt.unwrap_or(Duration::ZERO);
+        Duration::from_micros(rtt.as_micros().saturating_mul(3)).max(PATIENCE)
+    }
 }
 
 /// Whether an address is of a site's own network: then so is who answers there.
@@ -102,6 +118,20 @@ fn is_local(ip: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
     }
+}
+
+/// What to choose for a new flow: not the endpoint that its client has tried in vain, if there is another.
+pub(crate) fn place<'p>(
+    distances: &'p Distances<'_, '_>,
+    cost: &'p dyn Fn(u32) -> Option<u32>,
+    unanswered: Option<Endpoint>,
+) -> Place<'p> {
+    let tried = unanswered.map(|endpoint| (node_of(&endpoint, distances.own), endpoint.address));
+    Place { own: distances.own, cost, tried }
+}
+
+fn node_of(endpoint: &Endpoint, own: u32) -> u32 {
+    if endpoint.peer == PeerRef::SELF { own } else { endpoint.peer.0 }
 }
 
 /// A chosen endpoint as the flow machine knows it.

@@ -66,6 +66,15 @@ impl<'a> Admitted<'a> {
         room.then(|| self.entries.insert(slot)).flatten().ok_or(DropReason::AdmittedFull)
     }
 
+    /// Forgets a connection that both sides have closed, since its tuple opens a new one; whether it was one.
+    pub(super) fn end_closing(&mut self, id: u32) -> bool {
+        let closing = self.entries.get(id).is_some_and(|slot| slot.track.is_closing());
+        if closing {
+            self.entries.remove(id);
+        }
+        closing
+    }
+
     /// Takes note of a packet; returns timer and end when the end comes sooner than said before.
     pub(super) fn progress(
         &mut self,

@@ -35,7 +35,7 @@ pub use table::{FlowRecord, Resources};
 use crate::counters::DropReason;
 use crate::packet::Packet;
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::ip::{Address, Fragment, Kind, Transport, is_confined, reply};
 use admitted::Admitted;
 use core::net::IpAddr;
@@ -142,6 +142,8 @@ pub trait Policy {
     fn admits(&self, protocol: u8, address: IpAddr, port: u16) -> bool;
     /// Whether a flow to this endpoint may stay there. Asked again only when [`Policy::generation`] changed.
     fn still_serves(&self, flow: &NewFlow, endpoint: &Endpoint) -> bool;
+    /// Whether a connection that this endpoint has not answered for so long is to be opened to another one.
+    fn gives_up(&self, flow: &NewFlow, endpoint: &Endpoint, waited: Duration) -> bool;
     /// Changes with every change of the Services.
     fn generation(&self) -> u32;
     /// Largest IP packet in bytes that the path to `peer` carries inside the tunnel.
@@ -256,6 +258,12 @@ impl<'a> Flows<'a> {
             }
         });
         outcome.unwrap_or_else(drop_it)
+    }
+
+    /// The endpoint that a client's packets went to in vain so far: another one should be chosen if there is one.
+    pub fn unanswered(&self, new: &NewFlow) -> Option<Endpoint> {
+        let id = self.table.find_client(new).filter(|id| self.table.is_unreplied(*id))?;
+        Some(self.table.endpoint(id).0)
     }
 
     /// Makes the flow `new` to `endpoint`; returns its timer. A flow of the same client tuple is replaced. The

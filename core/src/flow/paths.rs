@@ -52,19 +52,27 @@ impl Flows<'_> {
     }
 
     /// Whether the flow still leads where a new one could: UDP has no end of its own, so a change of the
-    /// Services ends it (rows Q1 to Q5), and a SYN or INIT belongs to a new connection.
+    /// Services ends it (rows Q1 to Q5), and a SYN or INIT belongs to a new connection. One that had no answer
+    /// stays in the table for [`Flows::unanswered`] until the next is opened.
     fn usable(&mut self, id: u32, call: &Call<'_, '_>) -> bool {
         let syn = call.t.opens();
         if syn && self.table.is_closing(id) {
             return false;
         }
-        let opening = syn && self.table.is_unreplied(id);
-        let checked = opening || matches!(call.t.kind, Kind::Udp | Kind::EchoRequest);
         let generation = call.policy.generation();
-        if !checked || self.table.generation(id) == generation {
+        let changed = self.table.generation(id) != generation;
+        let checked = syn || changed && matches!(call.t.kind, Kind::Udp | Kind::EchoRequest);
+        if !checked {
             return true;
         }
         let (flow, (endpoint, _)) = (self.table.client(id), self.table.endpoint(id));
+        let waited = self.table.age(call.now, id);
+        if syn && self.table.is_unreplied(id) && call.policy.gives_up(&flow, &endpoint, waited) {
+            return false;
+        }
+        if !changed {
+            return true;
+        }
         if call.policy.still_serves(&flow, &endpoint) {
             self.table.set_generation(id, generation);
             return true;
@@ -177,7 +185,7 @@ impl Flows<'_> {
             port: t.dst_port,
             remote_port: t.src_port,
         };
-        let known = self.admitted.find(&tuple);
+        let known = self.admitted.find(&tuple).filter(|id| !(t.opens() && self.admitted.end_closing(*id)));
         if known.is_none()
             && (t.kind == Kind::EchoReply || !call.policy.admits(t.protocol, t.dst, t.dst_port))
         {

@@ -9,6 +9,8 @@ use crate::wire::ip::{FIN, RST, SCTP, SYN, TCP, Transport, UDP, sctp};
 pub(super) struct Track {
     /// Its last packet, in microseconds.
     last: u64,
+    /// When it was made, in milliseconds, modulo 2^32.
+    opened: u32,
     protocol: u8,
     /// One of the constants below; 0 is a free slot.
     state: u8,
@@ -44,7 +46,7 @@ pub(super) enum Class {
 }
 
 impl Track {
-    pub(super) const ZERO: Self = Self { last: 0, protocol: 0, state: 0, fins: 0 };
+    pub(super) const ZERO: Self = Self { last: 0, opened: 0, protocol: 0, state: 0, fins: 0 };
 
     /// The state after the first packet. One without SYN or INIT belongs to a connection that was there before
     /// this table.
@@ -62,7 +64,7 @@ impl Track {
     /// The state of an entry that is made ahead of its first packet.
     pub(super) fn ahead(now: Instant, protocol: u8, established: bool) -> Self {
         let state = if established { ESTABLISHED } else { UNREPLIED };
-        Self { last: now.as_micros(), protocol, state, fins: 0 }
+        Self { last: now.as_micros(), opened: millis(now), protocol, state, fins: 0 }
     }
 
     /// Whether this is a track at all, after its memory went through another run; a clock that began anew does
@@ -148,6 +150,11 @@ impl Track {
         now.since(Instant::from_micros(self.last))
     }
 
+    /// How long it has been there, modulo 49 days: for those that are not answered yet.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        Duration::from_millis(millis(now).wrapping_sub(self.opened).into())
+    }
+
     /// Whether it may give way in a full table: a live entry never does.
     pub(super) fn class(&self, now: Instant) -> Option<Class> {
         match self.state {
@@ -182,4 +189,8 @@ impl Track {
             _ => 10,
         })
     }
+}
+
+fn millis(now: Instant) -> u32 {
+    (now.as_micros() / 1_000) as u32
 }

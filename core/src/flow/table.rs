@@ -9,7 +9,7 @@ use super::{Endpoint, NewFlow, PeerRef};
 use crate::counters::DropReason;
 use crate::rng::Rng;
 use crate::storage::Link;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::ip::{Address, Transport};
 use core::hash::Hasher;
 use core::net::IpAddr;
@@ -129,6 +129,11 @@ impl<'a> Table<'a> {
 
     pub(super) fn is_unreplied(&self, id: u32) -> bool {
         self.slot(id).track.is_unreplied()
+    }
+
+    /// How long the flow has been there.
+    pub(super) fn age(&self, now: Instant, id: u32) -> Duration {
+        self.slot(id).track.age(now)
     }
 
     pub(super) fn generation(&self, id: u32) -> u32 {

@@ -108,6 +108,8 @@ struct Rules {
     serves: Vec<(u8, IpAddr, u16)>,
     /// Whether flows may stay where they are.
     keeps: bool,
+    /// How long a connection may be without an answer.
+    patience: Duration,
     generation: u32,
     mtu: u16,
 }
@@ -126,6 +128,9 @@ impl Policy for Rules {
     fn still_serves(&self, _: &NewFlow, _: &Endpoint) -> bool {
         self.keeps
     }
+    fn gives_up(&self, _: &NewFlow, _: &Endpoint, waited: Duration) -> bool {
+        waited >= self.patience
+    }
     fn generation(&self) -> u32 {
         self.generation
     }
@@ -142,7 +147,7 @@ fn rules() -> Rules {
         }
         serves.extend([(ICMP, ip(c.pod), 0), (crate::wire::ip::ICMPV6, ip(c.pod), 0)]);
     }
-    Rules { serves, keeps: true, generation: 1, mtu: 1400 }
+    Rules { serves, keeps: true, patience: Duration::from_secs(3), generation: 1, mtu: 1400 }
 }
 
 struct Pair {

@@ -2,11 +2,11 @@
 
 use super::{Burst, Engine, Grant, Outbound, Ticket, Timer, Way};
 use crate::PeerId;
-use crate::bridge::{Distances, NodePolicy, endpoint};
+use crate::bridge::{Distances, NodePolicy, endpoint, place};
 use crate::counters::DropReason;
 use crate::flow::{Flows, NewFlow, Offload, Outcome, Translated};
 use crate::packet::Packet;
-use crate::service::{Place, Request};
+use crate::service::Request;
 use crate::time::Instant;
 use crate::tunnel::NoSession;
 
@@ -45,8 +45,8 @@ impl<'a> Engine<'a> {
 
     /// The flow machine together with what it may ask.
     pub(crate) fn flows_and_policy(&mut self, now: Instant) -> (&mut Flows<'a>, NodePolicy<'_, 'a>) {
-        let Self { flows, services, paths, peers, own, .. } = self;
-        (flows, NodePolicy { services, paths, peers, own: *own, now })
+        let Self { flows, services, paths, peers, tunnels, own, .. } = self;
+        (flows, NodePolicy { services, distances: Distances { paths, peers, tunnels, own: *own, now } })
     }
 
     fn translate(&mut self, now: Instant, packet: &mut Packet<'_>, offload: Offload) -> Outcome {
@@ -58,9 +58,10 @@ impl<'a> Engine<'a> {
     fn open(&mut self, now: Instant, new: &NewFlow) -> Result<(), DropReason> {
         let request =
             Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
-        let Self { services, paths, peers, tunnels, rng, own, .. } = self;
+        let Self { services, paths, peers, tunnels, flows, rng, own, .. } = self;
         let distances = Distances { paths, peers, tunnels, own: *own, now };
-        let place = Place { own: *own, cost: &|node| distances.cost(node), tried: None };
+        let cost = |node| distances.cost(node);
+        let place = place(&distances, &cost, flows.unanswered(new));
         let endpoint = endpoint(services.select(now, &request, &place, rng), *own)?;
         let generation = self.services.generation();
         let (slot, at) = self.flows.open(now, new, &endpoint, generation, &mut self.rng)?;

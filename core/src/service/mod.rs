@@ -199,6 +199,11 @@ impl<'a> Table<'a> {
         self.proxied(ip).is_some()
     }
 
+    /// Whether a client of this VIP may be led to another endpoint than at first: not under client affinity.
+    pub fn may_choose_again(&self, vip: IpAddr) -> bool {
+        self.proxied(vip).is_some_and(|(_, service)| service.affinity_secs == 0)
+    }
+
     /// The endpoint that `ip` stands for cluster-wide, if it is an endpoint VIP.
     pub fn endpoint_of_vip(&self, ip: IpAddr) -> Option<EndpointView<'_>> {
         let vip = Address::from(ip);

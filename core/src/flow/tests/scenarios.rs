@@ -351,6 +351,62 @@ fn a_syn_on_a_closing_tuple_opens_a_new_flow_with_the_same_mapping() {
 }
 
 #[test]
+fn a_syn_without_an_answer_asks_for_another_endpoint_after_a_while() {
+    for c in BOTH {
+        let mut pair = Pair::new();
+        let syn = tcp((c.client, 4000), (c.vip, 80), SYN, b"");
+        let answer = |from: &str| tcp((from, 8080), (c.mesh[0], 4000), SYN | ACK, b"");
+        pair.request(&syn);
+        pair.wait(2);
+        assert_eq!(pair.client_out(&syn).0.verdict, Translated::To(PeerRef(2)), "it may be on its way");
+        pair.wait(1);
+        let Translated::Miss(new) = pair.client_out(&syn).0.verdict else { panic!("it stays") };
+        let tried = Endpoint { peer: PeerRef(2), address: ip(c.pod), port: 8080 };
+        assert_eq!(pair.client.unanswered(&new), Some(tried));
+        pair.node = 3;
+        assert_eq!(pair.send(&syn).0.verdict, Translated::To(PeerRef(3)));
+        assert_eq!(pair.client.len(), 1);
+        let late = pair.client_in(2, &answer(c.pod)).0.verdict;
+        assert_eq!(late, Translated::Drop(DropReason::NoFlow), "who was given up is not heard");
+        assert_eq!(pair.client_in(3, &answer(c.pod)).0.verdict, Translated::Local);
+        pair.wait(10);
+        assert_eq!(pair.client_out(&syn).0.verdict, Translated::To(PeerRef(3)), "answered: it stays");
+        assert_eq!(pair.client.unanswered(&new), None);
+    }
+}
+
+/// A client that lost its memory may use a tuple again that lives on here.
+#[test]
+fn s14_a_syn_on_a_live_tuple_goes_where_a_new_connection_would() {
+    let c = V4;
+    let mut pair = Pair::new();
+    pair.connect(c, 4000);
+    let syn = tcp((c.client, 4000), (c.vip, 80), SYN, b"");
+    assert_eq!(pair.client_out(&syn).0.verdict, Translated::To(PeerRef(2)));
+    pair.client_rules = Rules { generation: 2, keeps: false, ..pair.client_rules };
+    assert!(matches!(pair.client_out(&syn).0.verdict, Translated::Miss(_)));
+}
+
+#[test]
+fn a_closed_connection_does_not_let_the_next_one_in() {
+    let c = V4;
+    let mut pair = Pair::new();
+    let close = |pair: &mut Pair| {
+        pair.request(&tcp((c.client, 4000), (c.vip, 80), FIN | ACK, b""));
+        pair.response(&tcp((c.pod, 8080), (c.mesh[0], 4000), FIN | ACK, b""));
+    };
+    pair.connect(c, 4000);
+    close(&mut pair);
+    pair.connect(c, 4000);
+    pair.wait(3);
+    assert_eq!(pair.server.admitted(), 1, "the linger of the first is not the end of the second");
+    close(&mut pair);
+    pair.server_rules.serves.clear();
+    let (_, syn) = pair.send(&tcp((c.client, 4000), (c.vip, 80), SYN, b""));
+    assert_eq!(pair.server_in(1, &syn).0.verdict, Translated::Drop(DropReason::NotAnEndpoint));
+}
+
+#[test]
 fn udp_lives_30_seconds_unanswered_and_180_answered() {
     let c = V4;
     let mut pair = Pair::new();
