@@ -14,7 +14,7 @@ use std::net::IpAddr;
 /// Takes away what is not a Service's to have and notes it in [`Table::problems`].
 pub(crate) fn settle(table: &mut Table) {
     let mut taken = reserved(table);
-    let mut problems = BTreeMap::new();
+    let mut problems = of_their_own(table);
     let mut order: Vec<(&Key, &mut Entry)> = table.services.iter_mut().collect();
     order.sort_by(|(a, x), (b, y)| {
         let age = |e: &Entry| (e.service.created.is_empty(), e.service.created.clone());
@@ -33,6 +33,14 @@ pub(crate) fn settle(table: &mut Table) {
         taken.extend(ips.iter().map(|ip| (*ip, owner.clone())));
     }
     table.problems = problems;
+}
+
+/// What is wrong with a Service by itself and is no reason to do without the rest of it.
+fn of_their_own(table: &Table) -> BTreeMap<Key, String> {
+    let with = table.services.iter().filter(|(_, entry)| !entry.service.problems.is_empty());
+    let text =
+        |entry: &Entry| entry.service.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    with.map(|(key, entry)| (key.clone(), text(entry))).collect()
 }
 
 /// Addresses that belong to machines.

@@ -5,6 +5,7 @@
 //! * `kubernetes` (a feature): an API server or KubeEdge's metaServer, listed and watched
 //! * [`table`]: the objects joined by port name and protocol into what a node needs to know
 //! * [`place`]: which node an endpoint is reached through
+//! * [`entry`]: what of a table only nodes need that serve NodePorts and the like
 //! * [`encoded`]: a table in its wire form, its digest, the difference of two, and the snapshot file
 //!
 //! Life of a change: a file is replaced, [`manifests::Manifests::scan`] reads it, [`table::Table::join`] builds
@@ -15,6 +16,7 @@
 
 mod claims;
 pub mod encoded;
+pub mod entry;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod manifests;

@@ -5,10 +5,12 @@
 //! manifests are what people apply, not what an API server would return. An error names the field.
 
 mod cluster;
+mod entry;
 mod parse;
 mod raw;
 
 pub use cluster::parse_cidr;
+pub use entry::{EntryPoints, NodePort};
 pub use parse::{FieldError, parse, parse_ip};
 
 use edgemesh_core::wire::feed::{self, Protocol};
@@ -73,6 +75,10 @@ pub struct Service {
     pub flags: u8,
     /// `metadata.creationTimestamp`, empty where there is none.
     pub created: String,
+    /// How it is reached from outside the cluster; most are not.
+    pub entry: Option<Box<EntryPoints>>,
+    /// What of that does not apply, each naming its field.
+    pub problems: Vec<FieldError>,
 }
 
 /// See [`edgemesh_core::wire::feed::ServiceKind`].

@@ -1,6 +1,6 @@
 //! From a JSON value to validated objects.
 
-use super::{Endpoint, EndpointGroup, EndpointSlice, Endpoints, Identity, Kind, Object, cluster, raw};
+use super::{Endpoint, EndpointGroup, EndpointSlice, Endpoints, Identity, Kind, Object, cluster, entry, raw};
 use super::{Service, ServiceKind, ServicePort};
 use edgemesh_core::wire::feed;
 use edgemesh_core::wire::ip::is_confined;
@@ -211,7 +211,10 @@ fn service(raw: raw::Service) -> Result<Service, FieldError> {
         ports.push(ServicePort { name, protocol: protocol(port.protocol), port: port.port });
     }
     let created = raw.metadata.created.filter(|text| text.len() <= TIMESTAMP_MAX).unwrap_or_default();
-    Ok(Service { kind: service_kind(&spec)?, ports, affinity_secs: affinity(&spec)?, flags, created })
+    let mut problems = Vec::new();
+    let entry = entry::points(&spec, raw.status.unwrap_or_default(), &mut problems);
+    let (kind, affinity_secs) = (service_kind(&spec)?, affinity(&spec)?);
+    Ok(Service { kind, ports, affinity_secs, flags, created, entry, problems })
 }
 
 fn service_kind(spec: &raw::ServiceSpec) -> Result<ServiceKind, FieldError> {
@@ -279,7 +282,7 @@ fn affinity(spec: &raw::ServiceSpec) -> Result<u32, FieldError> {
     }
 }
 
-const fn protocol(raw: Option<raw::Protocol>) -> feed::Protocol {
+pub(super) const fn protocol(raw: Option<raw::Protocol>) -> feed::Protocol {
     match raw {
         Some(raw::Protocol::Tcp) | None => feed::Protocol::Tcp,
         Some(raw::Protocol::Udp) => feed::Protocol::Udp,

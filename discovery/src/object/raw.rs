@@ -35,6 +35,7 @@ pub(super) struct Annotations {
 pub(super) struct Service {
     pub(super) metadata: Metadata,
     pub(super) spec: Option<ServiceSpec>,
+    pub(super) status: Option<ServiceStatus>,
 }
 
 #[derive(Deserialize, Default)]
@@ -50,6 +51,30 @@ pub(super) struct ServiceSpec {
     pub(super) session_affinity: Option<Affinity>,
     pub(super) session_affinity_config: Option<AffinityConfig>,
     pub(super) internal_traffic_policy: Option<TrafficPolicy>,
+    pub(super) external_traffic_policy: Option<TrafficPolicy>,
+    #[serde(rename = "externalIPs")]
+    pub(super) external_ips: Option<Vec<String>>,
+    pub(super) load_balancer_source_ranges: Option<Vec<String>>,
+    pub(super) health_check_node_port: Option<u16>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServiceStatus {
+    pub(super) load_balancer: Option<LoadBalancerStatus>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct LoadBalancerStatus {
+    pub(super) ingress: Option<Vec<Ingress>>,
+}
+
+/// Without an `ip` it is a name, which nobody can forward to.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ingress {
+    pub(super) ip: Option<String>,
+    pub(super) ip_mode: Option<String>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -97,10 +122,12 @@ pub(super) enum Protocol {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ServicePort {
     pub(super) name: Option<String>,
     pub(super) protocol: Option<Protocol>,
     pub(super) port: u16,
+    pub(super) node_port: Option<u16>,
 }
 
 #[derive(Deserialize)]
