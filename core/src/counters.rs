@@ -109,6 +109,8 @@ reasons! {
     Challenge = "challenge",
     /// An inner message of an unknown kind or a wrong shape.
     PathMessage = "path_message",
+    /// A health message of an unknown kind or a wrong shape.
+    HealthMessage = "health_message",
     /// Larger than the path's MTU and not to be fragmented.
     TooBig = "too_big",
     /// An acknowledgement of no probe that this node sent lately.

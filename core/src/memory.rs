@@ -10,7 +10,7 @@
 use crate::flow::{self, AdmittedSlot, FlowSlot, Kept};
 use crate::node::Event;
 use crate::path;
-use crate::peer::{LookupSlot, PeerEntry};
+use crate::peer::{DownSlot, LookupSlot, PeerEntry};
 use crate::service;
 use crate::storage::{DeadlineEntry, Link};
 use crate::tunnel::TunnelResources;
@@ -21,6 +21,8 @@ pub struct Resources<'a> {
     pub peers: &'a mut [PeerEntry],
     /// Index of peers, of twice their number.
     pub peer_index: &'a mut [Link],
+    /// One per endpoint that does not answer, here or elsewhere.
+    pub down: &'a mut [DownSlot],
     /// One per node that the directory is asked about at a time.
     pub lookups: &'a mut [LookupSlot],
     /// One per event that waits for the shell.
@@ -81,7 +83,7 @@ pub const fn places(slots: usize) -> usize {
 ///         ports: 96,      // service ports, and groups of endpoints
 ///         endpoints: 256,
 ///         names: 128,     // blocks of 28 bytes
-///         side: 16,       // each table beside these: lookups, events, acknowledgements, fragments,
+///         side: 16,       // each table beside these: lookups, events, health, acknowledgements, fragments,
 ///                         // namespaces, affinity, cookies
 ///     }
 /// }
@@ -108,6 +110,7 @@ macro_rules! memory {
             @type $(#[$doc])* $vis struct $name;
             peers: $crate::peer::PeerEntry = $crate::peer::PeerEntry::EMPTY; $peers,
             peer_index: $crate::storage::Link = 0; $crate::memory::places($peers),
+            down: $crate::peer::DownSlot = $crate::peer::DownSlot::EMPTY; $side,
             lookups: $crate::peer::LookupSlot = $crate::peer::LookupSlot::EMPTY; $side,
             events: $crate::node::Event = $crate::node::Event::ServicesChanged; $side,
             deadlines: $crate::storage::DeadlineEntry = $crate::storage::DeadlineEntry::EMPTY;
@@ -168,7 +171,7 @@ macro_rules! memory {
         }
     };
     (
-        @resources $peers:ident $peer_index:ident $lookups:ident $events:ident $deadlines:ident
+        @resources $peers:ident $peer_index:ident $down:ident $lookups:ident $events:ident $deadlines:ident
         $sessions:ident $keypairs:ident $windows:ident $session_index:ident $key_index:ident $jobs:ident
         $cookies:ident $buckets:ident $paths:ident $acks:ident $relay_sessions:ident $flows:ident
         $by_client:ident $by_mapped:ident $sources:ident $admitted:ident $by_tuple:ident $admitters:ident
@@ -179,6 +182,7 @@ macro_rules! memory {
         $crate::memory::Resources {
             peers: $peers,
             peer_index: $peer_index,
+            down: $down,
             lookups: $lookups,
             events: $events,
             deadlines: $deadlines,

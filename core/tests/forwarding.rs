@@ -44,7 +44,10 @@ impl Policy for View<'_> {
         self.0.still_serves(flow.protocol, flow.vip, flow.vip_port, (node, endpoint.address, endpoint.port))
     }
     fn gives_up(&self, flow: &NewFlow, _: &Endpoint, waited: Duration) -> bool {
-        self.0.may_choose_again(flow.vip) && waited >= Duration::from_secs(3)
+        self.0.may_choose_again(flow.vip) && waited > Duration::from_secs(3)
+    }
+    fn is_silent(&self, _: PeerRef) -> bool {
+        false
     }
     fn generation(&self) -> u32 {
         self.0.generation()
@@ -150,7 +153,7 @@ impl Node {
             let request =
                 Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
             let tried = self.flows.unanswered(&new).map(|endpoint| (endpoint.peer.0, endpoint.address));
-            let place = Place { own: OWN, cost: &|_| Some(0), tried };
+            let place = Place { own: OWN, cost: &|_, _| Some(0), tried };
             verdict = match self.table.select(self.now, &request, &place, &mut self.rng) {
                 Selection::Endpoint { node, address, port } => {
                     let peer = if node == OWN { PeerRef::SELF } else { PeerRef(node) };

@@ -17,5 +17,5 @@ pub use types::{
     Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
     Ticket, Transmit, Way,
 };
-pub(crate) use ways::{finish, origin, seal_own, side, terms, way_of, way_to};
+pub(crate) use ways::{finish, heard, origin, said, seal_own, side, terms, way_of, way_to};
 pub(crate) use zone::TableZone;

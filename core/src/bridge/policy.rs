@@ -52,11 +52,15 @@ impl Policy for NodePolicy<'_, '_> {
 
     /// Never under client affinity: that promises the same endpoint, not an answer.
     fn gives_up(&self, flow: &NewFlow, endpoint: &Endpoint, waited: Duration) -> bool {
-        self.services.may_choose_again(flow.vip) && waited >= self.distances.patience(endpoint.peer)
+        waited > self.distances.patience(endpoint) && self.services.may_choose_again(flow.vip)
+    }
+
+    fn is_silent(&self, peer: PeerRef) -> bool {
+        self.distances.is_silent(peer)
     }
 
     fn generation(&self) -> u32 {
-        self.services.generation()
+        self.distances.generation(self.services)
     }
 
     fn mtu(&self, peer: PeerRef) -> u16 {
@@ -80,9 +84,13 @@ pub(crate) struct Distances<'p, 'a> {
 }
 
 impl Distances<'_, '_> {
-    /// What a flow to this node costs: this node nothing, then one of its site, one with a direct path, one over
-    /// the relay and one without a session yet, by round trip within each; `None` for one that does not answer.
-    pub(crate) fn cost(&self, node: u32) -> Option<u32> {
+    /// What a flow to this endpoint costs: on this node nothing, then on one of its site, one with a direct path, one
+    /// over the relay and one without a session yet, by round trip within each; `None` when the node does not answer,
+    /// or says that the endpoint does not.
+    pub(crate) fn cost(&self, node: u32, address: IpAddr) -> Option<u32> {
+        if self.peers.is_down(self.now, node, address) {
+            return None;
+        }
         if node == self.own {
             return Some(0);
         }
@@ -101,14 +109,24 @@ impl Distances<'_, '_> {
         Some(class << 28 | rtt.min(0x0fff_ffff))
     }
 
-    /// How long an answer from there may take; nothing is awaited of a node that is silent.
-    fn patience(&self, node: PeerRef) -> Duration {
-        let Some(peer) = self.peers.find(node.0) else { return PATIENCE };
-        if self.tunnels.is_silent(self.now, peer) {
+    /// Changes with all that choices of endpoints for new flows depend on, but for nodes that fall silent.
+    pub(crate) fn generation(&self, services: &Table<'_>) -> u32 {
+        services.generation().wrapping_add(self.peers.health_generation())
+    }
+
+    /// How long an answer of the endpoint may take; nothing is awaited of one that is known not to answer.
+    fn patience(&self, endpoint: &Endpoint) -> Duration {
+        let node = node_of(endpoint, self.own);
+        if self.is_silent(endpoint.peer) || self.peers.is_down(self.now, node, endpoint.address) {
             return Duration::ZERO;
         }
-        let rtt = self.paths.info(self.now, peer).rtt.unwrap_or(Duration::ZERO);
-        Duration::from_micros(rtt.as_micros().saturating_mul(3)).max(PATIENCE)
+        let rtt = self.peers.find(node).and_then(|peer| self.paths.info(self.now, peer).rtt);
+        let trips = rtt.unwrap_or(Duration::ZERO).as_micros().saturating_mul(3);
+        Duration::from_micros(trips).max(PATIENCE)
+    }
+
+    fn is_silent(&self, node: PeerRef) -> bool {
+        self.peers.find(node.0).is_some_and(|peer| self.tunnels.is_silent(self.now, peer))
     }
 }
 
@@ -123,7 +141,7 @@ fn is_local(ip: IpAddr) -> bool {
 /// What to choose for a new flow: not the endpoint that its client has tried in vain, if there is another.
 pub(crate) fn place<'p>(
     distances: &'p Distances<'_, '_>,
-    cost: &'p dyn Fn(u32) -> Option<u32>,
+    cost: &'p dyn Fn(u32, IpAddr) -> Option<u32>,
     unanswered: Option<Endpoint>,
 ) -> Place<'p> {
     let tried = unanswered.map(|endpoint| (node_of(&endpoint, distances.own), endpoint.address));

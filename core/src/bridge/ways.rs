@@ -3,11 +3,14 @@
 use super::types::{Destination, From, Sender, Transmit, Way};
 use crate::PeerId;
 use crate::control::Welcome;
+use crate::counters::DropReason;
 use crate::noise::ChaChaPoly;
 use crate::packet::{HEADROOM, Packet};
-use crate::path::{Paths, RelayVia, Source, Terms, is_relay};
+use crate::path::{self, Paths, RelayVia, Source, Terms, is_relay};
+use crate::peer::Peers;
 use crate::time::Instant;
 use crate::tunnel::{self, Origin, Tunnels};
+use crate::wire::health::is_health;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The way to a peer.
@@ -79,6 +82,38 @@ pub(crate) fn side(from: From, datagram: &[u8]) -> Result<RelayVia, Source> {
         From::Socket { local, remote } => Ok(RelayVia::Udp { local, server: remote }),
         From::RelayTcp => Ok(RelayVia::Tcp),
     }
+}
+
+/// Takes in an inner message that is no IP packet: about ways, or about the health of endpoints.
+pub(crate) fn heard(
+    peers: &mut Peers<'_>,
+    paths: &mut Paths<'_>,
+    now: Instant,
+    (peer, source): (PeerId, &Source),
+    inner: &[u8],
+) -> Result<(), DropReason> {
+    if is_health(inner) { peers.heard(now, peer, inner) } else { paths.message(now, peer, source, inner) }
+}
+
+/// The next inner message for a peer: about ways, or about the health of this node's endpoints if there is a session
+/// and a way.
+pub(crate) fn said(
+    peers: &mut Peers<'_>,
+    paths: &mut Paths<'_>,
+    tunnels: &Tunnels<'_>,
+    own: u32,
+    now: Instant,
+    out: &mut [u8],
+) -> Option<path::Transmit> {
+    let message = paths.poll_message(now, out);
+    while message.is_none() {
+        let (peer, len) = peers.poll_health(now, own, out)?;
+        let route = paths.route(now, peer, 0).first.filter(|_| tunnels.is_up(peer));
+        if let Some(route) = route {
+            return Some(path::Transmit { peer, route, len, dont_fragment: false });
+        }
+    }
+    message
 }
 
 /// Seals a message of the engine's own behind [`HEADROOM`]; where the datagram starts and how long it is.

@@ -142,9 +142,12 @@ pub trait Policy {
     fn admits(&self, protocol: u8, address: IpAddr, port: u16) -> bool;
     /// Whether a flow to this endpoint may stay there. Asked again only when [`Policy::generation`] changed.
     fn still_serves(&self, flow: &NewFlow, endpoint: &Endpoint) -> bool;
-    /// Whether a connection that this endpoint has not answered for so long is to be opened to another one.
+    /// Whether a flow whose client has waited so long for an answer of this endpoint should go to another one; never
+    /// when it has only begun.
     fn gives_up(&self, flow: &NewFlow, endpoint: &Endpoint, waited: Duration) -> bool;
-    /// Changes with every change of the Services.
+    /// Whether this node is proven not to answer.
+    fn is_silent(&self, peer: PeerRef) -> bool;
+    /// Changes with every change of the Services, and of what is known of their endpoints.
     fn generation(&self) -> u32;
     /// Largest IP packet in bytes that the path to `peer` carries inside the tunnel.
     fn mtu(&self, peer: PeerRef) -> u16;

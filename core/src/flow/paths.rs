@@ -4,6 +4,7 @@ use super::admitted::Tuple;
 use super::fragments::{Followed, Route};
 use super::{Call, Endpoint, Flows, NewFlow, Outcome, PeerRef, Ticket, Translated, Vip, send};
 use crate::counters::DropReason;
+use crate::time::Duration;
 use crate::wire::ip::{
     Checksum, Fragment, Kind, RST, Rewrite, clamp_mss, finish_checksum, reply, rewrite, sctp,
     set_fragment_id, set_whole_id,
@@ -51,30 +52,30 @@ impl Flows<'_> {
         prepare_split(call, Outcome { verdict, deadline, released, split })
     }
 
-    /// Whether the flow still leads where a new one could: UDP has no end of its own, so a change of the
-    /// Services ends it (rows Q1 to Q5), and a SYN or INIT belongs to a new connection. One that had no answer
-    /// stays in the table for [`Flows::unanswered`] until the next is opened.
+    /// Whether the flow still leads where a new one could. A SYN or INIT belongs to a new connection, and tries
+    /// another endpoint when it had no answer; the flow stays in the table then, for [`Flows::unanswered`], until the
+    /// next is opened. UDP has no end of its own, so it leaves an endpoint when the Services change (rows Q1 to Q5),
+    /// or when that does not answer.
     fn usable(&mut self, id: u32, call: &Call<'_, '_>) -> bool {
-        let syn = call.t.opens();
-        if syn && self.table.is_closing(id) {
+        let (now, policy, opens) = (call.now, call.policy, call.t.opens());
+        if opens && self.table.is_closing(id) {
             return false;
         }
-        let generation = call.policy.generation();
-        let changed = self.table.generation(id) != generation;
-        let checked = syn || changed && matches!(call.t.kind, Kind::Udp | Kind::EchoRequest);
-        if !checked {
+        let changed = self.table.generation(id) != policy.generation();
+        let lasts = matches!(call.t.kind, Kind::Udp | Kind::EchoRequest);
+        if !opens && !(lasts && (changed || policy.is_silent(self.table.endpoint(id).0.peer))) {
             return true;
         }
         let (flow, (endpoint, _)) = (self.table.client(id), self.table.endpoint(id));
-        let waited = self.table.age(call.now, id);
-        if syn && self.table.is_unreplied(id) && call.policy.gives_up(&flow, &endpoint, waited) {
+        // Nobody knows what the client of a datagram waits for: it leaves an endpoint that is known not to answer.
+        let age = self.table.age(now, id);
+        let waited = if lasts { age.min(Duration::from_micros(1)) } else { age };
+        let in_vain = lasts || self.table.is_unreplied(id);
+        if in_vain && policy.gives_up(&flow, &endpoint, waited) {
             return false;
         }
-        if !changed {
-            return true;
-        }
-        if call.policy.still_serves(&flow, &endpoint) {
-            self.table.set_generation(id, generation);
+        if !changed || policy.still_serves(&flow, &endpoint) {
+            self.table.set_generation(id, policy.generation());
             return true;
         }
         self.table.remove(id);

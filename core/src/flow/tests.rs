@@ -110,6 +110,8 @@ struct Rules {
     keeps: bool,
     /// How long a connection may be without an answer.
     patience: Duration,
+    /// Whether the endpoint's node does not answer.
+    silent: bool,
     generation: u32,
     mtu: u16,
 }
@@ -129,7 +131,10 @@ impl Policy for Rules {
         self.keeps
     }
     fn gives_up(&self, _: &NewFlow, _: &Endpoint, waited: Duration) -> bool {
-        waited >= self.patience
+        waited > if self.silent { Duration::ZERO } else { self.patience }
+    }
+    fn is_silent(&self, _: PeerRef) -> bool {
+        self.silent
     }
     fn generation(&self) -> u32 {
         self.generation
@@ -147,7 +152,7 @@ fn rules() -> Rules {
         }
         serves.extend([(ICMP, ip(c.pod), 0), (crate::wire::ip::ICMPV6, ip(c.pod), 0)]);
     }
-    Rules { serves, keeps: true, patience: Duration::from_secs(3), generation: 1, mtu: 1400 }
+    Rules { serves, keeps: true, patience: Duration::from_secs(3), silent: false, generation: 1, mtu: 1400 }
 }
 
 struct Pair {

@@ -2,7 +2,7 @@
 
 use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket};
 use crate::PeerId;
-use crate::bridge::{origin, side};
+use crate::bridge::{heard, origin, side};
 use crate::counters::DropReason;
 use crate::flow::{Checksum, Offload, PeerRef, Translated};
 use crate::packet::Packet;
@@ -63,7 +63,7 @@ impl Engine<'_> {
             Content::Other => {
                 // The first message behind a handshake may come before this side was told of its session.
                 self.settle(now);
-                match self.paths.message(now, peer, &source, packet.bytes()) {
+                match heard(&mut self.peers, &mut self.paths, now, (peer, &source), packet.bytes()) {
                     Ok(()) => Inbound::Handled,
                     Err(reason) => Inbound::Drop(self.count(reason)),
                 }

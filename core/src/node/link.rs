@@ -108,8 +108,8 @@ impl Engine<'_> {
         match message {
             Message::Welcome(welcome) => self.welcome(now, welcome),
             Message::Peer(peer) => self.learn(now, peer),
-            // No packet waits for a name.
-            Message::NoPeer { index: 0, .. } => Ok(()),
+            // No packet waits for a name, and the rest is for the shell.
+            Message::NoPeer { index: 0, .. } | Message::Refused { .. } | Message::Pong(_) => Ok(()),
             Message::NoPeer { index, .. } => {
                 self.lookups.answered(*index);
                 self.tell(Event::Expired(Ticket::Peer(*index)));
@@ -129,7 +129,6 @@ impl Engine<'_> {
                 self.tell(Event::ServicesChanged);
                 Ok(())
             }
-            Message::Refused { .. } | Message::Pong(_) => Ok(()),
         }
     }
 

@@ -34,6 +34,7 @@ use crate::service::{Table, TableError, Update};
 use crate::storage::Ring;
 use crate::time::Instant;
 use crate::tunnel::Tunnels;
+use core::net::IpAddr;
 
 /// How many nodes a DNS answer warms a tunnel to.
 const WARM: usize = 4;
@@ -67,7 +68,7 @@ impl<'a> Engine<'a> {
             own: 0,
             counters: Counters::ZERO,
             responder: Responder::new(config.dns),
-            peers: Peers::new(memory.peers, memory.peer_index),
+            peers: Peers::new(memory.peers, memory.peer_index, memory.down),
             lookups: Lookups::new(memory.lookups),
             services: Table::new(memory.services, &mut rng),
             flows,
@@ -125,6 +126,11 @@ impl<'a> Engine<'a> {
             self.settle(now);
         }
         peer.is_some()
+    }
+
+    /// The endpoints of this node that do not answer are these: see [`Peers::set_down`].
+    pub fn set_down(&mut self, now: Instant, down: &[IpAddr]) {
+        self.peers.set_down(now, self.own, down);
     }
 
     /// Counts a drop, also one by the shell: a datagram that it could not open.

@@ -60,10 +60,10 @@ impl<'a> Engine<'a> {
             Request { protocol: new.protocol, vip: new.vip, port: new.vip_port, client: new.client };
         let Self { services, paths, peers, tunnels, flows, rng, own, .. } = self;
         let distances = Distances { paths, peers, tunnels, own: *own, now };
-        let cost = |node| distances.cost(node);
+        let cost = |node, address| distances.cost(node, address);
         let place = place(&distances, &cost, flows.unanswered(new));
         let endpoint = endpoint(services.select(now, &request, &place, rng), *own)?;
-        let generation = self.services.generation();
+        let generation = distances.generation(services);
         let (slot, at) = self.flows.open(now, new, &endpoint, generation, &mut self.rng)?;
         self.timers.set(Timer::Flow(slot), Some(at));
         Ok(())

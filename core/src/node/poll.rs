@@ -2,7 +2,7 @@
 
 use super::{Engine, Event, Ticket, Timer, Transmit, Way};
 use crate::PeerId;
-use crate::bridge::{finish, seal_own, way_of, way_to};
+use crate::bridge::{finish, said, seal_own, way_of, way_to};
 use crate::counters::DropReason;
 use crate::packet::HEADROOM;
 use crate::path;
@@ -97,7 +97,8 @@ impl Engine<'_> {
 
     fn path_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         loop {
-            let message = self.paths.poll_message(now, out.get_mut(HEADROOM..)?)?;
+            let inner = out.get_mut(HEADROOM..)?;
+            let message = said(&mut self.peers, &mut self.paths, &self.tunnels, self.own, now, inner)?;
             let sealed = seal_own(&mut self.tunnels, now, message.peer, out, message.len);
             match (Way::of(message.route, self.paths.relay_via()), sealed) {
                 (Some(way), Some((start, len))) => {
@@ -134,6 +135,7 @@ impl Engine<'_> {
         match event {
             TunnelEvent::SessionUp { peer } => {
                 self.paths.session_up(now, peer, None);
+                self.peers.greet(now, self.own, peer);
                 self.tell(Event::Ready(Ticket::Peer(self.peers.index(peer))));
             }
             TunnelEvent::SessionDown { peer } => self.paths.session_down(now, peer),

@@ -1,11 +1,14 @@
 //! The other nodes that this one knows or asks for.
 //!
 //! [`Peers`] maps cluster-wide indices to the dense ids that tunnel and path share; [`Lookups`] holds the
-//! indices that a packet or a name needed and that the directory was asked about. Records are verified before
+//! indices that a packet or a name needed and that the directory was asked about. What nodes say of the health of
+//! their endpoints is with the peers. Records are verified before
 //! they come here; sessions and addresses live in `tunnel/` and `path/`.
 
+mod health;
 mod lookups;
 mod table;
 
+pub use health::{DownSlot, ROUND};
 pub use lookups::{LookupSlot, Lookups};
 pub use table::{KEEP, Learned, PeerEntry, Peers};

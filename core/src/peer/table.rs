@@ -4,10 +4,13 @@
 //! that was used least recently goes, unless it was used within [`KEEP`]: then the newcomer is refused. Records
 //! carry epoch and serial, and an older one never replaces a newer one. Sessions and addresses are not here.
 
+use super::health::{DownSlot, Health};
 use crate::PeerId;
 use crate::counters::DropReason;
 use crate::storage::{Index, Link};
 use crate::time::{Duration, Instant};
+use crate::wire::health::Down;
+use core::net::IpAddr;
 
 /// A peer used within this time keeps its place.
 pub const KEEP: Duration = Duration::from_secs(180);
@@ -23,12 +26,14 @@ pub struct PeerEntry {
     sent: u64,
     received: u64,
     key: [u8; 32],
+    /// It has not been told yet which endpoints of this node do not answer.
+    untold: bool,
 }
 
 impl PeerEntry {
     /// A free place.
     pub const EMPTY: Self =
-        Self { index: 0, epoch: 0, serial: 0, used: 0, sent: 0, received: 0, key: [0; 32] };
+        Self { index: 0, epoch: 0, serial: 0, used: 0, sent: 0, received: 0, key: [0; 32], untold: false };
 }
 
 /// Where a record's peer is now.
@@ -44,12 +49,15 @@ pub struct Learned {
 pub struct Peers<'a> {
     entries: &'a mut [PeerEntry],
     by_index: Index<'a>,
+    health: Health<'a>,
+    /// No peer with a smaller id is untold; 0 when none is.
+    tell_from: u32,
 }
 
 impl<'a> Peers<'a> {
     /// Over all-zero memory; `index` of at least twice the entries.
-    pub fn new(entries: &'a mut [PeerEntry], index: &'a mut [Link]) -> Self {
-        Self { entries, by_index: Index::new(index) }
+    pub fn new(entries: &'a mut [PeerEntry], index: &'a mut [Link], down: &'a mut [DownSlot]) -> Self {
+        Self { entries, by_index: Index::new(index), health: Health::new(down), tell_from: 0 }
     }
 
     /// The id of the node with this cluster-wide index.
@@ -81,6 +89,62 @@ impl<'a> Peers<'a> {
     /// Bytes sent to the peer and received from it.
     pub fn traffic(&self, id: PeerId) -> (u64, u64) {
         self.get(id).map_or((0, 0), |e| (e.sent, e.received))
+    }
+
+    /// Takes in a message about the health of the peer's endpoints.
+    ///
+    /// # Errors
+    /// [`DropReason::HealthMessage`] for a malformed one.
+    pub fn heard(&mut self, now: Instant, id: PeerId, inner: &[u8]) -> Result<(), DropReason> {
+        let down = Down::parse(inner)?;
+        self.health.set(now, self.index(id), down.iter());
+        Ok(())
+    }
+
+    /// The endpoints of this node, `own`, that do not answer are these: to be said every [`ROUND`](super::ROUND)
+    /// while there are any, and once when there are none any more. All peers are told.
+    pub fn set_down(&mut self, now: Instant, own: u32, down: &[IpAddr]) {
+        if self.health.set(now, own, down.iter().copied()) || !down.is_empty() {
+            self.entries.iter_mut().for_each(|entry| entry.untold = true);
+            self.tell_from = 1;
+        }
+    }
+
+    /// The peer is to be told, if there is anything to tell.
+    pub fn greet(&mut self, now: Instant, own: u32, id: PeerId) {
+        if self.health.of(now, own).next().is_some() {
+            if let Some(entry) = self.get_mut(id) {
+                entry.untold = true;
+            }
+            self.tell_from = if self.tell_from == 0 { id.0 } else { self.tell_from.min(id.0) };
+        }
+    }
+
+    /// Writes the next health message, for this peer. It is not said again: who has no session will be greeted.
+    pub fn poll_health(&mut self, now: Instant, own: u32, out: &mut [u8]) -> Option<(PeerId, usize)> {
+        while self.tell_from != 0 {
+            let id = PeerId(self.tell_from);
+            let Some(entry) = self.get_mut(id) else {
+                self.tell_from = 0;
+                break;
+            };
+            let untold = core::mem::take(&mut entry.untold) && entry.index != 0;
+            self.tell_from = id.0.saturating_add(1);
+            if untold {
+                return Some((id, Down::emit(out, self.health.of(now, own)).ok()?));
+            }
+        }
+        None
+    }
+
+    /// Whether an endpoint does not answer, by the word of its node.
+    pub fn is_down(&self, now: Instant, node: u32, address: IpAddr) -> bool {
+        self.health.is_down(now, node, address)
+    }
+
+    /// Changes with what nodes say of their endpoints.
+    pub fn health_generation(&self) -> u32 {
+        self.health.generation()
     }
 
     /// Takes in a verified record.
@@ -156,9 +220,14 @@ fn index_of(entries: &[PeerEntry], id: PeerId) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::health::MESSAGE_MAX;
 
     fn learned(id: u32, replaced: bool) -> Result<Learned, DropReason> {
         Ok(Learned { id: PeerId(id), replaced })
+    }
+
+    fn memory() -> ([PeerEntry; 2], [Link; 4], [DownSlot; 3]) {
+        ([PeerEntry::EMPTY; 2], [0; 4], [DownSlot::EMPTY; 3])
     }
 
     fn at(secs: u64) -> Instant {
@@ -167,8 +236,8 @@ mod tests {
 
     #[test]
     fn a_full_table_gives_the_idlest_place_and_never_one_in_use() {
-        let (mut entries, mut index) = ([PeerEntry::EMPTY; 2], [0; 4]);
-        let mut peers = Peers::new(&mut entries, &mut index);
+        let (mut entries, mut index, mut down) = memory();
+        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
         assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), learned(1, false));
         assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), learned(2, false));
         assert_eq!(peers.learn(at(2), 12, [3; 32], 1, 1), Err(DropReason::PeersFull));
@@ -184,12 +253,73 @@ mod tests {
 
     #[test]
     fn older_records_are_refused_and_new_keys_reset_the_peer() {
-        let (mut entries, mut index) = ([PeerEntry::EMPTY; 2], [0; 4]);
-        let mut peers = Peers::new(&mut entries, &mut index);
+        let (mut entries, mut index, mut down) = memory();
+        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
         peers.learn(at(0), 10, [1; 32], 2, 5).unwrap();
         assert_eq!(peers.learn(at(1), 10, [9; 32], 2, 4), Err(DropReason::OldRecord));
         assert_eq!(peers.learn(at(1), 10, [9; 32], 1, 9), Err(DropReason::OldRecord));
         assert_eq!(peers.learn(at(1), 10, [1; 32], 2, 5), learned(1, false));
         assert_eq!(peers.learn(at(1), 10, [9; 32], 3, 1), learned(1, true));
+    }
+
+    #[test]
+    fn g4_a_node_is_believed_of_its_own_endpoints_for_a_while() {
+        let (mut entries, mut index, mut down) = memory();
+        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
+        peers.learn(at(0), 10, [1; 32], 1, 1).unwrap();
+        peers.learn(at(0), 11, [2; 32], 1, 1).unwrap();
+        let [a, b] = [[172, 17, 0, 2], [172, 17, 0, 3]].map(IpAddr::from);
+        let mut message = [0; MESSAGE_MAX];
+        let len = Down::emit(&mut message, [a].into_iter()).unwrap();
+        peers.heard(at(1), PeerId(1), &message[..len]).unwrap();
+        assert!(peers.is_down(at(2), 10, a) && !peers.is_down(at(2), 10, b));
+        assert!(!peers.is_down(at(2), 11, a), "nobody speaks for another node");
+        assert!(!peers.is_down(at(16), 10, a), "it has not said so for long");
+        let before = peers.health_generation();
+        peers.heard(at(4), PeerId(1), &message[..len]).unwrap();
+        assert_eq!(peers.health_generation(), before, "no news");
+        let len = Down::emit(&mut message, [b].into_iter()).unwrap();
+        peers.heard(at(5), PeerId(1), &message[..len]).unwrap();
+        assert!(!peers.is_down(at(5), 10, a) && peers.is_down(at(5), 10, b));
+        assert_ne!(peers.health_generation(), before);
+        assert_eq!(peers.heard(at(5), PeerId(1), &[0x2f, 1]), Err(DropReason::HealthMessage));
+        // A full table believes no more, and no less.
+        let many = (0..9).map(|n| IpAddr::from([172, 17, 1, n]));
+        let len = Down::emit(&mut message, many).unwrap();
+        peers.heard(at(6), PeerId(2), &message[..len]).unwrap();
+        let is_down = |n: u8| peers.is_down(at(6), 11, IpAddr::from([172, 17, 1, n]));
+        assert!(is_down(0) && is_down(1) && !is_down(2) && peers.is_down(at(6), 10, b));
+    }
+
+    #[test]
+    fn g4_every_peer_is_told_until_all_is_well_again() {
+        let (mut entries, mut index, mut down) = memory();
+        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
+        peers.learn(at(0), 10, [1; 32], 1, 1).unwrap();
+        peers.learn(at(0), 11, [2; 32], 1, 1).unwrap();
+        let pod = IpAddr::from([172, 17, 0, 2]);
+        let told = |peers: &mut Peers<'_>, now| {
+            let mut out = [0; MESSAGE_MAX];
+            let mut all = std::vec::Vec::new();
+            while let Some((peer, len)) = peers.poll_health(now, 1, &mut out) {
+                all.push((peer.0, Down::parse(&out[..len]).unwrap().iter().count()));
+            }
+            all
+        };
+        peers.greet(at(0), 1, PeerId(2));
+        peers.set_down(at(0), 1, &[]);
+        assert_eq!(told(&mut peers, at(0)), [], "all is well");
+        peers.set_down(at(1), 1, &[pod]);
+        assert!(peers.is_down(at(1), 1, pod));
+        assert_eq!(told(&mut peers, at(1)), [(1, 1), (2, 1)]);
+        assert_eq!(told(&mut peers, at(2)), []);
+        peers.greet(at(3), 1, PeerId(2));
+        assert_eq!(told(&mut peers, at(3)), [(2, 1)], "a session that begins later");
+        peers.set_down(at(6), 1, &[pod]);
+        assert_eq!(told(&mut peers, at(6)), [(1, 1), (2, 1)], "what was lost is said again");
+        peers.set_down(at(11), 1, &[]);
+        assert_eq!(told(&mut peers, at(11)), [(1, 0), (2, 0)]);
+        peers.set_down(at(16), 1, &[]);
+        assert_eq!(told(&mut peers, at(16)), []);
     }
 }

@@ -69,8 +69,9 @@ pub enum Serves {
 pub struct Place<'p> {
     /// This node's index.
     pub own: u32,
-    /// How far a node is, less being nearer; `None` when it is proven that it cannot be reached now.
-    pub cost: &'p dyn Fn(u32) -> Option<u32>,
+    /// How far an endpoint (node, address) is, less being nearer; `None` when it is proven that it cannot be reached
+    /// now.
+    pub cost: &'p dyn Fn(u32, IpAddr) -> Option<u32>,
     /// An endpoint (node, address) that was tried in vain: taken only when there is no other.
     pub tried: Option<(u32, IpAddr)>,
 }
@@ -78,8 +79,8 @@ pub struct Place<'p> {
 impl Place<'_> {
     /// How far the endpoint is; `None` when it cannot be reached or was tried.
     fn cost(&self, endpoint: &EndpointSlot) -> Option<u32> {
-        let tried = self.tried == Some((endpoint.node, endpoint.address.ip_or_unspecified()));
-        if tried { None } else { (self.cost)(endpoint.node) }
+        let (node, address) = (endpoint.node, endpoint.address.ip_or_unspecified());
+        if self.tried == Some((node, address)) { None } else { (self.cost)(node, address) }
     }
 }
 

@@ -153,7 +153,7 @@ fn request(protocol: u8, vip: &str, port: u16) -> Request {
 
 /// A node to which all others are equally far.
 fn place(own: u32) -> Place<'static> {
-    Place { own, cost: &|_| Some(0), tried: None }
+    Place { own, cost: &|_, _| Some(0), tried: None }
 }
 
 /// What 200 draws select.

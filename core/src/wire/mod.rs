@@ -7,6 +7,7 @@
 pub mod control;
 pub mod dns;
 pub mod feed;
+pub mod health;
 pub mod ip;
 pub mod path;
 pub mod relay;

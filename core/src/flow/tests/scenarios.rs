@@ -359,7 +359,7 @@ fn a_syn_without_an_answer_asks_for_another_endpoint_after_a_while() {
         pair.request(&syn);
         pair.wait(2);
         assert_eq!(pair.client_out(&syn).0.verdict, Translated::To(PeerRef(2)), "it may be on its way");
-        pair.wait(1);
+        pair.wait(2);
         let Translated::Miss(new) = pair.client_out(&syn).0.verdict else { panic!("it stays") };
         let tried = Endpoint { peer: PeerRef(2), address: ip(c.pod), port: 8080 };
         assert_eq!(pair.client.unanswered(&new), Some(tried));
@@ -445,6 +445,24 @@ fn c5_tcp_flows_stay_with_an_endpoint_that_is_gone_and_udp_flows_leave_it() {
     assert!(matches!(syn.verdict, Translated::Miss(_)));
     let (tcp, _) = pair.client_out(&tcp((c.client, 4000), (c.vip, 80), ACK, b"more"));
     assert_eq!(tcp.verdict, Translated::To(PeerRef(2)));
+}
+
+/// A datagram's client does not say when it begins anew.
+#[test]
+fn q1_udp_flows_leave_a_node_that_does_not_answer() {
+    let c = V4;
+    let mut pair = Pair::new();
+    let query = udp((c.client, 4000), (c.vip, 53), b"?");
+    pair.request(&query);
+    pair.response(&udp((c.pod, 8080), (c.mesh[0], 4000), b"!"));
+    pair.connect(c, 4001);
+    pair.client_rules.silent = true;
+    pair.wait(1);
+    assert!(matches!(pair.client_out(&query).0.verdict, Translated::Miss(_)));
+    let more = tcp((c.client, 4001), (c.vip, 80), ACK, b"more");
+    assert_eq!(pair.client_out(&more).0.verdict, Translated::To(PeerRef(2)), "a connection has one endpoint");
+    pair.node = 3;
+    assert_eq!(pair.send(&query).0.verdict, Translated::To(PeerRef(3)));
 }
 
 #[test]

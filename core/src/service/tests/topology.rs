@@ -94,7 +94,11 @@ fn t10_a_new_zone_counts_once_the_source_says_everything_again() {
 }
 
 /// What node 1 chooses when the others are as far as `cost` says.
-fn chosen_at(def: &Def, tried: Option<(u32, IpAddr)>, cost: &dyn Fn(u32) -> Option<u32>) -> BTreeSet<String> {
+fn chosen_at(
+    def: &Def,
+    tried: Option<(u32, IpAddr)>,
+    cost: &dyn Fn(u32, IpAddr) -> Option<u32>,
+) -> BTreeSet<String> {
     let mut memory = Memory::new(16);
     let mut table = memory.table();
     table.apply(&Update::Zone(zone("zone-a"))).unwrap();
@@ -113,20 +117,22 @@ fn chosen_at(def: &Def, tried: Option<(u32, IpAddr)>, cost: &dyn Fn(u32) -> Opti
 fn what_cannot_be_reached_is_left_out_while_there_is_another() {
     let three =
         web(&[zoned(2, "10.1.2.3", UP, &[]), zoned(3, "10.1.2.4", UP, &[]), zoned(4, "10.1.2.5", UP, &[])]);
-    assert_eq!(chosen_at(&three, None, &|node| (node != 3).then_some(0)), set(&["3", "5"]));
-    assert_eq!(chosen_at(&three, None, &|_| None), set(&["3", "4", "5"]), "none can: any may be back");
+    assert_eq!(chosen_at(&three, None, &|node, _| (node != 3).then_some(0)), set(&["3", "5"]));
+    assert_eq!(chosen_at(&three, None, &|_, _| None), set(&["3", "4", "5"]), "none can: any may be back");
     let tried = Some((2, ip("10.1.2.3")));
-    assert_eq!(chosen_at(&three, tried, &|_| Some(0)), set(&["4", "5"]));
+    assert_eq!(chosen_at(&three, tried, &|_, _| Some(0)), set(&["4", "5"]));
     let one = web(&[zoned(2, "10.1.2.3", UP, &[])]);
-    assert_eq!(chosen_at(&one, tried, &|_| Some(0)), set(&["3"]), "there is no other");
+    assert_eq!(chosen_at(&one, tried, &|_, _| Some(0)), set(&["3"]), "there is no other");
     // Being reached comes before hints.
     let hinted = web(&[zoned(2, "10.1.2.3", UP, &["zone-a"]), zoned(3, "10.1.2.4", UP, &["zone-b"])]);
-    assert_eq!(chosen_at(&hinted, None, &|node| (node != 2).then_some(0)), set(&["4"]));
+    assert_eq!(chosen_at(&hinted, None, &|node, _| (node != 2).then_some(0)), set(&["4"]));
 }
 
 #[test]
 fn the_nearest_is_taken_where_the_service_asks_for_it() {
-    let cost = |node| [Some(0), Some(30), Some(20), Some(20), None].get(node as usize - 1).copied().flatten();
+    let cost = |node, _: IpAddr| {
+        [Some(0), Some(30), Some(20), Some(20), None].get(node as usize - 1).copied().flatten()
+    };
     let backends = [
         zoned(2, "10.1.2.3", UP, &[]),
         zoned(3, "10.1.2.4", UP, &[]),
@@ -149,6 +155,6 @@ fn a4_affinity_stays_with_an_endpoint_that_cannot_be_reached() {
     let first = choose(&place(1));
     assert!(matches!(first, Selection::Endpoint { .. }));
     for _ in 0..50 {
-        assert_eq!(choose(&Place { cost: &|_| None, ..place(1) }), first);
+        assert_eq!(choose(&Place { cost: &|_, _| None, ..place(1) }), first);
     }
 }
