@@ -10,6 +10,7 @@ use crate::path::Paths;
 use crate::service::Table;
 use crate::time::Instant;
 use crate::tunnel::Tunnels;
+use core::net::IpAddr;
 
 impl<'a> Engine<'a> {
     /// The Services.
@@ -50,6 +51,11 @@ impl<'a> Engine<'a> {
     /// The index of a peer's node; 0 when it is not known any more.
     pub fn index_of(&self, peer: PeerId) -> u32 {
         self.peers.index(peer)
+    }
+
+    /// Whether an endpoint does not answer, by the word of its node.
+    pub fn is_down(&self, now: Instant, node: u32, address: IpAddr) -> bool {
+        self.peers.is_down(now, node, address)
     }
 
     /// Every known peer.

@@ -111,7 +111,12 @@ fn services(services: Vec<ServiceEntry>) {
             service.ports.join(" ")
         );
         for endpoint in service.endpoints {
-            let ready = if endpoint.ready { "ready" } else { "not ready" };
+            let ready = match (endpoint.ready, endpoint.down, endpoint.held) {
+                (false, ..) => "not ready",
+                (_, true, _) => "ready, but its node says that it does not answer",
+                (_, _, true) => "ready when its Node was last heard",
+                _ => "ready",
+            };
             println!(
                 "    {}:{} {} on {}, {ready}",
                 endpoint.ip, endpoint.port, endpoint.proto, endpoint.node

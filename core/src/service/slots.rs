@@ -4,7 +4,7 @@ use super::names::Name;
 use crate::storage::link::{id, link};
 use crate::storage::{Link, Slot};
 use crate::wire::feed::{
-    ENDPOINT_EXIT, ENDPOINT_FOR_NODE, ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING,
+    ENDPOINT_EXIT, ENDPOINT_FOR_NODE, ENDPOINT_HELD, ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING,
     FLAG_INTERNAL_LOCAL, FLAG_NEAREST, FLAG_NO_PROXY,
 };
 use crate::wire::ip::Address;
@@ -86,8 +86,12 @@ impl ServiceSlot {
 pub(super) const FOR_ZONE: u8 = 0x40;
 pub(super) const FOR_OWN_ZONE: u8 = 0x80;
 /// Conditions that a source may set.
-pub(super) const CONDITIONS: u8 =
-    ENDPOINT_READY | ENDPOINT_SERVING | ENDPOINT_TERMINATING | ENDPOINT_FOR_NODE | ENDPOINT_EXIT;
+pub(super) const CONDITIONS: u8 = ENDPOINT_READY
+    | ENDPOINT_SERVING
+    | ENDPOINT_TERMINATING
+    | ENDPOINT_FOR_NODE
+    | ENDPOINT_HELD
+    | ENDPOINT_EXIT;
 
 /// What the zones of a definition mean in the zone `own`.
 pub(super) fn zone_conditions(zones: &[u8], own: u32) -> u8 {

@@ -135,5 +135,8 @@ pub const ENDPOINT_TERMINATING: u8 = 4;
 /// `hints.forNodes` is there. The controller only ever names the endpoint's own node in it, so which one is not
 /// kept: the endpoint counts as hinted for its node.
 pub const ENDPOINT_FOR_NODE: u8 = 8;
+/// Its Node is not ready, so that the source does not know: it is as the source said when it last knew, and its node
+/// finds out for itself.
+pub const ENDPOINT_HELD: u8 = 32;
 /// It is on no node of ours: its node is an exit, which reaches it from outside the mesh with its own address.
 pub const ENDPOINT_EXIT: u8 = 16;

@@ -21,6 +21,7 @@ pub mod kept;
 pub mod locals;
 pub mod park;
 pub mod privileges;
+mod prober;
 pub mod refusals;
 pub mod resolver;
 pub mod responder;

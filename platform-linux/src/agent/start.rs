@@ -5,7 +5,7 @@ use super::command::{Command, Handle};
 use super::data::{Data, Outputs};
 use super::join::{self, Join};
 use super::state::{Membership, State};
-use super::{control, kept, locals, privileges, source};
+use super::{control, kept, locals, privileges, prober, source};
 use crate::cli::{DnsPods, Run, Source};
 use crate::clock;
 use crate::interception;
@@ -107,6 +107,8 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
             tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted, datagrams_out));
             tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
             tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
+            let prober = prober::keep_probing(handle.clone(), join.status(), settings.source.clone());
+            tokio::task::spawn_local(prober);
             let _source = source::follow(&settings, &join)?;
             let shutdown = signal::shutdown();
             tokio::pin!(shutdown);

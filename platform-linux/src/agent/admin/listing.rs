@@ -5,10 +5,10 @@ use crate::agent::data::Data;
 use crate::agent::status::Shared;
 use crate::clock;
 use edgemesh_core::counters::DropReason;
-use edgemesh_core::node::PeerStatus;
+use edgemesh_core::node::{Engine, PeerStatus};
 use edgemesh_core::path::Route;
 use edgemesh_core::service::view::{EndpointView, ServiceView};
-use edgemesh_core::wire::feed::Protocol;
+use edgemesh_core::wire::feed::{ENDPOINT_HELD, Protocol};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -96,6 +96,10 @@ pub struct EndpointEntry {
     pub proto: String,
     /// Whether it is ready.
     pub ready: bool,
+    /// Whether its Node is not ready, so that this is what was known of it before.
+    pub held: bool,
+    /// Whether its node says that it does not answer.
+    pub down: bool,
     /// What stands for it cluster-wide.
     pub vip: Option<String>,
 }
@@ -150,7 +154,7 @@ impl Admin {
             .inspect(move |data| {
                 let services = data.engine.services().services();
                 let mut list: Vec<_> =
-                    services.map(|service| service_entry(&service, &shared, age)).collect();
+                    services.map(|service| service_entry(&data.engine, &service, &shared, age)).collect();
                 list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
                 list
             })
@@ -158,7 +162,13 @@ impl Admin {
     }
 }
 
-fn service_entry(service: &ServiceView<'_>, shared: &Shared, age_secs: u64) -> ServiceEntry {
+fn service_entry(
+    engine: &Engine<'_>,
+    service: &ServiceView<'_>,
+    shared: &Shared,
+    age_secs: u64,
+) -> ServiceEntry {
+    let now = clock::now();
     let ports: Vec<_> = service.ports().collect();
     let endpoint = |endpoint: EndpointView<'_>| {
         let entries = ports.iter().filter_map(move |port| {
@@ -168,6 +178,8 @@ fn service_entry(service: &ServiceView<'_>, shared: &Shared, age_secs: u64) -> S
                 port: endpoint.target(port.index())?,
                 proto: protocol(port.protocol()).to_owned(),
                 ready: endpoint.ready(),
+                held: endpoint.conditions() & ENDPOINT_HELD != 0,
+                down: engine.is_down(now, endpoint.node(), endpoint.address()),
                 vip: endpoint.vip().map(|vip| vip.to_string()),
             })
         });
