@@ -83,6 +83,9 @@ pub struct Run {
     /// DNS server for names outside the cluster domain (repeatable); without it those of /etc/resolv.conf.
     #[arg(long, env = "EDGEMESH_UPSTREAM_DNS", value_name = "IP[:PORT]", value_delimiter = ',', value_parser = dns_server)]
     pub upstream_dns: Vec<SocketAddr>,
+    /// Where clients come in from outside the cluster.
+    #[command(flatten)]
+    pub entry: EntryPoints,
     /// How names are answered.
     #[command(flatten)]
     pub names: Names,
@@ -92,6 +95,18 @@ pub struct Run {
     /// YAML file with any of these settings, in camelCase.
     #[arg(long, env = "EDGEMESH_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Settings of the entry points of this node.
+#[derive(Args, Debug, Clone)]
+pub struct EntryPoints {
+    /// Serve NodePorts, external IPs and load balancer addresses of Services on this node.
+    #[arg(long, env = "EDGEMESH_NODE_PORTS")]
+    pub node_ports: bool,
+    /// With --node-ports: prefixes of this node's addresses that have NodePorts (repeatable); without it the primary
+    /// address.
+    #[arg(long, env = "EDGEMESH_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<Prefix>,
 }
 
 /// Settings of the DNS responder beyond its addresses.

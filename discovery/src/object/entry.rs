@@ -189,7 +189,7 @@ mod tests {
         let points = bad.entry.unwrap();
         assert!(points.restricted && points.source_ranges.is_empty());
         assert!(bad.problems[0].to_string().starts_with("spec.loadBalancerSourceRanges[0]"));
-        assert!(!*&ranges("[]").entry.unwrap().restricted);
+        assert!(!ranges("[]").entry.unwrap().restricted);
     }
 
     #[test]

@@ -19,6 +19,11 @@ const IPVS_DEVICE: &str = "kube-ipvs0";
 /// A Service's name and its ClusterIP.
 pub(super) type Claim = (String, IpAddr);
 
+/// Whose an address is that no Service may have.
+pub(super) type Owners = HashMap<IpAddr, &'static str>;
+/// The owner of this node's own addresses. An entry point may be at one of them.
+pub(super) const OWN: &str = "this node's own";
+
 /// What was told already.
 #[derive(Default)]
 pub(super) struct Claims {
@@ -27,11 +32,7 @@ pub(super) struct Claims {
 
 impl Claims {
     /// The routes of these claims. `reserved`: whose an address is that nobody may claim.
-    pub(super) fn routes(
-        &mut self,
-        claims: Vec<Claim>,
-        reserved: &HashMap<IpAddr, &'static str>,
-    ) -> Vec<Prefix> {
+    pub(super) fn routes(&mut self, claims: Vec<Claim>, reserved: &Owners) -> Vec<Prefix> {
         let mut routes = Vec::with_capacity(claims.len());
         for (service, ip) in claims {
             match reserved.get(&ip) {
@@ -63,7 +64,7 @@ impl Claims {
 ///
 /// # Errors
 /// When the kernel does not list this node's addresses.
-pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<HashMap<IpAddr, &'static str>> {
+pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<Owners> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
     let ipvs = links.iter().find(|link| link.name == IPVS_DEVICE).map(|link| link.index);
@@ -72,8 +73,8 @@ pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<HashMap
     let mut reserved = HashMap::new();
     reserved.extend(settings.upstream_dns.iter().map(|at| (at.ip(), "a DNS server's that this node asks")));
     reserved.extend(servers.map(|at| (at.ip(), "the edgemesh-server's")));
-    reserved.extend(own.map(|address| (address.ip, "this node's own")));
-    reserved.insert(settings.dns, "this node's own");
+    reserved.extend(own.map(|address| (address.ip, OWN)));
+    reserved.insert(settings.dns, OWN);
     Ok(reserved)
 }
 

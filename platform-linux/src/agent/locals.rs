@@ -60,7 +60,7 @@ pub fn addresses(port: u16) -> std::io::Result<Vec<Local>> {
                 && link.up
                 && link.name != "lo"
                 && !KINDS.contains(&link.kind.as_str())
-                && !FOREIGN.iter().any(|prefix| link.name.starts_with(prefix))
+                && !is_foreign(&link.name)
         })
     };
     let mut found: Vec<Local> = netlink
@@ -74,6 +74,11 @@ pub fn addresses(port: u16) -> std::io::Result<Vec<Local>> {
         .collect();
     found.sort_by_key(|local| local.address);
     Ok(found)
+}
+
+/// Whether a container runtime or another overlay made the device of this name.
+pub(super) fn is_foreign(device: &str) -> bool {
+    FOREIGN.iter().any(|prefix| device.starts_with(prefix))
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

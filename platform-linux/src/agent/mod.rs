@@ -16,6 +16,7 @@ pub mod cluster_dns;
 pub mod command;
 pub mod control;
 pub mod data;
+mod entry;
 pub mod join;
 pub mod kept;
 pub mod locals;

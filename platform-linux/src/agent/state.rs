@@ -19,6 +19,7 @@ const IDENTITY: &str = "identity";
 const MEMBERSHIP: &str = "membership";
 const RECORDS: &str = "records";
 const SERVICES: &str = "services";
+const ENTRIES: &str = "entry-points";
 const STAMP: &str = "handshake-stamp";
 
 /// What a node knows of the cluster it belongs to.
@@ -162,6 +163,19 @@ impl State {
     /// As [`State::save_membership`].
     pub fn save_services(&self, updates: &[u8]) -> Result<(), StateError> {
         self.directory.write(SERVICES, updates)
+    }
+
+    /// The last good list of entry points, as written by [`State::save_entries`].
+    pub fn entries(&self) -> Option<Vec<u8>> {
+        self.load(ENTRIES)
+    }
+
+    /// Stores the list of entry points.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn save_entries(&self, list: &Vec<u8>) -> Result<(), StateError> {
+        self.save(ENTRIES, list)
     }
 
     /// Unix seconds that handshakes must be stamped after, however wrong the clock is.

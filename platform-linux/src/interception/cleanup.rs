@@ -9,7 +9,7 @@ use std::path::Path;
 use edgemesh_host::state::Directory;
 
 use super::ledger::{Ledger, Touched};
-use super::{SetupError, firewall, nft, sysctl};
+use super::{SetupError, TABLES, firewall, nft, sysctl};
 use crate::netlink::Netlink;
 use crate::tun;
 
@@ -76,9 +76,9 @@ fn undo(touched: &Touched, same_boot: bool) -> Result<bool, SetupError> {
 
 /// What is ours by its marks.
 fn sweep(devices: &BTreeSet<String>, cleaned: &mut Cleaned) {
-    for family in ["ip", "ip6"] {
-        let outcome = nft::delete(family).map_err(SetupError::Tool);
-        cleaned.note(format!("nftables table {family} {}", nft::TABLE), outcome);
+    for (family, table) in ["ip", "ip6"].into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
+        let outcome = nft::delete(table, family).map_err(SetupError::Tool);
+        cleaned.note(format!("nftables table {family} {table}"), outcome);
     }
     for device in devices {
         for rule in firewall::candidates(device) {

@@ -17,7 +17,7 @@ use edgemesh_core::time::{Duration, Instant};
 
 use super::ledger::{Ledger, Touched};
 use super::overlap::{self, describe};
-use super::{Plan, SetupError, Wanted, firewall, nft, sysctl};
+use super::{Plan, SetupError, TABLES, Wanted, entry, firewall, nft, sysctl};
 use crate::clock;
 use crate::netlink::{Change, Link, LinkChange, Monitor, Netlink, Route};
 use crate::poll::{Event, Interest, Poller, Waker};
@@ -47,6 +47,8 @@ pub enum Restored {
     StaleRoute(Prefix),
     /// Our nftables table.
     Table,
+    /// The one of entry points.
+    Entries,
     /// An accept in a chain of others.
     Rule(Touched),
 }
@@ -90,6 +92,7 @@ pub struct Keeper {
     device: u32,
     /// How `nft` printed our tables after we loaded them.
     listings: HashMap<&'static str, Option<String>>,
+    entries: entry::Kept,
 }
 
 impl Keeper {
@@ -100,11 +103,12 @@ impl Keeper {
     pub fn start(plan: Plan, mut ledger: Ledger) -> Result<Self, SetupError> {
         overlap::check(&plan)?;
         ledger.record(Touched::Device { name: plan.device.clone() }).map_err(SetupError::State)?;
-        let tables = [nft::TABLE, IPTABLES_FILTER, IPTABLES_RAW];
+        let tables = [TABLES.as_slice(), &[IPTABLES_FILTER, IPTABLES_RAW]].concat();
         let opened = Netlink::open().and_then(|netlink| Ok((netlink, Monitor::open(&tables)?)));
         let (netlink, monitor) = opened.map_err(|e| SetupError::Netlink("opening a netlink socket", e))?;
         sysctl::enable_forwarding(&plan, &mut ledger)?;
-        let mut keeper = Self { plan, ledger, netlink, monitor, device: 0, listings: HashMap::new() };
+        let (listings, entries) = (HashMap::new(), entry::Kept::default());
+        let mut keeper = Self { plan, ledger, netlink, monitor, device: 0, listings, entries };
         keeper.restore(Look::ALL)?;
         Ok(keeper)
     }
@@ -122,6 +126,7 @@ impl Keeper {
         }
         if look.table {
             self.restore_table(&mut done)?;
+            done.extend(self.entries.restore(&self.plan)?.then_some(Restored::Entries));
         }
         if look.firewall {
             done.extend(firewall::ensure(&self.plan, &mut self.ledger)?.into_iter().map(Restored::Rule));
@@ -208,14 +213,14 @@ impl Keeper {
         let mut sound = true;
         for family in &families {
             sound &= self.listings.contains_key(family)
-                && self.listings.get(family) == Some(&nft::listing(family)?);
+                && self.listings.get(family) == Some(&nft::listing(nft::TABLE, family)?);
         }
         if sound {
             return Ok(());
         }
         nft::load(&self.plan)?;
         for family in families {
-            self.listings.insert(family, nft::listing(family)?);
+            self.listings.insert(family, nft::listing(nft::TABLE, family)?);
         }
         done.push(Restored::Table);
         Ok(())
@@ -229,7 +234,7 @@ impl Keeper {
             Change::Link(link) => look.network |= link.name == *name || link.index == device,
             Change::Address(address) => look.network |= address.index == device,
             Change::Route(route) => look.network |= route.device == device,
-            Change::Table(table) if table == nft::TABLE => look.table = true,
+            Change::Table(table) if TABLES.contains(&&*table) => look.table = true,
             Change::Table(_) => look.firewall = true,
             Change::Missed => look = Look::ALL,
         });

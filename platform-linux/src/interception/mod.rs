@@ -10,6 +10,7 @@
 //! established connections outlive a restart. It never touches rp_filter, resolv.conf or the INPUT chain.
 
 mod cleanup;
+pub mod entry;
 mod error;
 mod firewall;
 mod keeper;
@@ -32,6 +33,10 @@ pub use error::SetupError;
 pub use keeper::{Keeper, KeeperHandle, Report, Restored};
 pub use ledger::{Ledger, Touched};
 pub use nft::TABLE;
+
+/// Our own tables.
+const TABLES: [&str; 2] = [TABLE, entry::TABLE];
+
 pub use overlap::check;
 pub use tool::ToolError;
 
@@ -67,6 +72,8 @@ pub struct Wanted {
     /// Addresses outside the mesh that other nodes reach through this one: to them this node's own address is
     /// the source, for nobody else knows the way back into the mesh.
     pub exits: Vec<IpAddr>,
+    /// Where clients come in besides; none unless the node is asked to serve entry points.
+    pub entries: entry::Entries,
 }
 
 impl Plan {

@@ -84,19 +84,19 @@ pub(super) fn load(plan: &Plan) -> Result<(), ToolError> {
     tool::demand("nft", &["-f", "-"], &script(plan)).map(drop)
 }
 
-/// How `nft` prints our table now; `None` when there is none.
-pub(super) fn listing(family: &str) -> Result<Option<String>, ToolError> {
-    match tool::demand("nft", &["-s", "list", "table", family, TABLE], "") {
+/// How `nft` prints a table now; `None` when there is none.
+pub(super) fn listing(table: &str, family: &str) -> Result<Option<String>, ToolError> {
+    match tool::demand("nft", &["-s", "list", "table", family, table], "") {
         Ok(text) => Ok(Some(text)),
         Err(ToolError::Refused { message, .. }) if message.contains("No such file") => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// Removes our table; tells whether there was one.
-pub(super) fn delete(family: &str) -> Result<bool, ToolError> {
-    if listing(family)?.is_none() {
+/// Removes a table of ours; tells whether there was one.
+pub(super) fn delete(table: &str, family: &str) -> Result<bool, ToolError> {
+    if listing(table, family)?.is_none() {
         return Ok(false);
     }
-    tool::demand("nft", &["delete", "table", family, TABLE], "").map(|_| true)
+    tool::demand("nft", &["delete", "table", family, table], "").map(|_| true)
 }

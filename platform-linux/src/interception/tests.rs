@@ -11,13 +11,13 @@ use crate::tun::Tun;
 
 const DEVICE: &str = "emtest0";
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     Plan {
         device: DEVICE.into(),
         mtu: 1408,
         mesh: vec![Mesh { address: "242.0.0.5".parse().unwrap(), prefix: "242.0.0.0/8".parse().unwrap() }],
         dns: vec!["169.254.96.16".parse().unwrap()],
-        services: Wanted { routed: vec!["10.96.0.0/12".parse().unwrap()], exits: Vec::new() },
+        services: Wanted { routed: vec!["10.96.0.0/12".parse().unwrap()], ..Wanted::default() },
     }
 }
 
@@ -34,7 +34,7 @@ fn start(plan: Plan, state: &Path) -> Result<Keeper, SetupError> {
 }
 
 /// A machine on which nothing forwards yet.
-fn fresh_machine() {
+pub(super) fn fresh_machine() {
     sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
 }
 
@@ -199,7 +199,7 @@ fn nothing_is_changed_that_cannot_be_written_down() {
 }
 
 /// A started keeper on its thread and its reports.
-fn kept(plan: Plan, state: &Path) -> (KeeperHandle, Receiver<Report>) {
+pub(super) fn kept(plan: Plan, state: &Path) -> (KeeperHandle, Receiver<Report>) {
     let (sender, reports) = channel();
     let keeper = start(plan, state).unwrap();
     let handle = keeper.spawn(move |report| drop(sender.send(report))).unwrap();
@@ -207,7 +207,7 @@ fn kept(plan: Plan, state: &Path) -> (KeeperHandle, Receiver<Report>) {
 }
 
 /// Waits until the report comes, at most the second that we promise.
-fn expect(reports: &Receiver<Report>, what: &str, wanted: impl Fn(&Report) -> bool) {
+pub(super) fn expect(reports: &Receiver<Report>, what: &str, wanted: impl Fn(&Report) -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(1);
     let mut seen = Vec::new();
     loop {
@@ -290,7 +290,7 @@ fn routes_follow_the_services() {
         let _tun = Tun::open(DEVICE, 1408).unwrap();
         let (handle, reports) = kept(plan(), state.path());
         let vip = "10.96.0.10/32".parse().unwrap();
-        handle.set_services(Wanted { routed: vec![vip], exits: Vec::new() });
+        handle.set_services(Wanted { routed: vec![vip], ..Wanted::default() });
         expect(&reports, "a new VIP", |r| matches!(r, Report::Restored(Restored::Route(to)) if *to == vip));
         expect(&reports, "an old range", |r| matches!(r, Report::Restored(Restored::StaleRoute(_))));
         let routes = sh("ip route show dev emtest0");

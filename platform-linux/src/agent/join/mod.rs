@@ -14,6 +14,7 @@ pub(super) use online::plan;
 use super::claims::Claims;
 use super::command::Handle;
 use super::data::Note;
+use super::entry::Entry;
 use super::refusals::Refusal;
 use super::responder::Responder;
 use super::source::{Names, Unresolved};
@@ -28,6 +29,7 @@ use edgemesh_core::service::TableError;
 use edgemesh_core::wire::control::{NodeRecord, SignedRecord, updates};
 use edgemesh_core::wire::feed::Update;
 use edgemesh_discovery::encoded::{Encoded, Head, Replica, from_snapshot, to_snapshot};
+use edgemesh_discovery::entry::entries;
 use edgemesh_discovery::object::Node;
 use edgemesh_discovery::place::Placement;
 use edgemesh_discovery::table::Table;
@@ -70,6 +72,8 @@ pub struct Join {
     membership_due: Option<Instant>,
     unresolved: Unresolved,
     claims: Claims,
+    /// Entry points, where this node is to have any.
+    entry: Option<Entry>,
 }
 
 /// Something to do on this thread.
@@ -82,12 +86,18 @@ pub enum Work {
     Ask,
     /// Nodes have become known: the table is to be made again.
     Remake,
+    /// It is time to look where this node's entry points are.
+    Look,
 }
 
 impl Join {
     /// Nothing restored yet.
     pub fn new(settings: &Run, state: State, membership: Membership, handle: Handle) -> Self {
         let status = Arc::new(Shared::new(settings, &membership));
+        let mut entry = Entry::new(&settings.entry, settings.listen.port(), status.clone());
+        if let Some(entry) = &mut entry {
+            state.entries().into_iter().for_each(|bytes| entry.restore(&bytes));
+        }
         Self {
             settings: settings.clone(),
             records: state.records(),
@@ -106,6 +116,7 @@ impl Join {
             membership_due: None,
             unresolved: Unresolved::default(),
             claims: Claims::default(),
+            entry,
         }
     }
 
@@ -226,6 +237,7 @@ impl Join {
             () = until(due) => Work::Store,
             () = until(self.unresolved.ask_due) => Work::Ask,
             () = until(self.unresolved.remake_due) => Work::Remake,
+            () = until(self.entry.as_ref().map(|entry| entry.look_due)) => Work::Look,
         }
     }
 
@@ -235,6 +247,7 @@ impl Join {
             Work::Table(table) => self.table(&table).await,
             Work::Store => self.store(),
             Work::Ask => self.ask().await,
+            Work::Look => self.look().await,
             Work::Remake => {
                 self.unresolved.remake_due = None;
                 if let Some(table) = self.unresolved.table.take() {
@@ -334,6 +347,9 @@ impl Join {
         let runs = if again { encoded.full() } else { encoded.changes_since(self.replica.table()) };
         self.replica = Replica::new(encoded);
         self.apply(runs.concat()).await;
+        if let Some(news) = self.entry.as_mut().and_then(|entry| entry.set(entries(table))) {
+            log(self.state.save_entries(&news));
+        }
         self.table_changed().await;
     }
 
@@ -373,12 +389,16 @@ impl Join {
     async fn table_changed(&mut self) {
         self.status.heard(clock::wall().secs);
         self.services_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+        self.tell_kernel().await;
+        if let Some(responder) = &self.responder {
+            responder.table_changed();
+        }
+    }
+
+    async fn tell_kernel(&mut self) {
         let wanted = self.wanted().await;
         if let Some(keeper) = &self.keeper {
             keeper.set_services(wanted);
-        }
-        if let Some(responder) = &self.responder {
-            responder.table_changed();
         }
     }
 

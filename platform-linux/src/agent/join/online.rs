@@ -1,10 +1,12 @@
 //! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
 
 use super::Join;
-use crate::agent::claims;
+use crate::agent::claims::{self, Claim, Owners};
+use crate::agent::entry::{Answer, Entry};
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
 use crate::cli::Run;
+use crate::interception::entry::Entries;
 use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report, Wanted};
 use crate::prefix::Prefix;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
@@ -17,6 +19,7 @@ use std::net::IpAddr;
 impl Join {
     /// What the kernel is to do for the Services as they are now.
     pub(super) async fn wanted(&mut self) -> Wanted {
+        let question = self.entry.as_ref().map(Entry::question);
         let every = self.handle.inspect(|data| {
             let (services, own) = (data.engine.services(), data.engine.own_index());
             let claims = services.services().flat_map(|s| s.vips().map(move |vip| (s, vip)));
@@ -25,22 +28,46 @@ impl Join {
                 .map(|(s, vip)| (format!("{}/{}", s.namespace(), s.name()), vip));
             let leaves = |e: &EndpointView<'_>| e.node() == own && e.conditions() & ENDPOINT_EXIT != 0;
             let exits = services.services().flat_map(|s| s.endpoints()).filter(leaves).map(|e| e.address());
-            (claims.collect::<Vec<_>>(), exits.collect::<BTreeSet<_>>())
+            let answer = question.map(|question| question(services, own));
+            (claims.collect::<Vec<_>>(), exits.collect::<BTreeSet<_>>(), answer)
         });
-        let (claims, exits) = every.await.unwrap_or_default();
-        Wanted { routed: self.routed(claims), exits: exits.into_iter().collect() }
-    }
-
-    /// What of these claims is routed to the device beside the mesh.
-    fn routed(&mut self, claims: Vec<(String, IpAddr)>) -> Vec<Prefix> {
-        if !self.settings.service_cidr.is_empty() {
-            return self.settings.service_cidr.clone();
-        }
+        let (claims, exits, answer) = every.await.unwrap_or_default();
         let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
             self.claims.warn_once(format!("cannot list this node's addresses: {error}"));
             HashMap::new()
         });
-        self.claims.routes(claims, &reserved)
+        let entries = self.entries(answer.unwrap_or_default(), &claims, &reserved).await;
+        Wanted { routed: self.routed(claims, &reserved), exits: exits.into_iter().collect(), entries }
+    }
+
+    /// The entry points that this node serves.
+    async fn entries(&mut self, answer: Answer, vips: &[Claim], reserved: &Owners) -> Entries {
+        let Some(entry) = &mut self.entry else { return Entries::default() };
+        let (entries, problems) = entry.rules(&answer, vips, reserved);
+        for problem in problems.into_iter().chain(entry.serve_checks().await) {
+            self.claims.warn_once(problem);
+        }
+        entries
+    }
+
+    /// What of these claims is routed to the device beside the mesh.
+    fn routed(&mut self, claims: Vec<Claim>, reserved: &Owners) -> Vec<Prefix> {
+        if !self.settings.service_cidr.is_empty() {
+            return self.settings.service_cidr.clone();
+        }
+        self.claims.routes(claims, reserved)
+    }
+
+    /// Looks where this node's entry points are, and puts them there.
+    pub(super) async fn look(&mut self) {
+        let Some(entry) = &mut self.entry else { return };
+        if entry.look() {
+            self.tell_kernel().await;
+        } else {
+            for problem in entry.serve_checks().await {
+                self.claims.warn_once(problem);
+            }
+        }
     }
 
     /// Gives the device its addresses and routes, and starts DNS.
@@ -49,6 +76,7 @@ impl Join {
     /// What is in the way, named.
     pub(super) async fn go_online(&mut self) -> Result<(), String> {
         let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
+        self.entry.as_mut().map(Entry::look);
         let wanted = self.wanted().await;
         let plan = plan(&self.settings, &joined, wanted);
         let root = self.state.root().to_owned();

@@ -1,0 +1,109 @@
+use super::*;
+use crate::agent::state::{Joined, Membership};
+use crate::cli::Run;
+use crate::dns::Stats;
+use clap::Parser;
+use edgemesh_core::wire::control::Network;
+use std::net::Ipv4Addr;
+use tokio::task::LocalSet;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    run: Run,
+}
+
+/// A node that serves.
+fn serving() -> Arc<Shared> {
+    let run = Line::parse_from(["x", "--node", "a", "--join", "t", "--state-dir", "/nowhere"]).run;
+    let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
+    let joined =
+        Joined { index: 1, network, domain: "cluster.local".into(), directory_key: [1; 32], epoch: 1 };
+    let membership = Membership {
+        node: "a".into(),
+        servers: Vec::new(),
+        root: [0; 32],
+        secret: Vec::new(),
+        joined: Some(joined),
+    };
+    let status = Arc::new(Shared::new(&run, &membership));
+    status.touched(Vec::new());
+    status.dns(Arc::new(Stats::default()));
+    status.heard(1);
+    assert_eq!(status.obstacle(), None);
+    status
+}
+
+const HERE: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+
+fn check(name: &str, port: u16, ready_here: usize) -> Check {
+    Check { namespace: "ns".into(), name: name.into(), port, ready_here }
+}
+
+/// A port that is free, and stays so long enough for a test.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn get(port: u16) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+#[tokio::test]
+async fn t7_the_answer_is_kube_proxys() {
+    let run = async {
+        let (status, port) = (serving(), free_port());
+        let mut servers = Servers::new(status.clone());
+        assert!(servers.set(&[check("web", port, 2)], &HERE).await.is_empty());
+        let answer = get(port).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\r\nX-Load-Balancing-Endpoint-Weight: 2\r\n"), "{answer}");
+        let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let wanted = serde_json::json!({
+            "service": {"namespace": "ns", "name": "web"}, "localEndpoints": 2, "serviceProxyHealthy": true,
+        });
+        assert_eq!(body, wanted);
+
+        assert!(servers.set(&[check("web", port, 0)], &HERE).await.is_empty());
+        let answer = get(port).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("-Weight: 0\r\n"), "{answer}");
+
+        status.stopping();
+        assert!(servers.set(&[check("web", port, 2)], &HERE).await.is_empty());
+        let answer = get(port).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("\"serviceProxyHealthy\":false"), "{answer}");
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+#[tokio::test]
+async fn t7_ports_follow_their_services_and_one_in_use_stops_nothing_else() {
+    let run = async {
+        let mut servers = Servers::new(serving());
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (bad, good, other) = (taken.local_addr().unwrap().port(), free_port(), free_port());
+        let wanted = [check("bad", bad, 1), check("good", good, 1), check("twin", good, 1)];
+        let problems = servers.set(&wanted, &HERE).await;
+        let text =
+            format!("Service ns/bad: its healthCheckNodePort {bad} cannot be bound at 127.0.0.1:{bad}: ");
+        assert!(problems.iter().any(|problem| problem.starts_with(&text)), "{problems:?}");
+        let text = format!("Service ns/twin: its healthCheckNodePort {good} is that of ns/good; not served");
+        assert!(problems.contains(&text) && problems.len() == 2, "{problems:?}");
+        assert!(get(good).await.unwrap().starts_with("HTTP/1.1 200"));
+
+        drop(taken);
+        assert!(servers.set(&wanted[..2], &HERE).await.is_empty(), "tried again");
+        assert!(get(bad).await.unwrap().starts_with("HTTP/1.1 200"));
+
+        assert!(servers.set(&[check("good", other, 1)], &HERE).await.is_empty());
+        tokio::task::yield_now().await;
+        assert!(get(other).await.unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(get(good).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    };
+    LocalSet::new().run_until(run).await;
+}

@@ -1,0 +1,155 @@
+//! Entry points of this node, where it is asked to have any: NodePorts, external IPs, load balancer addresses.
+//!
+//! The source's list of them is kept here and on disk, never in the engine. With the table and this node's addresses
+//! at hand it becomes rules for the kernel ([`rules`]), which the keeper holds in place, and health check servers
+//! ([`health`]). **Life cycle.** Made at start, only with `--node-ports`; [`Entry::restore`] brings back the last
+//! list; from then on every change of list, table or addresses makes the rules anew. Bounds: those of the list.
+
+mod health;
+mod known;
+mod place;
+mod rules;
+
+use super::claims::{Claim, OWN, Owners};
+use super::status::Shared;
+use crate::cli;
+use crate::interception::entry::Entries as Rules;
+use crate::prefix::Prefix;
+use edgemesh_core::service::Table;
+use edgemesh_discovery::entry::{self, Entries};
+use health::{Check, Servers};
+use known::Known;
+use place::Place;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often this node's addresses are looked at, and ports tried again that could not be bound.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// See the module's documentation.
+pub(super) struct Entry {
+    prefixes: Vec<Prefix>,
+    tunnels: u16,
+    entries: Entries,
+    /// Of the list's bytes.
+    digest: [u8; 32],
+    place: Place,
+    checks: Vec<Check>,
+    servers: Servers,
+    pub(super) look_due: Instant,
+}
+
+impl Entry {
+    /// Where `settings` ask for it; `tunnels`: the port of this node's tunnels.
+    pub(super) fn new(settings: &cli::EntryPoints, tunnels: u16, status: Arc<Shared>) -> Option<Self> {
+        settings.node_ports.then(|| Self {
+            prefixes: settings.nodeport_addresses.clone(),
+            tunnels,
+            entries: Entries::new(),
+            digest: [0; 32],
+            place: Place::default(),
+            checks: Vec::new(),
+            servers: Servers::new(status),
+            look_due: Instant::now() + LOOK,
+        })
+    }
+
+    /// A list of a source on this node; its bytes when it is news, to be stored.
+    pub(super) fn set(&mut self, entries: Entries) -> Option<Vec<u8>> {
+        let encoded = entry::EncodedEntries::new(&entries);
+        if encoded.digest() == self.digest {
+            return None;
+        }
+        (self.digest, self.entries) = (encoded.digest(), entries);
+        Some(encoded.bytes().to_vec())
+    }
+
+    /// The last list of an earlier run.
+    pub(super) fn restore(&mut self, bytes: &[u8]) {
+        match entry::decode(bytes) {
+            Ok(entries) => (self.digest, self.entries) = (entry::digest(bytes), entries),
+            Err(error) => {
+                tracing::warn!(%error, "the stored entry points are damaged, going on without them")
+            }
+        }
+    }
+
+    /// Looks where this node is; whether anything has changed.
+    pub(super) fn look(&mut self) -> bool {
+        self.look_due = Instant::now() + LOOK;
+        match Place::look(&self.prefixes) {
+            Ok(place) if place != self.place => {
+                self.place = place;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list this node's addresses");
+                false
+            }
+        }
+    }
+
+    /// What there is to ask the engine's table: a question that can be sent to its thread.
+    pub(super) fn question(&self) -> impl FnOnce(&Table<'_>, u32) -> Answer + Send + use<> {
+        let keys: Vec<(String, String)> = self.entries.keys().cloned().collect();
+        move |table, own| {
+            let known = |(namespace, name): &(String, String)| known::known(table, own, namespace, name);
+            let api = table.service("default", "kubernetes").into_iter().flat_map(|s| s.endpoints());
+            Answer {
+                api_servers: api.map(|endpoint| endpoint.address()).collect(),
+                known: keys
+                    .into_iter()
+                    .filter_map(|key| Some((known(&key)?, key)))
+                    .map(|(k, key)| (key, k))
+                    .collect(),
+            }
+        }
+    }
+
+    /// The rules that follow from the table's answer, and what does not apply, in words. `vips`: every ClusterIP;
+    /// `reserved`: whose an address is that no Service may have.
+    pub(super) fn rules(
+        &mut self,
+        answer: &Answer,
+        vips: &[Claim],
+        reserved: &Owners,
+    ) -> (Rules, Vec<String>) {
+        let mut taken: Owners = vips.iter().map(|(_, vip)| (*vip, "a ClusterIP")).collect();
+        taken.extend(reserved.iter().filter(|(_, owner)| **owner != OWN));
+        taken.extend(answer.api_servers.iter().map(|ip| (*ip, "the API server's")));
+        let with =
+            self.entries.iter().filter_map(|(key, points)| Some((key, points, answer.known.get(key)?)));
+        let check = |((namespace, name), points, known): (&(String, String), &_, &Known)| {
+            let points: &edgemesh_discovery::object::EntryPoints = points;
+            let check = |port| Check {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                port,
+                ready_here: known.ready_here,
+            };
+            Some(points.health_check_node_port).filter(|port| *port != 0).map(check)
+        };
+        self.checks = with.clone().filter_map(check).collect();
+        let named =
+            with.map(|((namespace, name), points, known)| (format!("{namespace}/{name}"), points, known));
+        rules::entries(named, &self.place, &rules::Reserved { addresses: &taken, tunnels: self.tunnels })
+    }
+
+    /// Runs the health check servers that the last rules ask for; what of them cannot be, in words.
+    pub(super) async fn serve_checks(&mut self) -> Vec<String> {
+        self.servers.set(&self.checks, &self.place.addresses).await
+    }
+}
+
+/// What the table knows.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// Services with entry points.
+    known: BTreeMap<(String, String), Known>,
+    /// Addresses of the API servers.
+    api_servers: Vec<IpAddr>,
+}

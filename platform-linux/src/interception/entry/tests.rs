@@ -1,0 +1,114 @@
+//! On the kernel's own tables: what `nft` takes and prints, and where real packets go.
+
+use super::*;
+use crate::interception::tests::{expect, fresh_machine, kept, plan};
+use crate::interception::{Report, Restored, Wanted};
+use crate::testing::{Scratch, in_namespace, sh, sh_output};
+use crate::tun::Tun;
+use script::script;
+use std::time::Duration;
+
+fn point(at: &str, protocol: u8) -> EntryPoint {
+    let at: SocketAddr = at.parse().unwrap();
+    EntryPoint { address: at.ip(), protocol, port: at.port() }
+}
+
+fn way(to: &str) -> Way {
+    Way { to: to.parse().unwrap(), outside: None, sticky: false, sources: None }
+}
+
+fn local(to: &str, endpoints: &[&str]) -> Way {
+    Way { outside: Some(endpoints.iter().map(|text| text.parse().unwrap()).collect()), ..way(to) }
+}
+
+fn open_to(to: &str, sources: &[&str]) -> Way {
+    Way { sources: Some(sources.iter().map(|text| text.parse().unwrap()).collect()), ..way(to) }
+}
+
+fn entries(ways: impl IntoIterator<Item = (EntryPoint, Way)>) -> Entries {
+    Entries { outside: vec!["eth0".into()], ways: ways.into_iter().collect() }
+}
+
+/// One of everything, in both families.
+fn all_kinds() -> Entries {
+    let sticky = Way { sticky: true, ..local("[fd00:96::1]:53", &["[fd00:1::2]:53", "[fd00:1::3]:53"]) };
+    entries([
+        (point("192.0.2.1:30080", 6), way("10.96.0.1:80")),
+        (point("192.0.2.1:30080", 17), local("10.96.0.1:53", &["172.17.0.2:53", "172.17.0.3:53"])),
+        (point("192.0.2.1:30053", 17), local("10.96.0.1:54", &["172.17.0.2:53", "172.17.0.3:53"])),
+        (point("192.0.2.1:30081", 132), local("10.96.0.1:81", &[])),
+        (point("198.51.100.1:80", 6), open_to("10.96.0.1:80", &["203.0.113.0/25", "192.0.2.7/32"])),
+        (point("198.51.100.1:81", 6), open_to("10.96.0.1:81", &[])),
+        (point("[2001:db8::1]:30080", 17), sticky),
+        (point("[2001:db8::9]:80", 6), open_to("[fd00:96::1]:80", &["2001:db8::/32"])),
+    ])
+}
+
+#[test]
+fn x1_x3_x6_t4_the_kernel_takes_every_kind_of_rule() {
+    in_namespace(|| {
+        for (family, wanted) in [
+            (
+                "ip",
+                &[
+                    "192.0.2.1 . tcp . 30080 : 10.96.0.1 . 80",
+                    "192.0.2.1 . udp . 30053 : goto local-1",
+                    "192.0.2.1 . udp . 30080 : goto local-1",
+                    "192.0.2.1 . sctp . 30081 : drop",
+                    "meta l4proto udp dnat ip to numgen random mod 2 map { 0 : 172.17.0.2 . 53, 1 : 172.17.0.3 . 53 }",
+                    "198.51.100.1 . tcp . 80 : jump from-1",
+                    "198.51.100.1 . tcp . 81 : drop",
+                    "ip saddr != { 192.0.2.7, 203.0.113.0/25 } drop",
+                    "iifname \"eth0\" ip daddr . meta l4proto . th dport vmap @local",
+                    "iifname \"emtest0\" return",
+                    "type nat hook output priority -110",
+                ][..],
+            ),
+            ("ip6", &["dnat ip6 to jhash ip6 saddr mod 2 seed", "ip6 saddr != 2001:db8::/32 drop"]),
+        ] {
+            let file = script(&all_kinds(), family, "emtest0");
+            crate::interception::tool::demand("nft", &["-f", "-"], &file)
+                .unwrap_or_else(|e| panic!("{e}\n{file}"));
+            let printed = sh(&format!("nft -s list table {family} {TABLE}"));
+            for text in wanted {
+                assert!(printed.contains(text), "{text} is not in {printed}");
+            }
+            assert_eq!(printed.matches("chain local-").count(), 1, "equal lists share a chain: {printed}");
+        }
+        let none = script(&Entries::default(), "ip", "emtest0");
+        crate::interception::tool::demand("nft", &["-f", "-"], &none).unwrap();
+        assert!(!sh_output(&format!("nft list table ip {TABLE}")).status.success());
+    });
+}
+
+#[test]
+fn x8_the_keeper_loads_restores_and_removes_the_table() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let _tun = Tun::open("emtest0", 1408).unwrap();
+        let (handle, reports) = kept(plan(), state.path());
+        let there = || sh_output(&format!("nft list table ip {TABLE}")).status.success();
+        let until = |wanted: bool| {
+            let deadline = std::time::Instant::now() + Duration::from_secs(2);
+            while there() != wanted {
+                assert!(std::time::Instant::now() < deadline, "the table is there: {}", !wanted);
+            }
+        };
+        assert!(!there(), "off by default");
+        let wanted = Wanted { entries: all_kinds(), ..plan().services };
+        handle.set_services(wanted.clone());
+        until(true);
+        let whole = sh(&format!("nft -s list table ip {TABLE}"));
+        sh(&format!("nft flush chain ip {TABLE} prerouting"));
+        expect(&reports, "a flushed chain", |r| matches!(r, Report::Restored(Restored::Entries)));
+        assert_eq!(sh(&format!("nft -s list table ip {TABLE}")), whole);
+        handle.set_services(plan().services);
+        until(false);
+        handle.set_services(wanted);
+        until(true);
+        drop(handle);
+        let cleaned = crate::interception::cleanup(state.path(), "emtest0").unwrap();
+        assert!(cleaned.failed.is_empty() && !there(), "{cleaned:?}");
+    });
+}
