@@ -22,6 +22,8 @@ pub struct Port {
     pub target: u16,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: &'static str,
+    /// `nodePort`, for a Service whose type has them.
+    pub node_port: Option<u16>,
 }
 
 /// One endpoint: a pod's or a node's address, and on which node it is.
@@ -35,6 +37,8 @@ pub struct Endpoint {
     pub ready: bool,
     /// `hostname`, for headless Services.
     pub hostname: Option<String>,
+    /// `conditions.terminating`; it serves until it is gone.
+    pub terminating: bool,
 }
 
 /// A Service with its endpoints.
@@ -50,6 +54,12 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// `type`.
+    pub kind: &'static str,
+    /// Further lines of `spec`, such as `externalTrafficPolicy: Local`.
+    pub spec: Vec<String>,
+    /// `status.loadBalancer.ingress[].ip`.
+    pub ingress: Vec<Ipv4Addr>,
 }
 
 impl Service {
@@ -61,20 +71,60 @@ impl Service {
             cluster_ip: Some(cluster_ip),
             ports: Vec::new(),
             endpoints: Vec::new(),
+            kind: "ClusterIP",
+            spec: Vec::new(),
+            ingress: Vec::new(),
         }
     }
 
     /// Adds a port that leads to the same or another one.
     #[must_use]
     pub fn port(mut self, protocol: &'static str, name: &'static str, port: u16, target: u16) -> Self {
-        self.ports.push(Port { name, port, target, protocol });
+        self.ports.push(Port { name, port, target, protocol, node_port: None });
+        self
+    }
+
+    /// The same Service as one of type NodePort, its port added last being that one on every node.
+    #[must_use]
+    pub fn node_port(mut self, number: u16) -> Self {
+        if let Some(port) = self.ports.last_mut() {
+            port.node_port = Some(number);
+        }
+        if self.kind == "ClusterIP" {
+            self.kind = "NodePort";
+        }
+        self
+    }
+
+    /// The same Service behind a load balancer with that address.
+    #[must_use]
+    pub fn balanced(mut self, ip: Ipv4Addr) -> Self {
+        self.kind = "LoadBalancer";
+        self.ingress.push(ip);
+        self
+    }
+
+    /// Adds a line to its `spec`.
+    #[must_use]
+    pub fn with(mut self, line: impl Into<String>) -> Self {
+        self.spec.push(line.into());
+        self
+    }
+
+    /// The same Service while its endpoints end, and still serve.
+    #[must_use]
+    pub fn ending(mut self) -> Self {
+        for endpoint in &mut self.endpoints {
+            (endpoint.ready, endpoint.terminating) = (false, true);
+        }
         self
     }
 
     /// Adds a ready endpoint.
     #[must_use]
     pub fn endpoint(mut self, node: &str, ip: Ipv4Addr) -> Self {
-        self.endpoints.push(Endpoint { ip, node: node.to_owned(), ready: true, hostname: None });
+        let node = node.to_owned();
+        self.endpoints.push(Endpoint { ip, node, ready: true, hostname: None, terminating: false });
         self
     }
 
@@ -106,12 +156,23 @@ impl Service {
         writeln!(out, "  uid: 00000000-0000-4000-8000-{:0>12}", hex(name))?;
         writeln!(
             out,
-            "spec:\n  type: ClusterIP\n  clusterIP: {cluster_ip}\n  clusterIPs:\n  - {cluster_ip}"
+            "spec:\n  type: {}\n  clusterIP: {cluster_ip}\n  clusterIPs:\n  - {cluster_ip}",
+            self.kind
         )?;
+        for line in &self.spec {
+            writeln!(out, "  {line}")?;
+        }
         writeln!(out, "  ipFamilies:\n  - IPv4\n  selector:\n    app: {name}\n  ports:")?;
         for port in &self.ports {
             writeln!(out, "  - name: {}\n    port: {}", port.name, port.port)?;
             writeln!(out, "    targetPort: {}\n    protocol: {}", port.target, port.protocol)?;
+            if let Some(number) = port.node_port {
+                writeln!(out, "    nodePort: {number}")?;
+            }
+        }
+        if !self.ingress.is_empty() {
+            writeln!(out, "status:\n  loadBalancer:\n    ingress:")?;
+            self.ingress.iter().try_for_each(|ip| writeln!(out, "    - ip: {ip}"))?;
         }
         writeln!(
             out,
@@ -131,8 +192,10 @@ impl Service {
             if let Some(hostname) = &endpoint.hostname {
                 writeln!(out, "  hostname: {hostname}")?;
             }
-            let ready = endpoint.ready;
-            writeln!(out, "  conditions:\n    ready: {ready}\n    serving: {ready}\n    terminating: false")?;
+            let (ready, terminating) = (endpoint.ready, endpoint.terminating);
+            let serving = ready || terminating;
+            writeln!(out, "  conditions:\n    ready: {ready}\n    serving: {serving}")?;
+            writeln!(out, "    terminating: {terminating}")?;
         }
         Ok(())
     }

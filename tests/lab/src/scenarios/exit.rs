@@ -15,9 +15,11 @@ use crate::{Context, Result, ensure};
 const WHO_ASKS: &str = r#"read -r request
 printf 'HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s' "${#SOCAT_PEERADDR}" "$SOCAT_PEERADDR"
 "#;
-const PORT: u16 = 5432;
+/// Where it listens.
+pub(super) const PORT: u16 = 5432;
 
-fn tells_source(machine: &Machine) -> Result<Process> {
+/// A server that tells whom it sees.
+pub(super) fn tells_source(machine: &Machine) -> Result<Process> {
     let script = machine.directory().join("who-asks.sh");
     std::fs::write(&script, WHO_ASKS).context(script.display())?;
     per_connection(machine, PORT, &format!("sh {}", script.display()))

@@ -5,6 +5,7 @@
 
 mod bare;
 mod dns;
+mod entry;
 mod exit;
 mod input;
 mod path;
@@ -109,6 +110,31 @@ pub const ALL: &[Scenario] = &[
         "dns/g7-left-to-others",
         "beside kube-proxy it is left alone",
         Run::Prepared(dns::kube_dns_of_others),
+    ),
+    row(
+        "reach/c9-off-node-client",
+        "a machine that routes ClusterIPs to a node",
+        Run::Shared(entry::off_node_client),
+    ),
+    row(
+        "entry/x1-x2-x3-x8-node-port",
+        "a NodePort, for clients on the node and off it",
+        Run::Prepared(entry::node_port),
+    ),
+    row(
+        "entry/t4-t5-t6-local-policy",
+        "externalTrafficPolicy, and whom endpoints see",
+        Run::Prepared(entry::local_policy),
+    ),
+    row(
+        "entry/x4-x5-x6-x7-addresses",
+        "addresses of load balancers, their source ranges, external IPs",
+        Run::Prepared(entry::addresses),
+    ),
+    row(
+        "entry/t7-health-check",
+        "the health check port of a load balancer",
+        Run::Prepared(entry::health_check),
     ),
     row("reach/commands", "status, peers, services, ping, explain, dns", Run::Shared(reach::commands)),
     row("reach/manifests", "Services follow their manifests", Run::Shared(reach::services_follow_manifests)),
