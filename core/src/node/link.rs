@@ -36,9 +36,7 @@ impl Engine<'_> {
         frame: &'f mut [u8],
     ) -> Result<Option<Message<'f>>, DropReason> {
         let result = self.link.frame(now, frame).and_then(|message| {
-            if let Some(message) = &message {
-                self.act(now, message)?;
-            }
+            message.iter().try_for_each(|message| self.act(now, message))?;
             Ok(message)
         });
         self.settle(now);
@@ -150,7 +148,9 @@ impl Engine<'_> {
     /// This node's place in the mesh, from a welcome or from what the shell kept of an earlier one.
     pub fn join(&mut self, index: u32, network: &Network) {
         self.own = index;
-        self.flows.set_mesh(Mesh::new(*network, index));
+        let mesh = Mesh::new(*network, index);
+        self.flows.set_mesh(mesh);
+        self.services.set_mesh(mesh);
         self.paths.set_network(network);
     }
 }

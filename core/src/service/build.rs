@@ -268,7 +268,7 @@ impl Table<'_> {
                 self.by_ordinal.insert(self.keys.ordinal(owner, id(e.ordinal)), at);
             }
             if !e.vip.is_none() {
-                self.by_endpoint_vip.insert(self.keys.vip(e.vip), at);
+                self.by_endpoint_vip.insert(self.keys.address(0, e.vip), at);
             }
             at = id(e.next);
         }
@@ -291,7 +291,7 @@ impl Table<'_> {
         let owner = |at| services.get(at).copied().unwrap_or(ServiceSlot::EMPTY);
         let by_address = |at| keys.address(endpoint(at).node, endpoint(at).address);
         let by_ordinal = |at| keys.ordinal(id(endpoint(at).service), id(endpoint(at).ordinal));
-        let by_endpoint_vip = |at| keys.vip(endpoint(at).vip);
+        let by_endpoint_vip = |at| keys.address(0, endpoint(at).vip);
         let mut at = id(service.endpoints);
         while at != 0 {
             self.by_address.remove(by_address(at), at, by_address);

@@ -31,7 +31,7 @@ use crate::rng::Rng;
 use crate::storage::link::{self, id};
 use crate::storage::{Index, Link, Pool};
 use crate::wire::feed::{ENDPOINT_READY, Protocol};
-use crate::wire::ip::{Address, SCTP, TCP, UDP};
+use crate::wire::ip::{Address, Mesh, SCTP, SHADOW_BITS, TCP, UDP};
 use build::Pending;
 use core::hash::Hasher;
 use core::net::IpAddr;
@@ -146,6 +146,7 @@ pub struct Table<'a> {
     complete: bool,
     /// This node's.
     zone: u32,
+    mesh: Mesh,
     pending: Pending,
 }
 
@@ -180,6 +181,7 @@ impl<'a> Table<'a> {
             generation: 0,
             complete: false,
             zone: 0,
+            mesh: Mesh::NONE,
             pending: Pending::None,
         }
     }
@@ -194,7 +196,20 @@ impl<'a> Table<'a> {
         self.complete
     }
 
-    /// Whether forwarding serves `ip` as a Service's VIP.
+    /// Gives this node its place in the mesh, once it has joined.
+    pub fn set_mesh(&mut self, mesh: Mesh) {
+        self.mesh = mesh;
+    }
+
+    /// The address that stands for the VIP beside another service proxy ([`Mesh::shadow`]). `None` where forwarding
+    /// does not serve the VIP, or where another VIP had the same stand-in first.
+    pub fn shadow_of(&self, vip: IpAddr) -> Option<IpAddr> {
+        let shadow = self.mesh.shadow(vip)?;
+        let (owner, _) = self.proxied(vip)?;
+        (self.shadowed(shadow) == Some((owner, Address::from(vip)))).then_some(shadow)
+    }
+
+    /// Whether forwarding serves `ip` as a Service's VIP, or as what stands for one.
     pub fn is_vip(&self, ip: IpAddr) -> bool {
         self.proxied(ip).is_some()
     }
@@ -207,7 +222,7 @@ impl<'a> Table<'a> {
     /// The endpoint that `ip` stands for cluster-wide, if it is an endpoint VIP.
     pub fn endpoint_of_vip(&self, ip: IpAddr) -> Option<EndpointView<'_>> {
         let vip = Address::from(ip);
-        let hash = self.keys.vip(vip);
+        let hash = self.keys.address(0, vip);
         let is_it = |id| self.endpoints.get(id).is_some_and(|e| e.vip == vip);
         let id = self.by_endpoint_vip.find(hash, is_it)?;
         EndpointView::new(self, id)
@@ -298,24 +313,46 @@ impl<'a> Table<'a> {
     }
 
     fn proxied(&self, ip: IpAddr) -> Option<(u32, &ServiceSlot)> {
-        let id = self.vip_owner(Address::from(ip), ServiceSlot::proxied)?;
+        let id = if self.mesh.is_shadow(ip) {
+            self.shadowed(ip)?.0
+        } else {
+            self.vip_owner(Address::from(ip), ServiceSlot::proxied)?
+        };
         Some((id, self.services.get(id)?))
     }
 
-    /// Of several services that claim an address the one that had it first.
     fn vip_owner(&self, vip: Address, want: impl Fn(&ServiceSlot) -> bool) -> Option<u32> {
         if vip.is_none() {
             return None;
         }
-        let mut first: Option<(u32, u32)> = None;
-        self.by_vip.find(self.keys.vip(vip), |key| {
-            let has = |s: &&ServiceSlot| s.vips.get(key as usize & 1) == Some(&vip) && want(s);
-            if let Some(service) = self.services.get(key >> 1).filter(has) {
-                first = first.into_iter().chain([(service.uid, key >> 1)]).min();
+        self.first_claim(vip, |service, claimed| claimed == vip && want(service)).map(|(id, _)| id)
+    }
+
+    /// The service and the VIP of it that `shadow` stands for.
+    fn shadowed(&self, shadow: IpAddr) -> Option<(u32, Address)> {
+        let is_it = |vip: Address| vip.ip().and_then(|vip| self.mesh.shadow(vip)) == Some(shadow);
+        self.first_claim(Address::from(shadow), |service, vip| service.proxied() && is_it(vip))
+    }
+
+    /// Of several services whose VIP is wanted the one that had it first, and that VIP. `like`: an address with the
+    /// last bits of the VIP.
+    fn first_claim(
+        &self,
+        like: Address,
+        want: impl Fn(&ServiceSlot, Address) -> bool,
+    ) -> Option<(u32, Address)> {
+        let mut first: Option<(u32, u32, Address)> = None;
+        self.by_vip.find(self.keys.vip(like), |key| {
+            let service = self.services.get(key >> 1);
+            let claim = service.and_then(|s| Some((s, *s.vips.get(key as usize & 1)?)));
+            if let Some((service, vip)) = claim.filter(|(service, vip)| want(service, *vip))
+                && first.is_none_or(|(uid, ..)| service.uid < uid)
+            {
+                first = Some((service.uid, key >> 1, vip));
             }
             false
         });
-        first.map(|(_, id)| id)
+        first.map(|(_, id, vip)| (id, vip))
     }
 
     fn find_service(&self, namespace: &str, name: &str) -> Option<u32> {
@@ -363,8 +400,11 @@ impl Keys {
         hasher.finish()
     }
 
+    /// By the bits that a VIP and its stand-in share.
     fn vip(&self, vip: Address) -> u64 {
-        self.address(0, vip)
+        let mut hasher = self.hasher();
+        hasher.write(vip.bytes().rchunks(SHADOW_BITS as usize / 8).next().unwrap_or_default());
+        hasher.finish()
     }
 
     fn address(&self, node: u32, address: Address) -> u64 {

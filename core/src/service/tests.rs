@@ -18,6 +18,7 @@ const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
 mod affinity;
 mod categories;
 mod rows;
+mod shadow;
 mod topology;
 
 /// Owned memory of one table.

@@ -3,6 +3,9 @@
 use crate::wire::control::{Network, mesh_address, mesh_capacity};
 use core::net::IpAddr;
 
+/// Bits that VIPs with the same [`Mesh::shadow`] share at least, at their end.
+pub const SHADOW_BITS: u32 = 16;
+
 /// The mesh prefixes and this node's place in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mesh {
@@ -44,6 +47,39 @@ impl Mesh {
         } else {
             self.address(mesh_capacity(&self.network).saturating_add(1), false)
         }
+    }
+
+    /// The stand-in of a Service's VIP on nodes where another service proxy claims the VIP itself: in the quarter
+    /// behind the nodes', with the last bits of the VIP, so that it is the same after every restart. `None` before
+    /// this node has joined, and where the quarter has room for fewer than [`SHADOW_BITS`].
+    pub fn shadow(&self, vip: IpAddr) -> Option<IpAddr> {
+        let (quarter, mask) = self.shadows(vip.is_ipv6())?;
+        Some(match (vip, quarter) {
+            (IpAddr::V4(vip), IpAddr::V4(quarter)) => {
+                IpAddr::from((u32::from(quarter) | u32::from(vip) & mask as u32).to_be_bytes())
+            }
+            (IpAddr::V6(vip), IpAddr::V6(quarter)) => {
+                IpAddr::from((u128::from(quarter) | u128::from(vip) & u128::from(mask)).to_be_bytes())
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether `ip` lies in the quarter of [`Mesh::shadow`].
+    pub fn is_shadow(&self, ip: IpAddr) -> bool {
+        self.shadow(ip) == Some(ip)
+    }
+
+    /// First address of the quarter, and the bits that a VIP gives.
+    fn shadows(&self, v6: bool) -> Option<(IpAddr, u64)> {
+        let bits = if v6 { 62 } else { 30u32.checked_sub(self.network.mesh_v4_len.into())? };
+        let first = 1u64.checked_shl(bits).filter(|_| self.own != 0 && bits >= SHADOW_BITS)?;
+        let quarter = if v6 {
+            IpAddr::from((u128::from_be_bytes(self.network.mesh_v6) | u128::from(first)).to_be_bytes())
+        } else {
+            IpAddr::from((u32::from_be_bytes(self.network.mesh_v4) | first as u32).to_be_bytes())
+        };
+        Some((quarter, first.saturating_sub(1)))
     }
 
     /// Whether `ip` lies in the mesh prefixes, whatever it is there.
@@ -98,5 +134,36 @@ mod tests {
             assert_eq!(mesh.contains(ip.parse().unwrap()), inside, "{ip}");
         }
     }
+
+    #[test]
+    fn shadows_keep_the_last_bits_of_their_vips() {
+        let network = |len| Network {
+            mesh_v4: [242, 0, 0, 0],
+            mesh_v4_len: len,
+            mesh_v6: "fd00:242::".parse::<core::net::Ipv6Addr>().unwrap().octets(),
+        };
+        let mesh = Mesh::new(network(8), 7);
+        for (vip, shadow) in [
+            ("10.96.0.10", "242.96.0.10"),
+            ("10.111.255.255", "242.111.255.255"),
+            ("172.20.1.2", "242.84.1.2"),
+            ("fd00:96::a", "fd00:242::4000:0:0:a"),
+            ("fd00:96::ffff:0:0:a", "fd00:242::7fff:0:0:a"),
+        ] {
+            let shadow: IpAddr = shadow.parse().unwrap();
+            assert_eq!(mesh.shadow(vip.parse().unwrap()), Some(shadow), "{vip}");
+            assert!(mesh.is_shadow(shadow) && mesh.contains(shadow));
+            assert_eq!(mesh.index_of(shadow), None);
+        }
+        for other in ["10.96.0.10", "242.0.0.7", "242.63.255.255", "242.128.0.1", "fd00:242::7", "fd00:96::a"]
+        {
+            assert!(!mesh.is_shadow(other.parse().unwrap()), "{other}");
+        }
+        let vip = "10.96.0.10".parse().unwrap();
+        assert_eq!(Mesh::new(network(14), 1).shadow(vip), Some("242.1.0.10".parse().unwrap()));
+        assert_eq!(Mesh::new(network(15), 1).shadow(vip), None, "too few bits");
+        assert_eq!(Mesh::NONE.shadow(vip), None);
+    }
+
     use std::string::ToString;
 }

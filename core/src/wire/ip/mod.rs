@@ -19,7 +19,7 @@ mod split;
 
 pub use address::Address;
 pub use edit::{Rewrite, clamp_mss, finish_checksum, rewrite, rewrite_error, set_fragment_id};
-pub use mesh::Mesh;
+pub use mesh::{Mesh, SHADOW_BITS};
 pub use split::{pieces, set_whole_id, split};
 
 use crate::counters::DropReason;
