@@ -105,7 +105,7 @@ fn with_ip(request: Request, kind: u16, ip: IpAddr) -> Request {
     }
 }
 
-fn parse_ip(value: &[u8]) -> Option<IpAddr> {
+pub(super) fn parse_ip(value: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(value)
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))

@@ -10,6 +10,7 @@
 
 mod messages;
 mod monitor;
+mod netfilter;
 pub(crate) mod wire;
 
 use std::fs::File;
@@ -29,6 +30,7 @@ use messages::{
 use wire::{Message, Request};
 
 pub use monitor::{Change, Monitor};
+pub use netfilter::{Connection, Netfilter};
 
 /// `rtm_protocol` of our routes: how they are told from others', by us and by `ip route` (`proto 237`).
 pub const ROUTE_PROTOCOL: u8 = 237;
@@ -139,7 +141,11 @@ impl Netlink {
     /// # Errors
     /// As `socket(2)`.
     pub fn open() -> io::Result<Self> {
-        let fd = sys::socket::netlink(libc::NETLINK_ROUTE, true)?;
+        Self::of(libc::NETLINK_ROUTE)
+    }
+
+    fn of(family: libc::c_int) -> io::Result<Self> {
+        let fd = sys::socket::netlink(family, true)?;
         sys::option::set_read_timeout(fd.as_fd(), Duration::from_secs(5))?;
         Ok(Self { socket: File::from(fd), sequence: 0, buffer: vec![0; 64 * 1024] })
     }
