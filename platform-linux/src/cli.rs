@@ -80,6 +80,10 @@ pub struct Run {
     /// Service CIDR to route to the mesh as a whole (repeatable); without it each ClusterIP is routed alone.
     #[arg(long, env = "EDGEMESH_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<Prefix>,
+    /// How packets to ClusterIPs are taken: routed to the mesh, or translated to stand-ins before another service
+    /// proxy sees them. auto: shadow where kube-proxy or its like is on this node.
+    #[arg(long, env = "EDGEMESH_INTERCEPTION", value_enum, default_value_t = Interception::Auto)]
+    pub interception: Interception,
     /// DNS server for names outside the cluster domain (repeatable); without it those of /etc/resolv.conf.
     #[arg(long, env = "EDGEMESH_UPSTREAM_DNS", value_name = "IP[:PORT]", value_delimiter = ',', value_parser = dns_server)]
     pub upstream_dns: Vec<SocketAddr>,
@@ -133,6 +137,17 @@ pub struct Names {
     /// Keep answering for so long after a signal to stop, such as 5s (off when absent).
     #[arg(long, env = "EDGEMESH_LAMEDUCK", value_parser = lameduck)]
     pub lameduck: Option<Duration>,
+}
+
+/// How packets to ClusterIPs are taken.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interception {
+    /// As what is found on this node asks for.
+    Auto,
+    /// All Services, routed.
+    Route,
+    /// Those with endpoints elsewhere, translated.
+    Shadow,
 }
 
 /// Whether the ClusterIP of the cluster's DNS is answered here.

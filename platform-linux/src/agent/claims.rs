@@ -6,18 +6,13 @@
 //! remembered, then they are forgotten and told again. Not done: names of servers that are not addresses.
 
 use crate::cli::Run;
-use crate::netlink::Netlink;
-use crate::prefix::Prefix;
+use crate::interception::IPVS_DEVICES;
+use crate::netlink::{Link, Netlink};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 const TOLD_MAX: usize = 1024;
-/// Where kube-proxy in IPVS mode has every ClusterIP: they are not this node's own.
-const IPVS_DEVICE: &str = "kube-ipvs0";
-
-/// A Service's name and its ClusterIP.
-pub(super) type Claim = (String, IpAddr);
 
 /// Whose an address is that no Service may have.
 pub(super) type Owners = HashMap<IpAddr, &'static str>;
@@ -31,18 +26,12 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// The routes of these claims. `reserved`: whose an address is that nobody may claim.
-    pub(super) fn routes(&mut self, claims: Vec<Claim>, reserved: &Owners) -> Vec<Prefix> {
-        let mut routes = Vec::with_capacity(claims.len());
-        for (service, ip) in claims {
-            match reserved.get(&ip) {
-                None => routes.push(Prefix::host(ip)),
-                Some(owner) => {
-                    self.warn_once(format!("Service {service}: its ClusterIP {ip} is {owner}; not routed"));
-                }
-            }
+    /// Whether this Service may have the address here. `reserved`: whose an address is that nobody may claim.
+    pub(super) fn allows(&mut self, service: &str, ip: IpAddr, reserved: &Owners) -> bool {
+        if let Some(owner) = reserved.get(&ip) {
+            self.warn_once(format!("Service {service}: its ClusterIP {ip} is {owner}; not routed"));
         }
-        routes
+        !reserved.contains_key(&ip)
     }
 
     /// Logs a line unless it was logged before.
@@ -67,8 +56,10 @@ impl Claims {
 pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<Owners> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let ipvs = links.iter().find(|link| link.name == IPVS_DEVICE).map(|link| link.index);
-    let own = netlink.addresses()?.into_iter().filter(|address| Some(address.index) != ipvs);
+    // Where a proxy in IPVS mode has every ClusterIP: they are not this node's own.
+    let is_ipvs = |link: &&Link| IPVS_DEVICES.contains(&link.name.as_str());
+    let ipvs: Vec<u32> = links.iter().filter(is_ipvs).map(|link| link.index).collect();
+    let own = netlink.addresses()?.into_iter().filter(|address| !ipvs.contains(&address.index));
     let servers = servers.iter().filter_map(|server| server.parse::<SocketAddr>().ok());
     let mut reserved = HashMap::new();
     reserved.extend(settings.upstream_dns.iter().map(|at| (at.ip(), "a DNS server's that this node asks")));
@@ -89,11 +80,10 @@ mod tests {
     #[test]
     fn hostile_claims_are_not_routed_and_told_once() {
         let reserved = HashMap::from([(ip("192.0.2.1"), "this node's own")]);
-        let claims =
-            || vec![("default/web".to_owned(), ip("10.96.0.1")), ("default/bad".to_owned(), ip("192.0.2.1"))];
         let mut told = Claims::default();
         for _ in 0..2 {
-            assert_eq!(told.routes(claims(), &reserved), [Prefix::host(ip("10.96.0.1"))]);
+            assert!(told.allows("default/web", ip("10.96.0.1"), &reserved));
+            assert!(!told.allows("default/bad", ip("192.0.2.1"), &reserved));
             assert_eq!(told.told.len(), 1);
         }
         assert!(!told.is_news("Service default/bad: its ClusterIP 192.0.2.1 is this node's own; not routed"));

@@ -16,12 +16,12 @@ use super::status::Shared;
 use crate::cli::DnsVip;
 use crate::dns::Server;
 use crate::dns::forward::Forwarder;
+use crate::interception::find_proxy;
 use crate::netlink::{Netlink, Scope};
 use crate::tun::DEFAULT_NAME;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,12 +36,6 @@ const NAME: &str = "kube-dns";
 const LOOK: Duration = Duration::from_secs(1);
 /// How often another program is looked for.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
-/// What shows that kube-proxy has its rules here, by mode.
-const RULES: [&[&str]; 2] =
-    [&["nft", "list", "chain", "ip", "nat", "KUBE-SERVICES"], &["nft", "list", "table", "ip", "kube-proxy"]];
-/// The same for legacy iptables, which would make the table that it is asked for.
-const LEGACY_RULES: &[&str] = &["iptables-legacy", "-w", "-t", "nat", "-S", "KUBE-SERVICES"];
-
 /// See the module's documentation.
 pub struct ClusterDns {
     mode: DnsVip,
@@ -162,7 +156,8 @@ impl ClusterDns {
         match &self.around {
             Some((at, found)) if at.elapsed() < LOOK_AROUND => found.clone(),
             _ => {
-                let found = spawn_blocking(kube_proxy).await.ok().flatten();
+                let found = spawn_blocking(find_proxy).await.ok().and_then(Result::ok).flatten();
+                let found = found.map(|proxy| format!("{proxy} is on this node"));
                 self.around = Some((Instant::now(), found.clone()));
                 found
             }
@@ -198,24 +193,4 @@ impl ClusterDns {
             self.told = Some(text);
         }
     }
-}
-
-/// Where kube-proxy's rules were found.
-fn kube_proxy() -> Option<String> {
-    let legacy = std::fs::read_to_string("/proc/net/ip_tables_names");
-    let has_nat = legacy.is_ok_and(|names| names.lines().any(|name| name == "nat"));
-    let commands = RULES.into_iter().chain(has_nat.then_some(LEGACY_RULES));
-    commands
-        .into_iter()
-        .find(|command| succeeds(command))
-        .map(|command| format!("kube-proxy has rules here (found by {})", command.join(" ")))
-}
-
-fn succeeds(command: &[&str]) -> bool {
-    let Some((tool, arguments)) = command.split_first() else { return false };
-    ["", "/usr/sbin/", "/sbin/"].iter().any(|directory| {
-        let mut command = Command::new(format!("{directory}{tool}"));
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    })
 }

@@ -3,6 +3,7 @@
 use super::state::{Joined, Membership};
 use crate::cli::Run;
 use crate::dns::Stats;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,19 @@ struct Inner {
     /// Addresses of our device beside the plan's.
     answering: Vec<IpAddr>,
     stopping: bool,
+    interception: Interception,
+}
+
+/// How Services are taken on this node.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interception {
+    /// `route` or `shadow`; empty before the node is online.
+    pub mode: String,
+    /// The other service proxy that is on this node.
+    pub beside: Option<String>,
+    /// VIPs that are taken.
+    pub taken: usize,
 }
 
 impl Shared {
@@ -180,6 +194,16 @@ impl Shared {
     /// DNS answers at these addresses of the cluster's DNS too.
     pub fn answering(&self, addresses: Vec<IpAddr>) {
         self.inner().answering = addresses;
+    }
+
+    /// Services are taken in this way now.
+    pub fn intercepting(&self, mode: &str, beside: Option<String>, taken: usize) {
+        self.inner().interception = Interception { mode: mode.to_owned(), beside, taken };
+    }
+
+    /// How Services are taken.
+    pub fn interception(&self) -> Interception {
+        self.inner().interception.clone()
     }
 
     /// A signal to stop has come.

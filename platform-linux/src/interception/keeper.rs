@@ -17,7 +17,8 @@ use edgemesh_core::time::{Duration, Instant};
 
 use super::ledger::{Ledger, Touched};
 use super::overlap::{self, describe};
-use super::{Plan, SetupError, TABLES, Wanted, entry, firewall, nft, sysctl};
+use super::proxy::{self, Proxy};
+use super::{Plan, SetupError, TABLES, Wanted, connections, entry, firewall, nft, sysctl};
 use crate::clock;
 use crate::netlink::{Change, Link, LinkChange, Monitor, Netlink, Route};
 use crate::poll::{Event, Interest, Poller, Waker};
@@ -64,6 +65,12 @@ pub enum Report {
     DeviceGone,
     /// The failure before has passed.
     Recovered,
+    /// Another service proxy has appeared on this node, or changed, or gone.
+    Proxy(Option<Proxy>),
+    /// What was asked for last is in place.
+    Programmed,
+    /// Connections that the kernel translated otherwise than the plan says begin anew.
+    Forgotten(usize),
 }
 
 /// What to look at.
@@ -72,13 +79,45 @@ struct Look {
     network: bool,
     table: bool,
     firewall: bool,
+    /// Others' proxies, where news of them come from.
+    proxy: bool,
+    /// Where none come from, too.
+    all: bool,
 }
 
 impl Look {
-    const ALL: Self = Self { network: true, table: true, firewall: true };
+    const ALL: Self = Self { network: true, table: true, firewall: true, proxy: true, all: true };
 
     fn is_due(self) -> bool {
         self != Self::default()
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            network: self.network || other.network,
+            table: self.table || other.table,
+            firewall: self.firewall || other.firewall,
+            proxy: self.proxy || other.proxy,
+            all: self.all || other.all,
+        }
+    }
+}
+
+/// What a change of the plan brings about, which is nobody else's doing.
+#[derive(Default)]
+struct Changed {
+    asked: bool,
+    routes: HashSet<Prefix>,
+    table: bool,
+}
+
+impl Changed {
+    fn explains(&self, restored: &Restored) -> bool {
+        match restored {
+            Restored::Route(to) | Restored::StaleRoute(to) => self.routes.contains(to),
+            Restored::Table => self.table,
+            _ => false,
+        }
     }
 }
 
@@ -93,6 +132,9 @@ pub struct Keeper {
     /// How `nft` printed our tables after we loaded them.
     listings: HashMap<&'static str, Option<String>>,
     entries: entry::Kept,
+    changed: Changed,
+    /// Connections may go otherwise than the plan says.
+    stale_connections: bool,
 }
 
 impl Keeper {
@@ -103,14 +145,48 @@ impl Keeper {
     pub fn start(plan: Plan, mut ledger: Ledger) -> Result<Self, SetupError> {
         overlap::check(&plan)?;
         ledger.record(Touched::Device { name: plan.device.clone() }).map_err(SetupError::State)?;
-        let tables = [TABLES.as_slice(), &[IPTABLES_FILTER, IPTABLES_RAW]].concat();
+        let tables = [TABLES.as_slice(), &[IPTABLES_FILTER, IPTABLES_RAW], &proxy::TABLES].concat();
         let opened = Netlink::open().and_then(|netlink| Ok((netlink, Monitor::open(&tables)?)));
         let (netlink, monitor) = opened.map_err(|e| SetupError::Netlink("opening a netlink socket", e))?;
         sysctl::enable_forwarding(&plan, &mut ledger)?;
-        let (listings, entries) = (HashMap::new(), entry::Kept::default());
-        let mut keeper = Self { plan, ledger, netlink, monitor, device: 0, listings, entries };
+        let mut keeper = Self {
+            plan,
+            ledger,
+            netlink,
+            monitor,
+            device: 0,
+            listings: HashMap::new(),
+            entries: entry::Kept::default(),
+            changed: Changed::default(),
+            stale_connections: true,
+        };
         keeper.restore(Look::ALL)?;
+        // Nothing here depends on it, and a kernel need not track connections.
+        let _ = keeper.forget_connections();
         Ok(keeper)
+    }
+
+    /// Takes over what follows the Services now.
+    fn set_services(&mut self, services: Wanted) {
+        let before = self.plan.routes();
+        let old = std::mem::replace(&mut self.plan.services, services);
+        let (new, after) = (&self.plan.services, self.plan.routes());
+        self.changed.asked = true;
+        self.changed.routes.extend(before.keys().filter(|to| !after.contains_key(to)));
+        self.changed.routes.extend(after.keys().filter(|to| !before.contains_key(to)));
+        if old.shadowed != new.shadowed || old.exits != new.exits {
+            self.changed.table = true;
+            self.listings.clear();
+        }
+        self.stale_connections |= old.shadowed != new.shadowed;
+    }
+
+    /// Has connections begin anew that go otherwise than the plan says; tells how many, unless none may.
+    fn forget_connections(&mut self) -> io::Result<Option<usize>> {
+        if !std::mem::take(&mut self.stale_connections) {
+            return Ok(None);
+        }
+        connections::forget_stale(&self.plan).map(Some)
     }
 
     /// What was changed outside our own table, in words for people.
@@ -184,7 +260,7 @@ impl Keeper {
             .map_err(|e| self.explain(*to, &routes, e))?;
             done.push(Restored::Route(*to));
         }
-        for to in ours.keys().filter(|to| wanted.iter().all(|(wanted, _)| wanted != *to)) {
+        for to in ours.keys().filter(|to| !wanted.contains_key(to)) {
             match self.netlink.delete_route(*to, self.device) {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                     return Err(SetupError::Netlink("removing a route", e));
@@ -231,21 +307,30 @@ impl Keeper {
         let mut look = Look::default();
         let (name, device) = (&self.plan.device, self.device);
         self.monitor.drain(|change| match change {
-            Change::Link(link) => look.network |= link.name == *name || link.index == device,
+            Change::Link(link) => {
+                look.network |= link.name == *name || link.index == device;
+                look.proxy |= proxy::IPVS_DEVICES.contains(&link.name.as_str());
+            }
             Change::Address(address) => look.network |= address.index == device,
             Change::Route(route) => look.network |= route.device == device,
             Change::Table(table) if TABLES.contains(&&*table) => look.table = true,
+            Change::Table(table) if proxy::TABLES.contains(&&*table) => look.proxy = true,
             Change::Table(_) => look.firewall = true,
             Change::Missed => look = Look::ALL,
         });
         look
     }
 
-    /// Keeps the plan true on a thread of its own until the handle is stopped or dropped.
+    /// Keeps the plan true on a thread of its own until the handle is stopped or dropped. `beside`: the service
+    /// proxy that the plan was made for; when that changes it is told.
     ///
     /// # Errors
     /// Out of descriptors or threads.
-    pub fn spawn(self, report: impl FnMut(Report) + Send + 'static) -> io::Result<KeeperHandle> {
+    pub fn spawn(
+        self,
+        beside: Option<Proxy>,
+        report: impl FnMut(Report) + Send + 'static,
+    ) -> io::Result<KeeperHandle> {
         let poller = Poller::new()?;
         for descriptor in self.monitor.descriptors() {
             poller.add(descriptor, Interest::Read, 0)?;
@@ -253,8 +338,15 @@ impl Keeper {
         let (sender, commands) = channel();
         let touched = Arc::new(Mutex::new(self.touched()));
         let waker = poller.waker();
-        let thread =
-            Thread { keeper: self, poller, commands, touched: touched.clone(), failure: None, report };
+        let thread = Thread {
+            keeper: self,
+            poller,
+            commands,
+            touched: touched.clone(),
+            failure: None,
+            beside,
+            report,
+        };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || thread.run())?;
         Ok(KeeperHandle { commands: sender, waker, touched, thread: Some(thread) })
     }
@@ -273,6 +365,8 @@ struct Thread<R> {
     touched: Arc<Mutex<Vec<String>>>,
     /// The failure that was reported last and has not passed.
     failure: Option<String>,
+    /// The other service proxy that was told of last.
+    beside: Option<Proxy>,
     report: R,
 }
 
@@ -293,19 +387,12 @@ impl<R: FnMut(Report)> Thread<R> {
             }
             if woken {
                 match self.take_commands() {
-                    Some(asked) => {
-                        look = Look { network: look.network || asked, table: look.table || asked, ..look }
-                    }
+                    Some(asked) => look = look.and(Look { network: asked, table: asked, ..Look::default() }),
                     None => return,
                 }
             }
             if ready {
-                let news = self.keeper.news();
-                look = Look {
-                    network: look.network || news.network,
-                    table: look.table || news.table,
-                    firewall: look.firewall || news.firewall,
-                };
+                look = look.and(self.keeper.news());
             }
             let now = clock::now();
             if now >= next_full {
@@ -331,10 +418,7 @@ impl<R: FnMut(Report)> Thread<R> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Services(services)) => {
-                    if self.keeper.plan.services.exits != services.exits {
-                        self.keeper.listings.clear();
-                    }
-                    self.keeper.plan.services = services;
+                    self.keeper.set_services(services);
                     asked = true;
                 }
                 Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
@@ -343,15 +427,43 @@ impl<R: FnMut(Report)> Thread<R> {
         }
     }
 
+    /// Looks for another service proxy, in the legacy tables only now and then.
+    fn look_beside(&mut self, look: Look) -> Result<(), SetupError> {
+        if !look.proxy {
+            return Ok(());
+        }
+        let found = match proxy::find_quickly()? {
+            None if look.all => proxy::find()?,
+            None if self.beside == Some(Proxy::Legacy) => self.beside,
+            found => found,
+        };
+        if found != self.beside {
+            self.beside = found;
+            (self.report)(Report::Proxy(found));
+        }
+        Ok(())
+    }
+
     fn look(&mut self, look: Look) {
-        let outcome = self.keeper.restore(look);
+        let outcome = self.keeper.restore(look).and_then(|done| {
+            self.look_beside(look)?;
+            Ok(done)
+        });
         *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = self.keeper.touched();
         match outcome {
             Ok(done) => {
                 if self.failure.take().is_some() {
                     (self.report)(Report::Recovered);
                 }
-                done.into_iter().for_each(|restored| (self.report)(Report::Restored(restored)));
+                let changed = std::mem::take(&mut self.keeper.changed);
+                let others = done.into_iter().filter(|restored| !changed.explains(restored));
+                others.for_each(|restored| (self.report)(Report::Restored(restored)));
+                if changed.asked {
+                    (self.report)(Report::Programmed);
+                }
+                if let Ok(Some(connections @ 1..)) = self.keeper.forget_connections() {
+                    (self.report)(Report::Forgotten(connections));
+                }
             }
             Err(error) => {
                 let text = error.to_string();

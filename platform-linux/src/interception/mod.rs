@@ -1,5 +1,9 @@
 //! Making the kernel bring the node's Service traffic to the TUN device, keeping it so, and undoing it.
 //!
+//! Two ways lead there. A VIP is *routed* to the device as it is, or, beside another service proxy ([`Proxy`]), it is
+//! *shadowed*: our table gives packets the VIP's stand-in as destination before that proxy sees them, and the mesh
+//! prefix, in which stand-ins lie, is routed to the device anyway.
+//!
 //! A [`Plan`] says what ought to be there: addresses, routes, settings, our nftables table, accepts in the chains
 //! of others. [`check`] refuses a plan that collides with the machine's own routes. [`Keeper::start`] makes it
 //! so and [`Keeper::spawn`] keeps it so: what others delete is back within a second. [`cleanup()`] removes all of
@@ -10,6 +14,7 @@
 //! established connections outlive a restart. It never touches rp_filter, resolv.conf or the INPUT chain.
 
 mod cleanup;
+mod connections;
 pub mod entry;
 mod error;
 mod firewall;
@@ -17,12 +22,14 @@ mod keeper;
 mod ledger;
 mod nft;
 mod overlap;
+mod proxy;
 mod sysctl;
 mod tool;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::netlink::Scope;
@@ -38,6 +45,7 @@ pub use nft::TABLE;
 const TABLES: [&str; 2] = [TABLE, entry::TABLE];
 
 pub use overlap::check;
+pub use proxy::{IPVS_DEVICES, Proxy, find as find_proxy, socket_balancer};
 pub use tool::ToolError;
 
 /// The mesh in one address family.
@@ -69,6 +77,9 @@ pub struct Plan {
 pub struct Wanted {
     /// What is routed to the device beside the mesh: ranges of Service addresses or single ones.
     pub routed: Vec<Prefix>,
+    /// VIPs that another service proxy claims too, each with the address of the mesh that stands for it: they are
+    /// translated before that proxy sees them.
+    pub shadowed: BTreeMap<IpAddr, IpAddr>,
     /// Addresses outside the mesh that other nodes reach through this one: to them this node's own address is
     /// the source, for nobody else knows the way back into the mesh.
     pub exits: Vec<IpAddr>,
@@ -85,18 +96,13 @@ impl Plan {
     }
 
     /// The routes to the device, each with the source that the host's own connections take.
-    fn routes(&self) -> Vec<(Prefix, Option<IpAddr>)> {
-        let mut routes: Vec<(Prefix, Option<IpAddr>)> =
-            self.mesh.iter().map(|mesh| (mesh.prefix, Some(mesh.address))).collect();
-        for service in &self.services.routed {
-            let mesh = self.mesh.iter().find(|mesh| mesh.prefix.is_ipv6() == service.is_ipv6());
+    fn routes(&self) -> BTreeMap<Prefix, Option<IpAddr>> {
+        let mesh = self.mesh.iter().map(|mesh| (mesh.prefix, Some(mesh.address)));
+        let services = self.services.routed.iter().filter_map(|service| {
             // Without a mesh address of its family nothing could answer: leave such Services to others.
-            if let Some(mesh) = mesh
-                && routes.iter().all(|(to, _)| to != service)
-            {
-                routes.push((*service, Some(mesh.address)));
-            }
-        }
-        routes
+            let mesh = self.mesh.iter().find(|mesh| mesh.prefix.is_ipv6() == service.is_ipv6())?;
+            Some((*service, Some(mesh.address)))
+        });
+        mesh.chain(services).collect()
     }
 }

@@ -1,9 +1,9 @@
 //! Our own nftables table.
 //!
-//! Loaded as one file, hence atomically, in place of whatever it was. It keeps pods' addresses from being
-//! masqueraded by others (a SNAT of a packet to its own source, before their chains run) and clamps the MSS of
-//! connections through the tunnel. Stateless; whether the table is still as loaded is told by comparing its
-//! listing. It cannot overrule a drop of another chain: that is [`super::firewall`]'s.
+//! Loaded as one file, hence atomically, in place of whatever it was: destinations of what another service proxy
+//! claims too, sources, MSS. No rule depends on its place among those of another chain. Stateless; whether the table
+//! is still as loaded is told by comparing its listing. It cannot overrule a drop of another chain: that is
+//! [`super::firewall`]'s.
 
 use super::Plan;
 use super::tool::{self, ToolError};
@@ -14,6 +14,8 @@ pub const TABLE: &str = "edgemesh";
 /// TCP and IP header without options.
 const HEADERS_V4: u32 = 40;
 const HEADERS_V6: u32 = 60;
+/// Before the chains of kube-proxy and Docker (`dstnat`, -100). A name with an offset is refused on the hook output.
+const DESTINATION_PRIORITY: i32 = -110;
 
 /// The families that the plan needs a table in.
 pub(super) fn families(plan: &Plan) -> Vec<&'static str> {
@@ -27,13 +29,57 @@ pub(super) fn families(plan: &Plan) -> Vec<&'static str> {
 
 /// The file that makes the tables.
 pub(super) fn script(plan: &Plan) -> String {
-    families(plan)
-        .into_iter()
-        .map(|family| {
-            let mss = plan.mtu.saturating_sub(if family == "ip" { HEADERS_V4 } else { HEADERS_V6 });
-            table(family, &plan.device, mss, &masquerade(plan, family))
-        })
-        .collect()
+    families(plan).into_iter().map(|family| table(plan, family)).collect()
+}
+
+/// One table: what it holds, then the chains, each of which stands for itself.
+fn table(plan: &Plan, family: &str) -> String {
+    let parts = [shadows(plan, family), destinations(family), sources(plan, family), segments(plan, family)];
+    // Made and deleted first: «delete» of a table that is not there would refuse the whole file.
+    format!(
+        "table {family} {TABLE}\ndelete table {family} {TABLE}\ntable {family} {TABLE} {{\n{}}}\n",
+        parts.concat()
+    )
+}
+
+/// The stand-ins of VIPs that another service proxy claims too.
+fn shadows(plan: &Plan, family: &str) -> String {
+    let (kind, v6) = if family == "ip6" { ("ipv6_addr", true) } else { ("ipv4_addr", false) };
+    let pairs = plan.services.shadowed.iter().filter(|(vip, _)| vip.is_ipv6() == v6);
+    let pairs: Vec<String> = pairs.map(|(vip, shadow)| format!("{vip} : {shadow}")).collect();
+    // An empty list would be a syntax error.
+    let elements = match pairs.is_empty() {
+        true => String::new(),
+        false => format!("    elements = {{ {} }}\n", pairs.join(",\n      ")),
+    };
+    format!("  map shadows {{\n    type {kind} : {kind}\n{elements}  }}\n")
+}
+
+/// Gives packets of pods and of this node their destination, before any other proxy: the first rule that translates
+/// a connection is the only one.
+fn destinations(family: &str) -> String {
+    let hook = |name: &str| {
+        format!(
+            "  chain {name} {{\n    type nat hook {name} priority {DESTINATION_PRIORITY}; policy accept;\n    \
+             jump translate\n  }}\n"
+        )
+    };
+    format!(
+        "  chain translate {{\n    dnat to {family} daddr map @shadows\n  }}\n{}{}",
+        hook("prerouting"),
+        hook("output")
+    )
+}
+
+/// Keeps pods' addresses from being masqueraded by others: a SNAT of a packet to its own source, before their chains
+/// run. Only what leaves the mesh through this node takes this node's address.
+fn sources(plan: &Plan, family: &str) -> String {
+    format!(
+        "  chain postrouting {{\n    type nat hook postrouting priority 90; policy accept;\n{}    oifname \"{}\" \
+         snat to {family} saddr\n  }}\n",
+        masquerade(plan, family),
+        plan.device
+    )
 }
 
 /// What leaves the mesh through this node takes this node's address; before the rule that keeps sources.
@@ -52,30 +98,20 @@ fn masquerade(plan: &Plan, family: &str) -> String {
     }
 }
 
-fn table(family: &str, device: &str, mss: u32, masquerade: &str) -> String {
+/// Clamps the MSS of connections through the tunnel.
+fn segments(plan: &Plan, family: &str) -> String {
+    let mss = plan.mtu.saturating_sub(if family == "ip" { HEADERS_V4 } else { HEADERS_V6 });
     let clamp = |direction: &str| {
         format!(
-            "    {direction} \"{device}\" tcp flags & (syn | rst) == syn tcp option maxseg size > {mss} \
-             tcp option maxseg size set {mss}\n"
+            "    {direction} \"{}\" tcp flags & (syn | rst) == syn tcp option maxseg size > {mss} \
+             tcp option maxseg size set {mss}\n",
+            plan.device
         )
     };
-    // Made and deleted first: «delete» of a table that is not there would refuse the whole file.
     format!(
-        "table {family} {TABLE}\n\
-         delete table {family} {TABLE}\n\
-         table {family} {TABLE} {{\n\
-         \x20 chain postrouting {{\n\
-         \x20   type nat hook postrouting priority 90; policy accept;\n\
-         {masquerade}\
-         \x20   oifname \"{device}\" snat to {family} saddr\n\
-         \x20 }}\n\
-         \x20 chain forward {{\n\
-         \x20   type filter hook forward priority mangle; policy accept;\n\
-         {}{}\
-         \x20 }}\n\
-         }}\n",
+        "  chain forward {{\n    type filter hook forward priority mangle; policy accept;\n{}{}  }}\n",
         clamp("oifname"),
-        clamp("iifname"),
+        clamp("iifname")
     )
 }
 

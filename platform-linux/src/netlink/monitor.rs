@@ -20,7 +20,7 @@ pub enum Change {
     Address(Address),
     /// A route came or went.
     Route(Route),
-    /// Chains or rules of the nftables table with this name changed, or it went.
+    /// Chains or rules of the nftables table with this name changed, or it lost elements, or it went.
     Table(String),
     /// The kernel had more news than room for them.
     Missed,
@@ -39,7 +39,8 @@ const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_DELCHAIN: u16 = 5;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_DELRULE: u16 = 8;
-/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE` alike.
+const NFT_MSG_DELSETELEM: u16 = 14;
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and `NFTA_SET_ELEM_LIST_TABLE` alike.
 const NFTA_TABLE: u16 = 1;
 
 /// The stream of changes in the network namespace of the thread that opened it.
@@ -117,7 +118,14 @@ fn drain_one(socket: &mut File, buffer: &mut [u8], mut each: impl FnMut(&wire::M
 
 /// The table that an nftables message tells a change of its chains or rules of.
 fn table_of(message: &wire::Message<'_>) -> Option<String> {
-    let kinds = [NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_DELCHAIN, NFT_MSG_NEWRULE, NFT_MSG_DELRULE];
+    let kinds = [
+        NFT_MSG_DELTABLE,
+        NFT_MSG_NEWCHAIN,
+        NFT_MSG_DELCHAIN,
+        NFT_MSG_NEWRULE,
+        NFT_MSG_DELRULE,
+        NFT_MSG_DELSETELEM,
+    ];
     if message.kind >> 8 != NFT_SUBSYSTEM || !kinds.contains(&(message.kind & 0xff)) {
         return None;
     }

@@ -128,11 +128,7 @@ fn parse(message: &Message<'_>) -> Option<Connection> {
     let (original, reply) = (get(CTA_TUPLE_ORIG)?, get(CTA_TUPLE_REPLY)?);
     let status = get(CTA_STATUS).and_then(|value| value.try_into().ok()).map_or(0, u32::from_be_bytes);
     let own = |kind: u16, name: u16| Some((name, get(kind)?.to_vec()));
-    let key = [
-        own(CTA_TUPLE_ORIG, CTA_TUPLE_ORIG | NESTED),
-        own(CTA_ZONE, CTA_ZONE),
-        own(CTA_ID, CTA_ID),
-    ];
+    let key = [own(CTA_TUPLE_ORIG, CTA_TUPLE_ORIG | NESTED), own(CTA_ZONE, CTA_ZONE), own(CTA_ID, CTA_ID)];
     Some(Connection {
         protocol: *nested(original, CTA_TUPLE_PROTO, &[CTA_PROTO_NUM])?.first()?,
         to: messages::parse_ip(nested(original, CTA_TUPLE_IP, &[CTA_IP_V4_DST, CTA_IP_V6_DST])?)?,
@@ -171,7 +167,9 @@ mod tests {
     fn connections_are_listed_and_forgotten() {
         in_namespace(|| {
             sh("nft add table ip t; nft 'add chain ip t out { type nat hook output priority -100; }'");
-            sh("nft add rule ip t out ip daddr 10.96.0.9 dnat to 127.0.0.1; ip route add 10.96.0.0/16 dev lo");
+            sh(
+                "nft add rule ip t out ip daddr 10.96.0.9 dnat to 127.0.0.1; ip route add 10.96.0.0/16 dev lo",
+            );
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.send_to(b"x", "10.96.0.9:9").unwrap();
             let mut netfilter = Netfilter::open().unwrap();

@@ -2,7 +2,7 @@
 
 use super::Admin;
 use crate::agent::data::Data;
-use crate::agent::status::Shared;
+use crate::agent::status::{Interception, Shared};
 use crate::clock;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Engine, PeerStatus};
@@ -34,6 +34,9 @@ pub struct Status {
     pub servers: Vec<String>,
     /// Whether the control connection stands.
     pub connected: bool,
+    /// How Services are taken.
+    #[serde(default)]
+    pub interception: Interception,
     /// What was changed outside the agent's own rule table.
     pub touched: Vec<String>,
     /// Counters by name.
@@ -122,6 +125,7 @@ impl Admin {
             age_secs: self.shared.current().map(|then| clock::wall().secs.saturating_sub(then)),
             servers: self.shared.servers.clone(),
             connected,
+            interception: self.shared.interception(),
             touched: self.shared.touched_list().unwrap_or_default(),
             counters,
         })

@@ -10,7 +10,7 @@ mod known;
 mod place;
 mod rules;
 
-use super::claims::{Claim, OWN, Owners};
+use super::claims::{OWN, Owners};
 use super::status::Shared;
 use crate::cli;
 use crate::interception::entry::Entries as Rules;
@@ -115,10 +115,10 @@ impl Entry {
     pub(super) fn rules(
         &mut self,
         answer: &Answer,
-        vips: &[Claim],
+        vips: impl Iterator<Item = IpAddr>,
         reserved: &Owners,
     ) -> (Rules, Vec<String>) {
-        let mut taken: Owners = vips.iter().map(|(_, vip)| (*vip, "a ClusterIP")).collect();
+        let mut taken: Owners = vips.map(|vip| (vip, "a ClusterIP")).collect();
         taken.extend(reserved.iter().filter(|(_, owner)| **owner != OWN));
         taken.extend(answer.api_servers.iter().map(|ip| (*ip, "the API server's")));
         let with =

@@ -8,6 +8,7 @@
 //! heard longest ago going first.
 
 mod online;
+mod taking;
 
 pub(super) use online::plan;
 
@@ -22,7 +23,7 @@ use super::state::{Joined, Membership, State, StoredRecord};
 use super::status::Shared;
 use crate::cli::Run;
 use crate::clock;
-use crate::interception::KeeperHandle;
+use crate::interception::{KeeperHandle, Proxy, Report};
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::control::Peer;
 use edgemesh_core::service::TableError;
@@ -37,6 +38,7 @@ use edgemesh_host::state::StateError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use taking::Lingering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -74,6 +76,11 @@ pub struct Join {
     claims: Claims,
     /// Entry points, where this node is to have any.
     entry: Option<Entry>,
+    /// The other service proxy on this node.
+    beside: Option<Proxy>,
+    reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
+    lingering: Lingering,
+    linger_due: Option<Instant>,
 }
 
 /// Something to do on this thread.
@@ -88,6 +95,10 @@ pub enum Work {
     Remake,
     /// It is time to look where this node's entry points are.
     Look,
+    /// The keeper of routes and rules has seen something.
+    Kept(Report),
+    /// Routes may be used no more.
+    Linger,
 }
 
 impl Join {
@@ -117,6 +128,10 @@ impl Join {
             unresolved: Unresolved::default(),
             claims: Claims::default(),
             entry,
+            beside: None,
+            reports: mpsc::unbounded_channel(),
+            lingering: Lingering::default(),
+            linger_due: None,
         }
     }
 
@@ -238,6 +253,8 @@ impl Join {
             () = until(self.unresolved.ask_due) => Work::Ask,
             () = until(self.unresolved.remake_due) => Work::Remake,
             () = until(self.entry.as_ref().map(|entry| entry.look_due)) => Work::Look,
+            Some(report) = self.reports.1.recv() => Work::Kept(report),
+            () = until(self.linger_due) => Work::Linger,
         }
     }
 
@@ -248,6 +265,8 @@ impl Join {
             Work::Store => self.store(),
             Work::Ask => self.ask().await,
             Work::Look => self.look().await,
+            Work::Kept(report) => self.kept(report).await,
+            Work::Linger => self.look_at_lingering().await,
             Work::Remake => {
                 self.unresolved.remake_due = None;
                 if let Some(table) = self.unresolved.table.take() {
@@ -392,13 +411,6 @@ impl Join {
         self.tell_kernel().await;
         if let Some(responder) = &self.responder {
             responder.table_changed();
-        }
-    }
-
-    async fn tell_kernel(&mut self) {
-        let wanted = self.wanted().await;
-        if let Some(keeper) = &self.keeper {
-            keeper.set_services(wanted);
         }
     }
 

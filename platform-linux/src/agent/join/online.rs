@@ -1,11 +1,13 @@
 //! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
 
 use super::Join;
-use crate::agent::claims::{self, Claim, Owners};
+use super::taking::{self, Mode, Vip};
+use crate::agent::claims::{self, Owners};
 use crate::agent::entry::{Answer, Entry};
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
 use crate::cli::Run;
+use crate::clock;
 use crate::interception::entry::Entries;
 use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report, Wanted};
 use crate::prefix::Prefix;
@@ -13,49 +15,61 @@ use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
 use edgemesh_core::service::EndpointView;
 use edgemesh_core::wire::feed::ENDPOINT_EXIT;
 use edgemesh_core::wire::ip::Mesh;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often it is looked whether a connection still needs a route.
+const LINGER_LOOK: Duration = Duration::from_secs(5);
 
 impl Join {
     /// What the kernel is to do for the Services as they are now.
     pub(super) async fn wanted(&mut self) -> Wanted {
-        let question = self.entry.as_ref().map(Entry::question);
-        let every = self.handle.inspect(|data| {
+        let (mode, question) = (self.mode(), self.entry.as_ref().map(Entry::question));
+        let every = self.handle.inspect(move |data| {
             let (services, own) = (data.engine.services(), data.engine.own_index());
-            let claims = services.services().flat_map(|s| s.vips().map(move |vip| (s, vip)));
-            let claims = claims
-                .filter(|(_, vip)| services.is_vip(*vip))
-                .map(|(s, vip)| (format!("{}/{}", s.namespace(), s.name()), vip));
             let leaves = |e: &EndpointView<'_>| e.node() == own && e.conditions() & ENDPOINT_EXIT != 0;
             let exits = services.services().flat_map(|s| s.endpoints()).filter(leaves).map(|e| e.address());
             let answer = question.map(|question| question(services, own));
-            (claims.collect::<Vec<_>>(), exits.collect::<BTreeSet<_>>(), answer)
+            (taking::vips(&data.engine, mode), exits.collect::<BTreeSet<_>>(), answer)
         });
-        let (claims, exits, answer) = every.await.unwrap_or_default();
+        let (vips, exits, answer) = every.await.unwrap_or_default();
         let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
             self.claims.warn_once(format!("cannot list this node's addresses: {error}"));
             HashMap::new()
         });
-        let entries = self.entries(answer.unwrap_or_default(), &claims, &reserved).await;
-        Wanted { routed: self.routed(claims, &reserved), exits: exits.into_iter().collect(), entries }
+        let mut entries = self.entries(answer.unwrap_or_default(), &vips, &reserved).await;
+        let taken = self.taken(vips, &reserved);
+        self.status.intercepting(mode.name(), self.beside.map(|proxy| proxy.to_string()), taken.len());
+        let (routed, shadowed) = match mode {
+            Mode::Route if !self.settings.service_cidr.is_empty() => {
+                (self.settings.service_cidr.clone(), BTreeMap::new())
+            }
+            Mode::Route => (taken.iter().map(|vip| Prefix::host(vip.address)).collect(), BTreeMap::new()),
+            Mode::Shadow => (Vec::new(), self.shadowed(&taken)),
+        };
+        if mode == Mode::Shadow {
+            entries.behind(&shadowed);
+        }
+        if self.lingering.replace(&routed) {
+            self.linger_due.get_or_insert_with(Instant::now);
+        }
+        Wanted { routed: self.lingering.all(), shadowed, exits: exits.into_iter().collect(), entries }
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::new(self.settings.interception, self.beside)
     }
 
     /// The entry points that this node serves.
-    async fn entries(&mut self, answer: Answer, vips: &[Claim], reserved: &Owners) -> Entries {
+    async fn entries(&mut self, answer: Answer, vips: &[Vip], reserved: &Owners) -> Entries {
         let Some(entry) = &mut self.entry else { return Entries::default() };
-        let (entries, problems) = entry.rules(&answer, vips, reserved);
+        let (entries, problems) = entry.rules(&answer, vips.iter().map(|vip| vip.address), reserved);
         for problem in problems.into_iter().chain(entry.serve_checks().await) {
             self.claims.warn_once(problem);
         }
         entries
-    }
-
-    /// What of these claims is routed to the device beside the mesh.
-    fn routed(&mut self, claims: Vec<Claim>, reserved: &Owners) -> Vec<Prefix> {
-        if !self.settings.service_cidr.is_empty() {
-            return self.settings.service_cidr.clone();
-        }
-        self.claims.routes(claims, reserved)
     }
 
     /// Looks where this node's entry points are, and puts them there.
@@ -70,6 +84,73 @@ impl Join {
         }
     }
 
+    /// The VIPs that are taken, without those that no Service may have here.
+    fn taken(&mut self, vips: Vec<Vip>, reserved: &Owners) -> Vec<Vip> {
+        let taken = vips.into_iter().filter(|vip| vip.taken);
+        taken.filter(|vip| self.claims.allows(&vip.service, vip.address, reserved)).collect()
+    }
+
+    /// The stand-ins of these VIPs. One that has none is left to the other proxy.
+    fn shadowed(&mut self, taken: &[Vip]) -> BTreeMap<IpAddr, IpAddr> {
+        let mut shadowed = BTreeMap::new();
+        for Vip { service, address, shadow, .. } in taken {
+            match shadow {
+                Some(shadow) => _ = shadowed.insert(*address, *shadow),
+                None => self.claims.warn_once(format!(
+                    "Service {service}: {address} has no stand-in in the mesh prefix, or shares it with another \
+                     Service's; left to the other service proxy"
+                )),
+            }
+        }
+        shadowed
+    }
+
+    /// Gives up routes whose last connection has ended.
+    pub(super) async fn look_at_lingering(&mut self) {
+        let used = self.handle.inspect(|data| {
+            data.engine.flows().flows(clock::now()).map(|flow| flow.vip.0).collect::<BTreeSet<_>>()
+        });
+        if self.lingering.keep(&used.await.unwrap_or_default()) {
+            self.tell_kernel().await;
+        }
+        self.linger_due = self.lingering.is_waiting().then(|| Instant::now() + LINGER_LOOK);
+    }
+
+    /// Has the kernel do what is wanted now.
+    pub(super) async fn tell_kernel(&mut self) {
+        let wanted = self.wanted().await;
+        if let Some(keeper) = &self.keeper {
+            keeper.set_services(wanted);
+        }
+    }
+
+    /// What the keeper has seen.
+    pub(super) async fn kept(&mut self, report: Report) {
+        match report {
+            Report::Restored(what) => tracing::warn!(?what, "restored what others had taken away"),
+            Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
+            Report::DeviceGone => tracing::error!("the device was deleted"),
+            Report::Recovered => tracing::info!("routes and rules are in place again"),
+            Report::Programmed => {}
+            Report::Forgotten(connections) => {
+                tracing::info!(connections, "connections to Services that changed hands begin anew");
+            }
+            Report::Proxy(beside) => {
+                self.beside = beside;
+                self.tell_beside();
+                self.tell_kernel().await;
+            }
+        }
+    }
+
+    fn tell_beside(&self) {
+        let mode = self.mode().name();
+        match self.beside {
+            Some(proxy) => tracing::info!(mode, "{proxy} is on this node"),
+            None => tracing::info!(mode, "no other service proxy is on this node"),
+        }
+    }
+
     /// Gives the device its addresses and routes, and starts DNS.
     ///
     /// # Errors
@@ -77,13 +158,18 @@ impl Join {
     pub(super) async fn go_online(&mut self) -> Result<(), String> {
         let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
         self.entry.as_mut().map(Entry::look);
+        let find = tokio::task::spawn_blocking(crate::interception::find_proxy);
+        self.beside = find.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.tell_beside();
         let wanted = self.wanted().await;
         let plan = plan(&self.settings, &joined, wanted);
+        let (beside, reports) = (self.beside, self.reports.0.clone());
         let root = self.state.root().to_owned();
         let kept = tokio::task::spawn_blocking(move || {
             let ledger = Ledger::open(&root).map_err(|e| e.to_string())?;
             let keeper = Keeper::start(plan, ledger).map_err(|e| e.to_string())?;
-            keeper.spawn(report).map_err(|e| e.to_string())
+            let report = move |report| _ = reports.send(report);
+            keeper.spawn(beside, report).map_err(|e| e.to_string())
         });
         let keeper = kept.await.map_err(|error| error.to_string())??;
         self.status.touched(keeper.touched());
@@ -120,13 +206,4 @@ pub(in crate::agent) fn plan(settings: &Run, joined: &Joined, services: Wanted) 
 
 fn has_ipv6() -> bool {
     std::path::Path::new("/proc/net/if_inet6").exists()
-}
-
-fn report(report: Report) {
-    match report {
-        Report::Restored(what) => tracing::warn!(?what, "restored what others had taken away"),
-        Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
-        Report::DeviceGone => tracing::error!("the device was deleted"),
-        Report::Recovered => tracing::info!("routes and rules are in place again"),
-    }
 }

@@ -58,3 +58,14 @@ pub struct Entries {
     /// The ways in.
     pub ways: BTreeMap<EntryPoint, Way>,
 }
+
+impl Entries {
+    /// Has every way lead to what stands for its ClusterIP beside another service proxy; those to other ClusterIPs
+    /// are left to that proxy.
+    pub fn behind(&mut self, shadowed: &BTreeMap<IpAddr, IpAddr>) {
+        self.ways.retain(|_, way| {
+            let shadow = shadowed.get(&way.to.ip());
+            shadow.inspect(|shadow| way.to.set_ip(**shadow)).is_some()
+        });
+    }
+}

@@ -112,3 +112,13 @@ fn x8_the_keeper_loads_restores_and_removes_the_table() {
         assert!(cleaned.failed.is_empty() && !there(), "{cleaned:?}");
     });
 }
+
+#[test]
+fn beside_another_proxy_ways_lead_to_stand_ins_or_are_left_to_it() {
+    let way = |to: &str| Way { to: to.parse().unwrap(), outside: None, sticky: false, sources: None };
+    let at = |port| EntryPoint { address: "192.0.2.1".parse().unwrap(), protocol: 6, port };
+    let ways = [(at(30_001), way("10.96.0.1:80")), (at(30_002), way("10.96.0.2:80"))];
+    let mut entries = Entries { ways: ways.into(), ..Entries::default() };
+    entries.behind(&[("10.96.0.1".parse().unwrap(), "242.96.0.1".parse().unwrap())].into());
+    assert_eq!(entries.ways, [(at(30_001), way("242.96.0.1:80"))].into());
+}

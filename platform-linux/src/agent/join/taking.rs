@@ -1,0 +1,122 @@
+//! Which Services are taken, and how their VIPs come to the device.
+//!
+//! Without another service proxy on this node all of them are taken, and their VIPs are routed to the device. Beside
+//! one only those are that it cannot serve: with an endpoint beyond this node's own reach, which is this node and
+//! the nodes of its domain. Their VIPs are translated to stand-ins before that proxy sees them. A VIP that is not
+//! taken any more stays routed while connections use it ([`Lingering`]).
+//!
+//! Pure, but for what it remembers of VIPs that linger; the table is the engine's.
+
+use crate::cli::Interception;
+use crate::interception::Proxy;
+use crate::prefix::Prefix;
+use edgemesh_core::node::Engine;
+use edgemesh_core::service::ServiceView;
+use edgemesh_core::wire::feed::ENDPOINT_EXIT;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// How VIPs come to the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::agent) enum Mode {
+    /// They are routed.
+    Route,
+    /// They are translated to stand-ins, beside another service proxy.
+    Shadow,
+}
+
+impl Mode {
+    /// As the settings say, or as another proxy on this node makes it necessary.
+    pub(in crate::agent) fn new(setting: Interception, beside: Option<Proxy>) -> Self {
+        match (setting, beside) {
+            (Interception::Route, _) | (Interception::Auto, None) => Self::Route,
+            (Interception::Shadow, _) | (Interception::Auto, Some(_)) => Self::Shadow,
+        }
+    }
+
+    /// Its name.
+    pub(in crate::agent) fn name(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Shadow => "shadow",
+        }
+    }
+
+    /// Whether a Service is taken by the node of index `own`.
+    pub(in crate::agent) fn takes(self, service: &ServiceView<'_>, own: u32) -> bool {
+        self == Self::Route || reaches_beyond(service, own)
+    }
+}
+
+/// Whether the Service has an endpoint that the kernel of this node does not reach without us. What exits of the
+/// mesh reach for others, an exit reaches itself.
+fn reaches_beyond(service: &ServiceView<'_>, own: u32) -> bool {
+    let here: BTreeSet<IpAddr> =
+        service.endpoints().filter(|e| e.node() == own).map(|e| e.address()).collect();
+    service.endpoints().any(|e| {
+        let is_ours_too = e.conditions() & ENDPOINT_EXIT != 0 && here.contains(&e.address());
+        e.node() != 0 && e.node() != own && !is_ours_too
+    })
+}
+
+/// A VIP that forwarding serves.
+pub(super) struct Vip {
+    /// Namespace and name of its Service.
+    pub(super) service: String,
+    pub(super) address: IpAddr,
+    /// Whether its Service is taken.
+    pub(super) taken: bool,
+    /// Its stand-in; `None` where there is no room for one, or another VIP has it.
+    pub(super) shadow: Option<IpAddr>,
+}
+
+/// All of them.
+pub(super) fn vips(engine: &Engine<'_>, mode: Mode) -> Vec<Vip> {
+    let (services, own) = (engine.services(), engine.own_index());
+    let vips = services.services().flat_map(|service| service.vips().map(move |vip| (service, vip)));
+    vips.filter(|(_, vip)| services.is_vip(*vip))
+        .map(|(service, address)| Vip {
+            service: format!("{}/{}", service.namespace(), service.name()),
+            address,
+            taken: mode.takes(&service, own),
+            shadow: services.shadow_of(address),
+        })
+        .collect()
+}
+
+/// Routes that are wanted no more but still used.
+#[derive(Default)]
+pub(super) struct Lingering {
+    /// What was routed last.
+    routed: BTreeSet<Prefix>,
+    /// What of it is not wanted any more.
+    left: BTreeSet<Prefix>,
+}
+
+impl Lingering {
+    /// Takes over what is to be routed now. True when something is left over that may be in use.
+    pub(super) fn replace(&mut self, wanted: &[Prefix]) -> bool {
+        let wanted: BTreeSet<Prefix> = wanted.iter().copied().collect();
+        self.left =
+            self.routed.union(&self.left).filter(|prefix| !wanted.contains(prefix)).copied().collect();
+        self.routed = wanted;
+        self.is_waiting()
+    }
+
+    /// Whether something is left over.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Gives up what none of the VIPs in use lies in; tells whether that changed anything.
+    pub(super) fn keep(&mut self, in_use: &BTreeSet<IpAddr>) -> bool {
+        let before = self.left.len();
+        self.left.retain(|prefix| in_use.iter().any(|vip| prefix.contains(*vip)));
+        self.left.len() != before
+    }
+
+    /// What is to be routed, whether wanted or used.
+    pub(super) fn all(&self) -> Vec<Prefix> {
+        self.routed.union(&self.left).copied().collect()
+    }
+}
