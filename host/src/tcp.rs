@@ -4,15 +4,21 @@
 //! connection hangs after its first small frames. Both ends therefore announce and use segments of at most
 //! [`SEGMENT`] bytes: those fit every IPv6 link (RFC 8200 section 5, 1280 bytes) with headers and options.
 //!
+//! A connection whose source address has gone is told of by [`source_lost`]: TCP itself would not notice for long.
+//!
 //! Stateless; nothing here reads, writes or retries.
 
 use socket2::SockRef;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Largest segment in bytes, in both directions of a connection.
 pub const SEGMENT: u32 = 1_200;
+
+/// How often an address is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1_024;
@@ -38,6 +44,20 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Waits until this machine has lost the address, and says so: a connection from it would hang in silence until TCP
+/// gives up, many minutes later. Another error of the kernel's says nothing about the address.
+pub async fn source_lost(source: IpAddr) -> io::Error {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let bound = std::net::UdpSocket::bind((source, 0));
+        if let Err(error) = bound.map(drop)
+            && error.kind() == io::ErrorKind::AddrNotAvailable
+        {
+            return io::Error::new(error.kind(), format!("this machine has lost the address {source}"));
+        }
+    }
+}
+
 fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
     SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
@@ -60,6 +80,18 @@ mod tests {
                 let segment = SockRef::from(&stream).tcp_mss().unwrap();
                 assert!((1_000..=SEGMENT).contains(&segment), "{segment}");
             }
+        });
+    }
+
+    #[test]
+    fn an_address_that_this_machine_does_not_have_is_lost() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let gone = source_lost("192.0.2.77".parse().unwrap()).await;
+            assert!(gone.to_string().contains("192.0.2.77"), "{gone}");
+            let here = source_lost("127.0.0.1".parse().unwrap());
+            assert!(tokio::time::timeout(LOOK_EVERY * 5, here).await.is_err());
         });
     }
 

@@ -63,12 +63,15 @@ async fn exchange(
     stream: TcpStream,
     frames: &mut mpsc::UnboundedReceiver<Vec<u8>>,
 ) -> io::Result<()> {
+    let source = stream.local_addr()?.ip();
     let (read, mut write) = stream.into_split();
     let inbound = receive(read, FRAME_MAX, |frame| handle.send(Command::Frame(frame)));
-    tokio::pin!(inbound);
+    let lost = tcp::source_lost(source);
+    tokio::pin!(inbound, lost);
     loop {
         tokio::select! {
             ended = &mut inbound => return ended,
+            error = &mut lost => return Err(error),
             frame = frames.recv() => match frame {
                 // An empty frame is the engine's wish to end this connection.
                 Some(frame) if frame.is_empty() => return Err(io::ErrorKind::ConnectionAborted.into()),
@@ -122,9 +125,11 @@ async fn relay(
     stream: TcpStream,
     datagrams: &mut mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
+    let source = stream.local_addr()?.ip();
     let (read, mut write) = stream.into_split();
     let inbound = receive(read, DATAGRAM_MAX, |datagram| handle.send(Command::RelayDatagram(datagram)));
-    tokio::pin!(inbound);
+    let lost = tcp::source_lost(source);
+    tokio::pin!(inbound, lost);
     let mut queue: VecDeque<Vec<u8>> = VecDeque::with_capacity(RELAY_QUEUE);
     loop {
         let outbound = async {
@@ -136,6 +141,7 @@ async fn relay(
         tokio::select! {
             biased;
             ended = &mut inbound => return ended,
+            error = &mut lost => return Err(error),
             more = outbound => if let Some(datagram) = more? { queue.push_back(datagram) },
         }
         while let Ok(datagram) = datagrams.try_recv() {

@@ -16,6 +16,7 @@
 //!
 //! Not here: what is to be shown.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -66,8 +67,12 @@ pub struct Mesh {
     pub agents: Vec<Agent>,
     /// The server.
     pub server: Server,
-    /// The servers in the pods.
-    pub workloads: Vec<Process>,
+    /// The servers in the first pods, by node.
+    workloads: BTreeMap<String, Vec<Process>>,
+    /// The server on b1 itself.
+    pub host: Process,
+    /// What the servers serve.
+    files: PathBuf,
     /// A client that waits in silence while other scenarios run.
     pub idle: Option<Process>,
     /// The 256 MiB file.
@@ -122,11 +127,11 @@ impl Mesh {
         fs::create_dir_all(&files).context(files.display())?;
         let (big, small) = (served(&files, "big.bin", BIG)?, served(&files, "small.bin", SMALL)?);
         let lab = Lab::build(directory)?;
-        let mut workloads = Vec::new();
+        let mut workloads = BTreeMap::new();
         for node in lab.nodes() {
-            start_pod_servers(node.pod(1)?, &files, &mut workloads)?;
+            workloads.insert(node.name.clone(), start_pod_servers(node.pod(1)?, &files)?);
         }
-        workloads.push(workloads::nginx(&lab.b1, 8080, &files)?);
+        let host = workloads::nginx(&lab.b1, 8080, &files)?;
         let manifests = lab.server.directory().join("manifests");
         fs::create_dir_all(&manifests).context(manifests.display())?;
         for service in services().into_iter().chain([kube_dns()]) {
@@ -134,7 +139,7 @@ impl Mesh {
         }
         let mut server = Server::start(&lab.server)?;
         server.wait_ready(&lab.server)?;
-        Ok(Self { agents: Vec::new(), server, workloads, idle: None, big, small, lab })
+        Ok(Self { agents: Vec::new(), server, workloads, host, files, idle: None, big, small, lab })
     }
 
     /// [`Mesh::prepare`], and an agent on every node, ready.
@@ -203,6 +208,26 @@ impl Mesh {
         self.lab.node(node)?.pod(1)
     }
 
+    /// Ends the servers of a node's first pod; the pod itself stays.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn stop_pod(&mut self, node: &str) -> Result {
+        let servers = self.workloads.get_mut(node).context(format!("pod of {node}"))?;
+        servers.drain(..).for_each(|mut server| server.kill());
+        Ok(())
+    }
+
+    /// Starts them again.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub fn start_pod(&mut self, node: &str) -> Result {
+        let servers = start_pod_servers(self.pod(node)?, &self.files)?;
+        self.workloads.insert(node.to_owned(), servers);
+        Ok(())
+    }
+
     /// The last lines of every log, for a report of a failure.
     pub fn logs(&self) -> String {
         let mut text = format!("--- server\n{}\n", crate::product::tail(&self.server.process.log()));
@@ -213,14 +238,15 @@ impl Mesh {
     }
 }
 
-fn start_pod_servers(pod: &Machine, files: &Path, started: &mut Vec<Process>) -> Result {
-    started.push(workloads::nginx(pod, 8080, files)?);
-    started.push(workloads::per_connection(pod, 9001, "sha256sum")?);
-    started.push(workloads::per_connection(pod, 9002, "echo 220 ready; cat")?);
-    started.push(pod.tool("udp", &["udp-server", "7000"])?);
-    started.push(pod.tool("sink", &["udp-sink", "7001"])?);
-    started.push(workloads::iperf(pod, 5201)?);
-    Ok(())
+fn start_pod_servers(pod: &Machine, files: &Path) -> Result<Vec<Process>> {
+    Ok(vec![
+        workloads::nginx(pod, 8080, files)?,
+        workloads::per_connection(pod, 9001, "sha256sum")?,
+        workloads::per_connection(pod, 9002, "echo 220 ready; cat")?,
+        pod.tool("udp", &["udp-server", "7000"])?,
+        pod.tool("sink", &["udp-sink", "7001"])?,
+        workloads::iperf(pod, 5201)?,
+    ])
 }
 
 /// Makes the file unless it is there: once per run of the lab.

@@ -13,6 +13,7 @@ mod reach;
 mod restart;
 mod transfer;
 mod trust;
+mod truth;
 mod udp;
 
 use std::path::Path;
@@ -166,6 +167,10 @@ pub const ALL: &[Scenario] = &[
     row("trust/tokens", "wrong, expired and used tokens are refused", Run::Prepared(trust::bad_tokens)),
     row("trust/lost-answer", "a join whose answer was lost", Run::Prepared(trust::lost_answer)),
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Run::Prepared(trust::not_an_endpoint)),
+    row("truth/lost-node", "a node vanishes: connections go to another", Run::Own(truth::lost_node)),
+    row("truth/g4-dead-pod", "a pod dies while the cloud is away", Run::Own(truth::dead_pod)),
+    row("truth/g5-cold-boot", "a node boots without network", Run::Own(truth::cold_boot)),
+    row("truth/g6-new-address", "a node gets another address", Run::Own(truth::new_address)),
     row("restart/c5-agents", "agents are killed under load", Run::Own(restart::agents_killed)),
     row("restart/server", "the server is killed while it relays", Run::Own(restart::server_killed)),
     row("restart/both", "an agent, then at once the server", Run::Own(restart::agent_then_server_killed)),

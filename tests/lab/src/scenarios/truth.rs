@@ -1,0 +1,132 @@
+//! What a node knows of itself and its neighbours when nobody in the cloud can say it.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use crate::manifests::Service;
+use crate::mesh::Mesh;
+use crate::nat::Policy;
+use crate::product::Agent;
+use crate::wait::{secs, wait_until};
+use crate::workloads::curl;
+use crate::{Context, Result, ensure};
+
+use super::reach::answers;
+
+/// First pod of every node.
+const POD: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+
+/// Which endpoint of `twins` a new connection of a1's first pod reaches.
+fn twin(mesh: &Mesh) -> Result<String> {
+    Ok(curl(mesh.pod("a1")?, "http://twins/")?.trim().to_owned())
+}
+
+/// Both endpoints of `twins` are reached.
+fn both_twins(mesh: &Mesh) -> Result {
+    let mut seen = [false; 2];
+    for _ in 0..64 {
+        let said = twin(mesh)?;
+        for (seen, name) in seen.iter_mut().zip(["a2-p1", "b1-p1"]) {
+            *seen |= said == name;
+        }
+    }
+    ensure!(seen == [true; 2], "of 64 connections none reached one of the endpoints: {seen:?}");
+    Ok(())
+}
+
+/// A node vanishes without a word, while the server still lists its endpoint: every connection is served by the other
+/// one, the first after a pause.
+pub(super) fn lost_node(mesh: &mut Mesh) -> Result {
+    both_twins(mesh)?;
+    mesh.lab.a2.ns.ip(&["link set eth0 down"])?;
+    for number in 0..24 {
+        let started = Instant::now();
+        let said = mesh.pod("a1")?.check(&["curl", "-sS", "--max-time", "15", "http://twins/"])?;
+        let took = started.elapsed().as_secs_f64();
+        ensure!(said.trim() == "b1-p1", "connection {number} was answered by {said:?}");
+        ensure!(took < 9.0, "connection {number} took {took:.1} s");
+    }
+    mesh.lab.a2.ns.ip(&["link set eth0 up", "route add default via 192.168.1.1"])?;
+    wait_until("the node is chosen again", secs(60), || both_twins(mesh))
+}
+
+/// The cloud is away and a pod dies: its node finds out and tells its neighbours, who leave it alone until it is back.
+pub(super) fn dead_pod(mesh: &mut Mesh) -> Result {
+    both_twins(mesh)?;
+    let (agent, node) = mesh.agent("a1")?;
+    agent.wait_path(node, "b1", &["direct"], secs(20))?;
+    mesh.lab.inet.set_policy(Policy { no_server: true, ..Policy::default() })?;
+    both_twins(mesh).context("the cloud is away")?;
+    mesh.stop_pod("a2")?;
+    wait_until("a2 says that its pod does not answer", secs(60), || {
+        let (agent, node) = mesh.agent("a1")?;
+        let services = agent.json(node, "services")?;
+        let twins = services.as_array().and_then(|all| all.iter().find(|entry| entry["name"] == "twins"));
+        let down = |entry: &&serde_json::Value| entry["down"] == true;
+        let endpoints = twins.and_then(|entry| entry["endpoints"].as_array()).context("no twins")?;
+        let down: Vec<_> = endpoints.iter().filter(down).map(|entry| entry["node"].clone()).collect();
+        ensure!(down.contains(&"a2".into()) && !down.contains(&"b1".into()), "down: {down:?}");
+        Ok(())
+    })?;
+    for number in 0..24 {
+        let said = twin(mesh).context(format!("connection {number}"))?;
+        ensure!(said == "b1-p1", "connection {number} was answered by {said:?}");
+    }
+    mesh.start_pod("a2")?;
+    wait_until("it is chosen again", secs(30), || both_twins(mesh))?;
+    mesh.lab.inet.set_policy(Policy::default())
+}
+
+/// A node boots without any network: names and its own Services work from what it kept, and it says how old that is.
+pub(super) fn cold_boot(mesh: &mut Mesh) -> Result {
+    let table = Agent::state(mesh.lab.node("a1")?).join("services");
+    wait_until("the table is stored", secs(10), || {
+        ensure!(table.exists(), "{} is not there", table.display());
+        Ok(())
+    })?;
+    let (agent, node) = mesh.agent_mut("a1")?;
+    agent.stop_and_cleanup(node)?;
+    node.ns.ip(&["link set eth0 down"])?;
+    agent.restart(node)?;
+    agent.wait_ready().context("without a network")?;
+    answers(mesh.lab.a1.pod(2)?, "own", "a1-p1")?;
+    answers(&mesh.lab.a1, "own.default.svc.cluster.local", "a1-p1")?;
+    let (agent, node) = mesh.agent("a1")?;
+    let status = agent.json(node, "status")?;
+    ensure!(status["stale"] == true && status["ageSecs"].is_number(), "status: {status}");
+    ensure!(agent.metric(&["edgemesh_stale"])? > 0.5, "metrics do not say that the table is old");
+    let (code, readiness) = agent.admin("/readyz")?;
+    ensure!(code == 200, "/readyz: {code} {readiness}");
+    node.ns.ip(&["link set eth0 up", "route add default via 192.168.1.1"])?;
+    let client = mesh.pod("a1")?;
+    wait_until("the network is back", secs(30), || answers(client, "park", "b1-p1"))?;
+    let (agent, node) = mesh.agent("a1")?;
+    let status = agent.json(node, "status")?;
+    ensure!(status["stale"] == false, "the server was heard: {status}");
+    Ok(())
+}
+
+/// A node gets another address while it serves: names and its own Services never notice, tunnels are back within 10 s,
+/// also for a connection that was open all the time.
+pub(super) fn new_address(mesh: &mut Mesh) -> Result {
+    answers(mesh.pod("a1")?, "park", "b1-p1")?;
+    let (agent, node) = mesh.agent("a1")?;
+    agent.wait_path(node, "b1", &["direct"], secs(20))?;
+    let url = format!("http://park/files/{}", mesh.small.name);
+    let download = crate::workloads::Transfer::start(mesh.pod("a1")?, "roaming", &url, "1M")?;
+    download.wait_progress(secs(10))?;
+    mesh.lab.b1.ns.ip(&[
+        "addr del 192.168.1.11/24 dev eth0",
+        "addr add 192.168.1.77/24 dev eth0",
+        "route add default via 192.168.1.1",
+    ])?;
+    answers(mesh.lab.b1.pod(2)?, "park", "b1-p1").context("on the node itself")?;
+    let client = mesh.pod("a1")?;
+    wait_until("new connections reach it", secs(10), || answers(client, "park", "b1-p1"))?;
+    download.wait_progress(secs(10)).context("the open connection")?;
+    let web = Service::new("moved", Ipv4Addr::new(10, 96, 0, 98)).port("TCP", "http", 80, 8080);
+    web.endpoint("a1", POD).write_to(mesh.server.manifests())?;
+    let client = mesh.pod("b1")?;
+    wait_until("it hears of changes", secs(10), || answers(client, "moved", "a1-p1"))?;
+    download.finish(&mesh.small.sum, secs(60))
+}
