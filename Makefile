@@ -5,7 +5,7 @@ BOARDS := platform-gateway/boards/probe
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh
-	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
+	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-testapi -p edgemesh-lab
 	target/release/edgemesh-lab demo
 
 deny: ## licences, versions and sources of all dependencies; known weaknesses where their database can be had
@@ -24,7 +24,7 @@ fmt: ## format the tree
 
 lab: ## the scenarios on real packets; FILTER=name runs some of them
 	tests/lab/packages.sh
-	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
+	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-testapi -p edgemesh-lab
 	target/debug/edgemesh-lab test $(FILTER)
 
 lab-self: ## the lab's own network, without the product
@@ -34,7 +34,7 @@ lab-self: ## the lab's own network, without the product
 
 lab-user: ## a few scenarios as somebody who is not root, in a user namespace
 	tests/lab/packages.sh
-	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-lab
+	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-testapi -p edgemesh-lab
 	tests/lab/as-user.sh target/debug test reach/same-subnet reach/across-nats path/relay restart/c5-agents
 
 lint: ## formatting and lints, warnings denied

@@ -70,6 +70,7 @@ fn engine(memory: Resources<'_>) -> Result<Engine<'_>> {
     let credentials = Credentials {
         name: heapless::String::try_from("example")?,
         secret: None,
+        account: false,
         agent: "example",
         feed: false,
     };

@@ -1,16 +1,19 @@
-//! The join token: one line that carries everything a node needs to become a member.
+//! The join token: one line that carries everything a node needs to become a member; and the cluster's address, the
+//! same without a secret, for nodes that show a ServiceAccount token instead.
 //!
-//! `emt1.` and base64url (no padding) of a postcard body followed by a 4-byte BLAKE2s checksum, so a typing or
-//! copying error is told apart from a refusal. The server keeps only a hash of the secret. The expiry is for
-//! the operator's eyes: the server judges it by its own clock.
+//! `emt1.` (`emc1.` for the address) and base64url (no padding) of a postcard body followed by a 4-byte BLAKE2s
+//! checksum, so a typing or copying error is told apart from a refusal. The server keeps only a hash of the secret.
+//! The expiry is for the operator's eyes: the server judges it by its own clock.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blake2::digest::Digest;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 const PREFIX: &str = "emt1.";
+const CLUSTER_PREFIX: &str = "emc1.";
 const CHECKSUM: usize = 4;
 /// Longest token text that is looked at, in bytes.
 pub const TEXT_MAX: usize = 4_096;
@@ -30,6 +33,24 @@ pub struct Token {
     pub expires: u64,
 }
 
+/// Where a cluster's servers are and whom its nodes believe: no secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Servers to try, `HOST:PORT`.
+    pub servers: Vec<String>,
+    /// The root's Ed25519 public key, which nodes pin.
+    pub root: [u8; 32],
+}
+
+/// What lets a node join.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Invitation {
+    /// For one node, with a secret.
+    Token(Token),
+    /// For every node that can show a ServiceAccount token.
+    Cluster(Cluster),
+}
+
 /// Why a text is no join token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TokenError {
@@ -46,7 +67,12 @@ pub enum TokenError {
 impl std::fmt::Display for TokenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Prefix => write!(f, "not a join token: one begins with {PREFIX:?}"),
+            Self::Prefix => {
+                write!(
+                    f,
+                    "neither a join token, which begins with {PREFIX:?}, nor a cluster's address ({CLUSTER_PREFIX:?})"
+                )
+            }
             Self::Character(c, at) => write!(f, "no join token has {c:?} in it (character {at})"),
             Self::Checksum => f.write_str("the join token is incomplete or mistyped: its checksum is wrong"),
             Self::Content => f.write_str("the join token was made for another version"),
@@ -67,12 +93,22 @@ impl std::fmt::Debug for Token {
 
 impl std::fmt::Display for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut body = postcard::to_allocvec(self).map_err(|_| std::fmt::Error)?;
-        let sum = checksum(&body);
-        body.extend_from_slice(&sum);
-        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(&body))?;
-        body.zeroize();
-        Ok(())
+        write(f, PREFIX, self)
+    }
+}
+
+impl std::fmt::Display for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write(f, CLUSTER_PREFIX, self)
+    }
+}
+
+impl std::fmt::Display for Invitation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(token) => token.fmt(f),
+            Self::Cluster(cluster) => cluster.fmt(f),
+        }
     }
 }
 
@@ -80,31 +116,63 @@ impl std::str::FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let text = text.trim();
-        let encoded = text.strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
-        let stranger = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        if let Some((at, c)) = encoded.chars().enumerate().find(|(_, c)| stranger(*c)) {
-            return Err(TokenError::Character(c, PREFIX.len() + at + 1));
-        }
-        if text.len() > TEXT_MAX {
-            return Err(TokenError::Checksum);
-        }
-        let mut bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| TokenError::Checksum)?;
-        let (body, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(TokenError::Checksum)?;
-        if checksum(body) != *sum {
-            return Err(TokenError::Checksum);
-        }
-        let token = postcard::from_bytes(body).map_err(|_| TokenError::Content);
-        bytes.zeroize();
-        token
+        read(text, PREFIX)
     }
 }
 
-/// What a flag such as `--join` takes: a token, or `@FILE` that holds one.
+impl std::str::FromStr for Cluster {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        read(text, CLUSTER_PREFIX)
+    }
+}
+
+impl std::str::FromStr for Invitation {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        match text.parse() {
+            Err(TokenError::Prefix) => text.parse().map(Self::Cluster),
+            token => token.map(Self::Token),
+        }
+    }
+}
+
+fn write(f: &mut std::fmt::Formatter<'_>, prefix: &str, value: &impl Serialize) -> std::fmt::Result {
+    let mut body = postcard::to_allocvec(value).map_err(|_| std::fmt::Error)?;
+    let sum = checksum(&body);
+    body.extend_from_slice(&sum);
+    write!(f, "{prefix}{}", URL_SAFE_NO_PAD.encode(&body))?;
+    body.zeroize();
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(text: &str, prefix: &str) -> Result<T, TokenError> {
+    let text = text.trim();
+    let encoded = text.strip_prefix(prefix).ok_or(TokenError::Prefix)?;
+    let stranger = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if let Some((at, c)) = encoded.chars().enumerate().find(|(_, c)| stranger(*c)) {
+        return Err(TokenError::Character(c, prefix.len() + at + 1));
+    }
+    if text.len() > TEXT_MAX {
+        return Err(TokenError::Checksum);
+    }
+    let mut bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| TokenError::Checksum)?;
+    let (body, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(TokenError::Checksum)?;
+    if checksum(body) != *sum {
+        return Err(TokenError::Checksum);
+    }
+    let value = postcard::from_bytes(body).map_err(|_| TokenError::Content);
+    bytes.zeroize();
+    value
+}
+
+/// What a flag such as `--join` takes: a join token, a cluster's address, or `@FILE` that holds either.
 ///
 /// # Errors
 /// The text for the user.
-pub fn from_argument(argument: &str) -> Result<Token, String> {
+pub fn from_argument(argument: &str) -> Result<Invitation, String> {
     match argument.strip_prefix('@') {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"))?;
@@ -147,6 +215,19 @@ mod tests {
         let golden = "emt1.AhNjbG91ZC5leGFtcGxlOjIwMDA0DzE5Mi4wLjIuMToyMDAwNAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBmVkZ2UtMQkJCQkJCQkJCQkJCQkJCQmApKfaBkhHP7k";
         assert_eq!(token().to_string(), golden);
         assert_eq!(golden.parse(), Ok(token()));
+    }
+
+    #[test]
+    fn a_clusters_address_is_told_from_a_token() {
+        let Token { servers, root, .. } = &token();
+        let cluster = Cluster { servers: servers.clone(), root: *root };
+        let text = cluster.to_string();
+        assert!(text.starts_with("emc1."), "{text}");
+        assert_eq!(text.parse(), Ok(Invitation::Cluster(cluster)));
+        assert_eq!(token().to_string().parse(), Ok(Invitation::Token(token())));
+        assert_eq!(text.parse::<Token>(), Err(TokenError::Prefix));
+        assert_eq!(text[..20].parse::<Invitation>(), Err(TokenError::Checksum));
+        assert_eq!("emx1.abc".parse::<Invitation>(), Err(TokenError::Prefix));
     }
 
     #[test]

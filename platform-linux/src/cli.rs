@@ -52,9 +52,18 @@ pub struct Run {
     /// This node's Kubernetes name.
     #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
     pub node: String,
-    /// Join token, or @FILE that holds one. Needed until the node has joined once.
+    /// Join token, or the cluster's address where a ServiceAccount token joins, or @FILE that holds either. Needed
+    /// until the node has joined once.
     #[arg(long, env = "EDGEMESH_JOIN", value_name = "TOKEN|@FILE", hide_env_values = true)]
     pub join: Option<String>,
+    /// ServiceAccount token (audience edgemesh) of this agent's pod, shown to a server that asks who this node is.
+    #[arg(
+        long,
+        env = "EDGEMESH_SERVICE_ACCOUNT_TOKEN",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/tokens/edgemesh"
+    )]
+    pub service_account_token: PathBuf,
     /// Where keys, records and the last good table are kept.
     #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/edgemesh/agent")]
     pub state_dir: PathBuf,

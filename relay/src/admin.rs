@@ -5,10 +5,11 @@
 
 use crate::control::Shared;
 use crate::counters::Loss;
-use crate::directory::{NewToken, Node};
+use crate::directory::{Invite, Node};
 use edgemesh_core::wire::control::Refusal;
 use edgemesh_host::admin::{Handler, Method, Request, Response};
 use edgemesh_host::metrics::{Kind, Text};
+use edgemesh_host::token::Invitation;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Version of the program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Path of the request for a token; its body is a [`NewToken`] in JSON.
+/// Path of the request for a token; its body is an [`Invite`] in JSON.
 pub(crate) const TOKEN_PATH: &str = "/token";
 
 /// An admin endpoint.
@@ -123,7 +124,7 @@ impl Handler for Admin {
 }
 
 /// Refusals in the order of their numbers, as metric labels.
-const REFUSALS: [(Refusal, &str); 7] = [
+const REFUSALS: [(Refusal, &str); 8] = [
     (Refusal::WrongToken, "wrong_token"),
     (Refusal::Expired, "expired"),
     (Refusal::UsedByAnotherKey, "used_by_another_key"),
@@ -131,6 +132,7 @@ const REFUSALS: [(Refusal, &str); 7] = [
     (Refusal::NotEnrolled, "not_enrolled"),
     (Refusal::Revoked, "revoked"),
     (Refusal::Version, "version"),
+    (Refusal::Account, "account"),
 ];
 
 impl Admin {
@@ -170,17 +172,18 @@ impl Admin {
     }
 
     fn token(&self, body: &[u8]) -> Response {
-        let new: NewToken = match serde_json::from_slice(body) {
+        let new: Invite = match serde_json::from_slice(body) {
             Ok(new) => new,
             Err(e) => return Response::text(400, format!("not a request for a join token: {e}\n")),
         };
-        let node = new.node.clone();
         let now = edgemesh_host::clock::wall().secs;
-        let made = self.shared.directory().new_token(new, now, &mut self.shared.rng());
+        let made = self.shared.directory().invite(new, now, &mut self.shared.rng());
         match made {
-            Ok(token) => {
-                tracing::info!(node, expires = token.expires, "join token made");
-                Response::text(200, format!("{token}\n"))
+            Ok(made) => {
+                if let Invitation::Token(token) = &made {
+                    tracing::info!(node = token.node, expires = token.expires, "join token made");
+                }
+                Response::text(200, format!("{made}\n"))
             }
             Err(e) => Response::text(500, format!("{e}\n")),
         }

@@ -20,7 +20,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the server.
     Run(Run),
-    /// Print a join token for a node; works while the server runs.
+    /// Print a join token for a node, or the cluster's address for nodes that join with their ServiceAccount; works
+    /// while the server runs.
     Token(Token),
 }
 
@@ -66,6 +67,9 @@ pub(crate) struct Run {
     /// URL of the API server in place of the configured one.
     #[arg(long, env = "EDGEMESH_API_SERVER", value_name = "URL", value_parser = http_url)]
     pub(crate) api_server: Option<String>,
+    /// ServiceAccount whose tokens let nodes join: that of the agents. Needs --kubernetes.
+    #[arg(long, env = "EDGEMESH_SERVICE_ACCOUNT", value_name = "NAMESPACE:NAME")]
+    pub(crate) service_account: Option<String>,
     /// Node through which endpoints outside the mesh are reached, beside Nodes with the label edgemesh.io/exit=true;
     /// may be given several times: two or more, so that one may fail.
     #[arg(long, env = "EDGEMESH_EXIT", value_name = "NODE", value_parser = node_name, value_delimiter = ',')]
@@ -87,8 +91,11 @@ pub(crate) struct Run {
 #[derive(Args, Debug)]
 pub(crate) struct Token {
     /// Kubernetes name of the node that is to join.
-    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
-    pub(crate) node: String,
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name, required_unless_present = "cluster")]
+    pub(crate) node: Option<String>,
+    /// Print servers and root key without a secret, for `--join` of all agents that have a ServiceAccount token.
+    #[arg(long, env = "EDGEMESH_CLUSTER", conflicts_with_all = ["node", "ttl"])]
+    pub(crate) cluster: bool,
     /// How long the token may be used.
     #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
     pub(crate) ttl: Duration,

@@ -64,7 +64,7 @@ pub(crate) struct Counters {
     pub(crate) feed_bytes: AtomicU64,
     pub(crate) manifest_problems: AtomicU64,
     /// By the numbers of `edgemesh_core::wire::control::Refusal`.
-    pub(crate) refused: [AtomicU64; 7],
+    pub(crate) refused: [AtomicU64; 8],
 }
 
 impl Counters {

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::admin::{Admin, VERSION};
 use crate::cli::{MeshPrefix, Role, Run};
-use crate::control::{self, Shared};
+use crate::control::{self, Accounts, Shared};
 use crate::counters::Counters;
 use crate::directory::{Directory, Settings};
 use crate::feed::Feed;
@@ -58,8 +58,9 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     }
     let feed = Arc::new(Feed::new(args.exit.clone()));
     tokio::spawn(feed.clone().follow_nodes(directory.clone()));
+    let accounts = Accounts::new(source::reviewer(args)?);
     let _source = source::follow(args, &directory, &feed, &counters)?;
-    let shared = Arc::new(Shared::new(directory, switch, relays, feed, counters, rng));
+    let shared = Arc::new(Shared::new(directory, switch, relays, feed, accounts, counters, rng));
     serve_admin(args, &shared).await?;
     tokio::spawn(control::introduce(met_out, shared.clone()));
     tokio::spawn(control::serve(listener, shared));

@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::cli::Run;
+use crate::control::Reviewer;
 use crate::counters::Counters;
 use crate::directory::Directory;
 use crate::feed::Feed;
@@ -60,14 +61,40 @@ pub(crate) fn follow(
 
 #[cfg(feature = "kubernetes")]
 fn follow_kubernetes(args: &Run, publish: impl FnMut(Table) + Send + 'static) -> Result<Followed, Failure> {
-    let settings = kubernetes::Settings {
+    let source = kubernetes::Source::spawn(access(args), publish, |problem| tracing::warn!("{problem}"));
+    let source = source.map_err(|e| Failure::Config(format!("--kubernetes: {e}")))?;
+    Ok(Followed::Kubernetes { _source: source })
+}
+
+#[cfg(feature = "kubernetes")]
+fn access(args: &Run) -> kubernetes::Settings {
+    kubernetes::Settings {
         kubeconfig: args.kubeconfig.clone(),
         server: args.api_server.clone(),
         ..kubernetes::Settings::default()
-    };
-    let source = kubernetes::Source::spawn(settings, publish, |problem| tracing::warn!("{problem}"));
-    let source = source.map_err(|e| Failure::Config(format!("--kubernetes: {e}")))?;
-    Ok(Followed::Kubernetes { _source: source })
+    }
+}
+
+/// Who says which node a ServiceAccount token is of, if nodes may join so.
+pub(crate) fn reviewer(args: &Run) -> Result<Option<Reviewer>, Failure> {
+    let Some(account) = &args.service_account else { return Ok(None) };
+    if !args.kubernetes {
+        let text =
+            format!("--service-account: value {account:?} without --kubernetes; accepted: both, or neither");
+        return Err(Failure::Config(text));
+    }
+    reviewer_of(args, account).map(Some).map_err(|e| Failure::Config(format!("--service-account: {e}")))
+}
+
+#[cfg(feature = "kubernetes")]
+fn reviewer_of(args: &Run, account: &str) -> Result<Reviewer, String> {
+    let account = account.parse().map_err(|e| format!("value {account:?}; {e}"))?;
+    Ok(Reviewer::new(access(args), account))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn reviewer_of(_: &Run, _: &str) -> Result<Reviewer, String> {
+    Err("this build has no Kubernetes client".to_owned())
 }
 
 #[cfg(not(feature = "kubernetes"))]

@@ -12,7 +12,7 @@
 
 mod authority;
 
-pub use crate::wire::control::{Network, Peer, ToNode as Message, Welcome, updates};
+pub use crate::wire::control::{Network, Peer, ToNode as Message, ToServer as Question, Welcome, updates};
 pub use authority::Authority;
 
 use crate::counters::DropReason;
@@ -20,7 +20,9 @@ use crate::noise::ik::{Initiator, Pending, Transport};
 use crate::noise::{PublicKey, StaticSecret};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
-use crate::wire::control::{FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode, ToServer};
+use crate::wire::control::{
+    FEATURE_ACCOUNT, FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode, ToServer,
+};
 use core::net::SocketAddr;
 use heapless::String;
 
@@ -40,6 +42,8 @@ pub struct Credentials {
     pub name: String<NAME_MAX>,
     /// The join token's secret; `None` once enrolled.
     pub secret: Option<[u8; 16]>,
+    /// Whether the shell answers [`Message::Prove`] with a ServiceAccount token.
+    pub account: bool,
     /// Software and version, for the operator.
     pub agent: &'static str,
     /// Whether Services come from this server.
@@ -211,18 +215,20 @@ impl Link {
         }
     }
 
-    /// Writes a question for the record of the node with this name; `None` while [`Link::is_up`] is false. The
-    /// answer is a [`Message::Peer`] or a [`Message::NoPeer`]; nothing is kept, so asking again is the caller's.
+    /// Writes a message of the caller's: a [`Question::LookupName`], answered by a [`Message::Peer`] or a
+    /// [`Message::NoPeer`], or, where [`Message::Prove`] asked for it, a [`Question::Proof`]. `None` while it has no
+    /// place: the first needs [`Link::is_up`], the other that the server has not accepted this node yet. Nothing is
+    /// kept, so saying it again is the caller's.
     ///
     /// # Errors
     /// [`DropReason::NoRoom`] when `out` is shorter than a frame may be.
-    pub fn look_up(&mut self, name: &str, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
+    pub fn ask(&mut self, question: &Question<'_>, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
         let State::Up(transport, true) = &mut self.state else { return Ok(None) };
-        if !self.welcome {
+        if self.welcome == matches!(question, ToServer::Proof { .. }) {
             return Ok(None);
         }
         let room = out.len().saturating_sub(FRAME_OVERHEAD);
-        let len = ToServer::LookupName(name).encode(out.get_mut(..room).unwrap_or_default())?;
+        let len = question.encode(out.get_mut(..room).unwrap_or_default())?;
         transport.seal(out, len).map(Some)
     }
 
@@ -263,7 +269,7 @@ impl Link {
             ToServer::Hello(Hello {
                 name: &self.credentials.name,
                 secret: self.credentials.secret.as_ref().map_or(&[], |s| s.as_slice()),
-                features: 0,
+                features: if self.credentials.account { FEATURE_ACCOUNT } else { 0 },
                 agent: self.credentials.agent,
                 feed: self.credentials.feed,
                 sequence: self.sequence,
@@ -290,7 +296,8 @@ impl Link {
                 let ours = record.name == self.credentials.name && record.key == public.0;
                 if ours { Ok(()) } else { Err(DropReason::Authentication) }
             }
-            Some(ToNode::Refused { .. }) | None => Ok(()),
+            Some(ToNode::Prove) if !self.credentials.account => Err(DropReason::Malformed),
+            Some(ToNode::Refused { .. } | ToNode::Prove) | None => Ok(()),
             Some(_) if self.welcome => Ok(()),
             Some(_) => Err(DropReason::Malformed),
         }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::noise::ik::Responder;
-use crate::wire::control::{CERTIFICATE_CONTEXT, NodeRecord, RECORD_CONTEXT, Refusal, SignedRecord, VERSION};
+use crate::wire::control::{
+    CERTIFICATE_CONTEXT, NodeRecord, PROOF_PART_MAX, RECORD_CONTEXT, Refusal, SignedRecord, VERSION,
+};
 use ed25519_dalek::{Signer, SigningKey};
 use std::vec::Vec;
 
@@ -56,6 +58,7 @@ fn link(server: &Server) -> Link {
     let credentials = Credentials {
         name: String::try_from("edge-1").unwrap(),
         secret: Some([7; 16]),
+        account: false,
         agent: "test",
         feed: true,
     };
@@ -152,14 +155,15 @@ fn nodes_are_asked_for_by_name_once_the_server_has_accepted_this_one() {
     let server = Server::new();
     let mut link = link(&server);
     let mut out = [0; 1600];
-    assert_eq!(link.look_up("edge-2", &mut out), Ok(None));
+    let question = ToServer::LookupName("edge-2");
+    assert_eq!(link.ask(&question, &mut out), Ok(None));
     let (mut transport, _) = up(&server, &mut link, Instant::ZERO);
-    assert_eq!(link.look_up("edge-2", &mut out), Ok(None));
+    assert_eq!(link.ask(&question, &mut out), Ok(None));
     link.frame(Instant::ZERO, &mut seal(&mut transport, &welcome(&server))).unwrap();
-    let len = link.look_up("edge-2", &mut out).unwrap().unwrap();
+    let len = link.ask(&question, &mut out).unwrap().unwrap();
     let text = transport.open(&mut out[..len]).unwrap();
-    assert_eq!(ToServer::decode(text), Ok(Some(ToServer::LookupName("edge-2"))));
-    assert_eq!(link.look_up("edge-2", &mut out[..20]), Err(DropReason::NoRoom));
+    assert_eq!(ToServer::decode(text), Ok(Some(question.clone())));
+    assert_eq!(link.ask(&question, &mut out[..20]), Err(DropReason::NoRoom));
     assert!(link.is_up());
 }
 
@@ -256,4 +260,33 @@ fn a_record_is_believed_only_with_the_directorys_signature() {
     assert_eq!(authority.record(&bad), Err(DropReason::Authentication));
     let short = SignedRecord { record: &record, signature: &signature[..63] };
     assert_eq!(authority.record(&short), Err(DropReason::Malformed));
+}
+
+#[test]
+fn a_service_account_token_is_shown_only_when_asked_for_and_only_before_the_welcome() {
+    let server = Server::new();
+    let proof = ToServer::Proof { part: &[9; PROOF_PART_MAX], last: true };
+    let mut out = [0; 1600];
+
+    let mut deaf = link(&server);
+    let (mut transport, _) = up(&server, &mut deaf, Instant::ZERO);
+    let mut frame = send(&mut transport, &ToNode::Prove);
+    assert_eq!(deaf.frame(Instant::ZERO, &mut frame), Err(DropReason::Malformed), "it offered none");
+
+    let mut link = link(&server);
+    link.credentials.account = true;
+    assert_eq!(link.ask(&proof, &mut out), Ok(None));
+    let (mut transport, hello) = up(&server, &mut link, Instant::ZERO);
+    match ToServer::decode(&hello).unwrap() {
+        Some(ToServer::Hello(hello)) => assert_eq!(hello.features, FEATURE_ACCOUNT),
+        other => panic!("{other:?}"),
+    }
+    let mut frame = send(&mut transport, &ToNode::Prove);
+    assert_eq!(link.frame(Instant::ZERO, &mut frame), Ok(Some(ToNode::Prove)));
+    assert_eq!(link.ask(&ToServer::LookupName("edge-2"), &mut out), Ok(None));
+    let len = link.ask(&proof, &mut out).unwrap().unwrap();
+    assert_eq!(ToServer::decode(transport.open(&mut out[..len]).unwrap()), Ok(Some(proof.clone())));
+    link.frame(Instant::ZERO, &mut seal(&mut transport, &welcome(&server))).unwrap();
+    assert!(link.is_up());
+    assert_eq!(link.ask(&proof, &mut out), Ok(None));
 }

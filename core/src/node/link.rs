@@ -2,7 +2,7 @@
 
 use super::{Engine, Event, Ticket};
 use crate::bridge::terms;
-use crate::control::{Message, Network, Peer, Welcome, updates};
+use crate::control::{Message, Network, Peer, Question, Welcome, updates};
 use crate::counters::DropReason;
 use crate::flow::Mesh;
 use crate::noise::PublicKey;
@@ -69,14 +69,13 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Writes a question about the node with this name for the control connection into `out`, of at least 1,600
-    /// bytes; `None` while no server has accepted this node. The record, or the news that there is none, comes by
-    /// [`Engine::control`].
+    /// Writes a message of the shell's for the control connection into `out`, of at least 1,600 bytes; `None` while
+    /// it has no place there (see [`Link::ask`](crate::control::Link::ask)). Answers come by [`Engine::control`].
     ///
     /// # Errors
     /// [`DropReason::NoRoom`] for a shorter `out`.
-    pub fn look_up(&mut self, name: &str, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
-        self.link.look_up(name, out)
+    pub fn ask(&mut self, question: &Question<'_>, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
+        self.link.ask(question, out)
     }
 
     /// The TCP relay connection stands.
@@ -106,9 +105,7 @@ impl Engine<'_> {
         match message {
             Message::Welcome(welcome) => self.welcome(now, welcome),
             Message::Peer(peer) => self.learn(now, peer),
-            // No packet waits for a name, and the rest is for the shell.
-            Message::NoPeer { index: 0, .. } | Message::Refused { .. } | Message::Pong(_) => Ok(()),
-            Message::NoPeer { index, .. } => {
+            Message::NoPeer { index, .. } if *index != 0 => {
                 self.lookups.answered(*index);
                 self.tell(Event::Expired(Ticket::Peer(*index)));
                 Ok(())
@@ -127,6 +124,8 @@ impl Engine<'_> {
                 self.tell(Event::ServicesChanged);
                 Ok(())
             }
+            // No packet waits for a name, and the rest is for the shell.
+            _ => Ok(()),
         }
     }
 

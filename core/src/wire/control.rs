@@ -127,7 +127,16 @@ pub enum Refusal {
     Revoked,
     /// The message layer's versions do not meet.
     Version,
+    /// No ServiceAccount token vouches for the node. Only said to nodes with [`FEATURE_ACCOUNT`].
+    Account,
 }
+
+/// Feature of a node: it can show a ServiceAccount token when [`ToNode::Prove`] asks for it.
+pub const FEATURE_ACCOUNT: u32 = 1;
+/// Longest ServiceAccount token, in bytes: those of Kubernetes have 1 to 2 KiB.
+pub const PROOF_MAX: usize = 8_192;
+/// Longest part of it in a [`ToServer::Proof`], in bytes.
+pub const PROOF_PART_MAX: usize = 1_500;
 
 /// From a node to a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,6 +149,14 @@ pub enum ToServer<'a> {
     LookupName(&'a str),
     /// Keeps the connection and its NAT mapping alive; answered by [`ToNode::Pong`] (kind 4).
     Ping(u64),
+    /// Answers [`ToNode::Prove`]: the ServiceAccount token of the node's agent, in parts of at most
+    /// [`PROOF_PART_MAX`] and [`PROOF_MAX`] bytes in all; nothing when there is none (kind 5).
+    Proof {
+        /// The next bytes of the token.
+        part: &'a [u8],
+        /// These are the last.
+        last: bool,
+    },
 }
 
 /// First message of a node.
@@ -149,7 +166,7 @@ pub struct Hello<'a> {
     pub name: &'a str,
     /// The join token's secret, 16 bytes; empty once enrolled.
     pub secret: &'a [u8],
-    /// Feature bits that the node understands; none are defined yet.
+    /// Feature bits that the node understands: `FEATURE_*`.
     pub features: u32,
     /// Software and version, for the operator.
     pub agent: &'a str,
@@ -187,6 +204,9 @@ pub enum ToNode<'a> {
     Feed(&'a [u8]),
     /// All updates up to here make a consistent table with this sequence and digest (kind 70).
     FeedCommit(FeedCommit<'a>),
+    /// The node's key is unknown and it came without a join token: it may show a ServiceAccount token. Only sent
+    /// to nodes with [`FEATURE_ACCOUNT`], before anything else (kind 71).
+    Prove,
 }
 
 /// The terms on which a node is accepted.
@@ -249,6 +269,7 @@ impl<'a> ToServer<'a> {
             Self::LookupIndex(body) => encode(2, body, out),
             Self::LookupName(body) => encode(3, body, out),
             Self::Ping(body) => encode(4, body, out),
+            Self::Proof { part, last } => encode(5, &(part, last), out),
         }
     }
 
@@ -263,6 +284,10 @@ impl<'a> ToServer<'a> {
             2 => Self::LookupIndex(decode(body)?),
             3 => Self::LookupName(decode(body)?),
             4 => Self::Ping(decode(body)?),
+            5 => {
+                let (part, last) = decode(body)?;
+                Self::Proof { part, last }
+            }
             _ => return Ok(None),
         }))
     }
@@ -282,6 +307,7 @@ impl<'a> ToNode<'a> {
             Self::Pong(body) => encode(68, body, out),
             Self::Feed(body) => encode(69, body, out),
             Self::FeedCommit(body) => encode(70, body, out),
+            Self::Prove => encode(71, &(), out),
         }
     }
 
@@ -305,6 +331,7 @@ impl<'a> ToNode<'a> {
             68 => Self::Pong(decode(body)?),
             69 => Self::Feed(decode(body)?),
             70 => Self::FeedCommit(decode(body)?),
+            71 => Self::Prove,
             _ => return Ok(None),
         }))
     }

@@ -15,11 +15,13 @@ mod decode;
 mod follow;
 mod health;
 mod request;
+mod review;
 mod scan;
 mod shared;
 mod store;
 
 pub use health::{Counters, Health};
+pub use review::{Account, Reviewer};
 
 use crate::claims::Told;
 use crate::object::Kind;

@@ -8,6 +8,8 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
+/// Bytes of a single object that are read.
+const OBJECT_MAX: usize = 4 << 20;
 /// Bytes of an error's body that are read.
 const ERROR_MAX: usize = 4_096;
 /// Longest time that a server's `Retry-After` is obeyed.
@@ -80,7 +82,7 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
-/// The body of an answer with status 200, piece by piece.
+/// The body of an answer with status 200 or 201, piece by piece.
 pub(super) struct Pieces {
     body: Body,
 }
@@ -106,16 +108,57 @@ impl Pieces {
 
 /// Asks; the head must come within `patience`.
 pub(super) async fn get(client: &kube::Client, path: &str, patience: Duration) -> Result<Pieces, Failure> {
-    let request = http::Request::get(path)
+    ask(client, http::Request::get(path), Body::empty(), patience).await
+}
+
+/// One JSON object for another, within `patience`.
+pub(super) async fn post(
+    client: &kube::Client,
+    path: &str,
+    body: Vec<u8>,
+    patience: Duration,
+) -> Result<serde_json::Value, Failure> {
+    let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+    whole(ask(client, request, Body::from(body), patience).await?, patience).await
+}
+
+/// One JSON object, within `patience`.
+pub(super) async fn get_object(
+    client: &kube::Client,
+    path: &str,
+    patience: Duration,
+) -> Result<serde_json::Value, Failure> {
+    whole(get(client, path, patience).await?, patience).await
+}
+
+async fn whole(mut pieces: Pieces, patience: Duration) -> Result<serde_json::Value, Failure> {
+    let deadline = Instant::now() + patience;
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next(deadline).await? {
+        if bytes.len() + piece.len() > OBJECT_MAX {
+            return Err(Failure::Malformed(format!("an object of more than {OBJECT_MAX} bytes")));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    serde_json::from_slice(&bytes).map_err(|e| Failure::Malformed(e.to_string()))
+}
+
+async fn ask(
+    client: &kube::Client,
+    request: http::request::Builder,
+    body: Body,
+    patience: Duration,
+) -> Result<Pieces, Failure> {
+    let request = request
         .header(http::header::ACCEPT, "application/json")
         .header(http::header::USER_AGENT, concat!("edgemesh/", env!("CARGO_PKG_VERSION")))
-        .body(Body::empty())
+        .body(body)
         .map_err(|e| Failure::Malformed(e.to_string()))?;
     let answer = timeout(patience, client.send(request)).await.map_err(|_| Failure::Silent)?;
     let answer = answer.map_err(|e| Failure::Network(causes(&e)))?;
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let mut pieces = Pieces { body: answer.into_body() };
-    if status == 200 {
+    if matches!(status, 200 | 201) {
         return Ok(pieces);
     }
     let after = headers.get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok());

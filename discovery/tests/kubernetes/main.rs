@@ -5,5 +5,6 @@ mod access;
 mod failing;
 mod meta;
 mod objects;
+mod reviewing;
 mod support;
 mod watching;

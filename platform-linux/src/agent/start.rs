@@ -62,9 +62,9 @@ fn failed(error: impl std::fmt::Display) -> RunError {
 /// What is in the way of starting, or the loss of the TUN device.
 pub fn run(settings: Run) -> Result<(), RunError> {
     let state = State::open(&settings.state_dir).map_err(failed)?;
-    let token = settings.join.as_deref().map(token::from_argument).transpose();
-    let token = token.map_err(|error| RunError::Usage(format!("--join: {error}")))?;
-    let membership = state.membership(&settings.node, token).map_err(RunError::Usage)?;
+    let invitation = settings.join.as_deref().map(token::from_argument).transpose();
+    let invitation = invitation.map_err(|error| RunError::Usage(format!("--join: {error}")))?;
+    let membership = state.membership(&settings.node, invitation).map_err(RunError::Usage)?;
     privileges::check().map_err(RunError::Failed)?;
     if let Some(joined) = &membership.joined {
         interception::check(&join::plan(&settings, joined, interception::Wanted::default()))
@@ -181,6 +181,7 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
         credentials: Credentials {
             name,
             secret: membership.secret.as_slice().try_into().ok(),
+            account: true,
             agent: concat!("edgemesh-agent/", env!("CARGO_PKG_VERSION")),
             feed: settings.source == Source::Server,
         },

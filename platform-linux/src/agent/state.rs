@@ -8,7 +8,7 @@
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::state::{Directory, StateError};
-use edgemesh_host::token::Token;
+use edgemesh_host::token::Invitation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -99,32 +99,34 @@ impl State {
         Ok(secret)
     }
 
-    /// The membership on disk, brought up to date with a join token when one is given.
+    /// The membership on disk, brought up to date with what lets the node join when that is given.
     ///
     /// # Errors
     /// When there is neither, or the token is for another node; the text is for the user.
-    pub fn membership(&self, node: &str, token: Option<Token>) -> Result<Membership, String> {
+    pub fn membership(&self, node: &str, invitation: Option<Invitation>) -> Result<Membership, String> {
         let stored = self.load::<Membership>(MEMBERSHIP).filter(|m| m.node == node);
-        match (stored, token) {
-            (_, Some(token)) if token.node != node => {
-                Err(format!("--join: the token is for node {:?}, but --node is {node:?}", token.node))
+        let Some(invitation) = invitation else {
+            return stored.ok_or_else(|| {
+                format!(
+                    "--join: node {node:?} has not joined yet; accepted: a token, or @FILE that holds one \
+                     (made by: edgemesh-server token --node {node}; where a ServiceAccount token joins: \
+                     edgemesh-server token --cluster)"
+                )
+            });
+        };
+        let (servers, root, secret) = match &invitation {
+            Invitation::Token(token) if token.node != node => {
+                return Err(format!(
+                    "--join: the token is for node {:?}, but --node is {node:?}",
+                    token.node
+                ));
             }
-            (Some(stored), Some(token)) if stored.root == token.root => {
-                let secret = if stored.joined.is_some() { Vec::new() } else { token.secret.to_vec() };
-                Ok(Membership { servers: token.servers.clone(), secret, ..stored })
-            }
-            (_, Some(token)) => Ok(Membership {
-                node: node.to_owned(),
-                servers: token.servers.clone(),
-                root: token.root,
-                secret: token.secret.to_vec(),
-                joined: None,
-            }),
-            (Some(stored), None) => Ok(stored),
-            (None, None) => Err(format!(
-                "--join: node {node:?} has not joined yet; accepted: a token, or @FILE that holds one \
-                 (made by: edgemesh-server token --node {node})"
-            )),
+            Invitation::Token(token) => (token.servers.clone(), token.root, token.secret.to_vec()),
+            Invitation::Cluster(cluster) => (cluster.servers.clone(), cluster.root, Vec::new()),
+        };
+        match stored.filter(|stored| stored.root == root && stored.joined.is_some()) {
+            Some(stored) => Ok(Membership { servers, secret: Vec::new(), ..stored }),
+            None => Ok(Membership { node: node.to_owned(), servers, root, secret, joined: None }),
         }
     }
 
@@ -228,6 +230,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edgemesh_host::token::{Cluster, Token};
 
     fn state(name: &str) -> (State, std::path::PathBuf) {
         let path = std::env::temp_dir().join(format!("edgemesh-agent-{name}-{}", std::process::id()));
@@ -235,14 +238,18 @@ mod tests {
         (State::open(&path).unwrap(), path)
     }
 
-    fn token(node: &str, root: u8) -> Token {
-        Token {
+    fn token(node: &str, root: u8) -> Invitation {
+        Invitation::Token(Token {
             servers: vec!["s:1".into()],
             root: [root; 32],
             node: node.into(),
             secret: [4; 16],
             expires: 9,
-        }
+        })
+    }
+
+    fn cluster(server: &str, root: u8) -> Invitation {
+        Invitation::Cluster(Cluster { servers: vec![server.into()], root: [root; 32] })
     }
 
     #[test]
@@ -274,6 +281,10 @@ mod tests {
         assert_eq!(state.membership("a", None).unwrap().joined.unwrap().index, 3);
         assert!(state.membership("a", Some(token("a", 1))).unwrap().secret.is_empty());
         assert!(state.membership("a", Some(token("a", 2))).unwrap().joined.is_none());
+        let moved = state.membership("a", Some(cluster("t:1", 1))).unwrap();
+        assert_eq!((moved.servers, moved.joined.unwrap().index), (vec!["t:1".to_owned()], 3));
+        let other = state.membership("a", Some(cluster("t:1", 2))).unwrap();
+        assert!(other.joined.is_none() && other.secret.is_empty());
         std::fs::remove_dir_all(path).unwrap();
     }
 

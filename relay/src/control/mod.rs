@@ -3,10 +3,12 @@
 //! The first four bytes tell which. Bounds: [`CONNECTIONS_MAX`] connections, [`HANDSHAKES_MAX`] of them before
 //! their node is known, 10 s for that. What is neither costs a counter and the connection.
 
+mod account;
 mod frames;
 mod hub;
 mod session;
 
+pub(crate) use account::{Accounts, Reviewer};
 pub(crate) use hub::Hub;
 pub(crate) use session::introduce;
 
@@ -39,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) switch: Arc<Switch>,
     pub(crate) relays: bool,
     pub(crate) feed: Arc<Feed>,
+    accounts: Accounts,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
     rng: Mutex<Rng>,
@@ -50,10 +53,20 @@ impl Shared {
         switch: Arc<Switch>,
         relays: bool,
         feed: Arc<Feed>,
+        accounts: Accounts,
         counters: Arc<Counters>,
         rng: Rng,
     ) -> Self {
-        Self { directory, switch, relays, feed, hub: Hub::default(), counters, rng: Mutex::new(rng) }
+        Self {
+            directory,
+            switch,
+            relays,
+            feed,
+            accounts,
+            hub: Hub::default(),
+            counters,
+            rng: Mutex::new(rng),
+        }
     }
 
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {

@@ -3,14 +3,14 @@
 //! Answers and pushes go before feed frames, and the feed goes one frame at a time, so a node that receives ten
 //! thousand Services still gets the record it asks for. A node that says nothing for a minute is gone.
 
-use super::Shared;
 use super::frames::{self, Reader};
 use super::hub::Push;
+use super::{Shared, account};
 use crate::counters::Loss;
 use crate::feed::{Cursor, Version};
 use crate::forward::Met;
 use edgemesh_core::noise::ik::{Responder, Transport};
-use edgemesh_core::wire::control::{FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
+use edgemesh_core::wire::control::{FEATURE_ACCOUNT, FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
 use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
 use std::io;
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ pub(super) async fn serve(
 }
 
 /// The sending side, encrypted once the handshake is done.
-struct Sender {
+pub(super) struct Sender {
     write: OwnedWriteHalf,
     transport: Option<Transport>,
     /// The node's index once it is admitted.
@@ -59,7 +59,7 @@ struct Sender {
 }
 
 impl Sender {
-    async fn message(&mut self, message: &ToNode<'_>) -> io::Result<()> {
+    pub(super) async fn message(&mut self, message: &ToNode<'_>) -> io::Result<()> {
         let mut out = [0; PLAINTEXT_MAX];
         let len = message.encode(&mut out).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.plaintext(out.get(..len).unwrap_or_default()).await
@@ -73,7 +73,7 @@ impl Sender {
         frames::write(&mut self.write, frame.get(..len).unwrap_or_default()).await
     }
 
-    fn open<'f>(&mut self, frame: &'f mut [u8]) -> io::Result<Option<ToServer<'f>>> {
+    pub(super) fn open<'f>(&mut self, frame: &'f mut [u8]) -> io::Result<Option<ToServer<'f>>> {
         let transport = self.transport.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let text = transport.open(frame).map_err(|_| io::ErrorKind::InvalidData)?;
         ToServer::decode(text).map_err(|_| io::ErrorKind::InvalidData.into())
@@ -129,15 +129,24 @@ async fn admit(
         Some(_) => return Err(io::ErrorKind::InvalidData.into()),
     };
     let now = edgemesh_host::clock::wall().secs;
-    let result = shared.directory().admit(hello.name, key, hello.secret, now);
+    let (name, agent) = (hello.name.to_owned(), hello.agent.to_owned());
+    let (wants_feed, sequence, features) = (hello.feed, hello.sequence, hello.features);
+    let mut result = shared.directory().admit(&name, key, hello.secret, now);
+    let unknown = hello.secret.is_empty() && matches!(result, Ok(Err((Refusal::NotEnrolled, _))));
+    if unknown && features & FEATURE_ACCOUNT != 0 {
+        result = match account::vouched(shared, reader, sender, &name).await? {
+            Ok(()) => shared.directory().admit_vouched(&name, key),
+            Err(refused) => Ok(Err(refused)),
+        };
+    }
     let admission = match result {
         Ok(Ok(admission)) => admission,
         Ok(Err((reason, detail))) => {
-            refuse(shared, sender, hello.name, peer, reason, &detail).await?;
+            refuse(shared, sender, &name, peer, reason, &detail).await?;
             return Ok(None);
         }
         Err(error) => {
-            tracing::error!(%error, node = hello.name, "cannot enrol");
+            tracing::error!(%error, node = name, "cannot enrol");
             return Ok(None); // the node tries again
         }
     };
@@ -145,16 +154,15 @@ async fn admit(
         shared.counters.enrolled.fetch_add(1, Relaxed);
         shared.switch.unbind(admission.index);
         shared.feed.nodes_changed();
-        tracing::info!(node = hello.name, index = admission.index, %peer, "node enrolled");
+        tracing::info!(node = name, index = admission.index, %peer, "node enrolled");
     }
     sender.index = admission.index;
     welcome(shared, sender, peer, now).await?;
-    let (id, pushes) = shared.hub.enter(admission.index, peer, hello.agent);
-    tracing::info!(node = hello.name, index = admission.index, %peer, agent = hello.agent, "node connected");
-    let mut feed = hello.feed.then(|| shared.feed.subscribe());
+    let (id, pushes) = shared.hub.enter(admission.index, peer, &agent);
+    tracing::info!(node = name, index = admission.index, %peer, agent, "node connected");
+    let mut feed = wants_feed.then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    let name = hello.name.to_owned();
-    Ok(Some(Admitted { name, id, pushes, feed, sequence: hello.sequence, held: None, zone: None }))
+    Ok(Some(Admitted { name, id, pushes, feed, sequence, held: None, zone: None }))
 }
 
 async fn refuse(
@@ -289,8 +297,8 @@ async fn answer(shared: &Shared, sender: &mut Sender, frame: &mut [u8]) -> io::R
             let index = shared.directory().index_of(name);
             lookup(shared, sender, index, 0, name).await
         }
-        // A second hello has nothing to add, and kinds of the future are skipped.
-        Some(ToServer::Hello(_)) | None => Ok(()),
+        // A second hello or a late proof has nothing to add, and kinds of the future are skipped.
+        Some(ToServer::Hello(_) | ToServer::Proof { .. }) | None => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ mod log;
 mod tokens;
 
 pub(crate) use keys::Keys;
-pub(crate) use tokens::NewToken;
+pub(crate) use tokens::{Invite, NewToken};
 
 use blake2::digest::Digest;
 use edgemesh_core::rng::Rng;
@@ -218,22 +218,14 @@ impl Directory {
         now: u64,
     ) -> Result<Result<Admission, (Refusal, String)>, StateError> {
         let refuse = |reason, detail: String| Ok(Err((reason, detail)));
-        if let Some(index) = self.by_key.get(&key).copied() {
-            return match self.nodes.get(&index) {
-                Some(node) if node.revoked => refuse(Refusal::Revoked, format!("node {name} was revoked")),
-                Some(node) if node.name == name => Ok(Ok(Admission { index, enrolled: false })),
-                Some(node) => refuse(Refusal::NameTaken, format!("this key belongs to node {}", node.name)),
-                None => refuse(Refusal::NotEnrolled, format!("node {name} is unknown")),
-            };
+        if let Some(known) = self.known(name, &key) {
+            return Ok(known);
         }
         if secret.is_empty() {
-            let taken =
-                self.index_of(name).and_then(|index| self.nodes.get(&index)).is_some_and(|n| n.key.is_some());
-            return if taken {
-                refuse(Refusal::NameTaken, format!("node {name} has another key"))
-            } else {
-                refuse(Refusal::NotEnrolled, format!("node {name} is unknown and shows no join token"))
-            };
+            if let Some(taken) = self.taken(name) {
+                return Ok(Err(taken));
+            }
+            return refuse(Refusal::NotEnrolled, format!("node {name} is unknown and shows no join token"));
         }
         let hash: [u8; 32] = blake2::Blake2s256::digest(secret).into();
         let Some(token) = self.tokens.get(&hash).filter(|token| token.node == name) else {
@@ -247,12 +239,63 @@ impl Directory {
             return refuse(Refusal::Expired, format!("the join token expired {ago} s ago"));
         }
         let token = Token { key: Some(key), ..token.clone() };
+        self.enrol(name, key, vec![Entry::Token(hash, token)])
+    }
+
+    /// Lets a node in whose name the cluster itself vouches for. A name that has a key keeps it: the cluster knows
+    /// where a pod runs, not that the machine is the one that joined; that is the operator's word, a join token.
+    /// Results as in [`Directory::admit`].
+    pub(crate) fn admit_vouched(
+        &mut self,
+        name: &str,
+        key: [u8; 32],
+    ) -> Result<Result<Admission, (Refusal, String)>, StateError> {
+        if let Some(known) = self.known(name, &key) {
+            return Ok(known);
+        }
+        match self.taken(name) {
+            Some(taken) => Ok(Err(taken)),
+            None => self.enrol(name, key, Vec::new()),
+        }
+    }
+
+    /// What there is to say to a node whose key is in the directory.
+    fn known(&self, name: &str, key: &[u8; 32]) -> Option<Result<Admission, (Refusal, String)>> {
+        let index = self.by_key.get(key).copied()?;
+        let node = self.nodes.get(&index)?;
+        Some(if node.revoked {
+            Err((Refusal::Revoked, format!("node {name} was revoked")))
+        } else if node.name == name {
+            Ok(Admission { index, enrolled: false })
+        } else {
+            Err((Refusal::NameTaken, format!("this key belongs to node {}", node.name)))
+        })
+    }
+
+    /// The answer to a node that shows no join token, when its name has a key that is not the node's.
+    fn taken(&self, name: &str) -> Option<(Refusal, String)> {
+        let node = self.index_of(name).and_then(|index| self.nodes.get(&index));
+        node.filter(|node| node.key.is_some()).map(|_| {
+            let how = "was it installed anew? A new join token for it makes it known again";
+            (Refusal::NameTaken, format!("node {name} has another key; {how}"))
+        })
+    }
+
+    /// Gives `key` to `name`, durable together with `more`.
+    fn enrol(
+        &mut self,
+        name: &str,
+        key: [u8; 32],
+        more: Vec<Entry>,
+    ) -> Result<Result<Admission, (Refusal, String)>, StateError> {
         let Some((index, old)) = self.slot(name) else {
-            return refuse(Refusal::NotEnrolled, "the mesh prefix has no address left".to_owned());
+            return Ok(Err((Refusal::NotEnrolled, "the mesh prefix has no address left".to_owned())));
         };
         let serial = old.map_or(1, |node| node.serial.saturating_add(1));
         let node = Node { name: name.to_owned(), key: Some(key), serial, revoked: false };
-        self.commit(vec![Entry::Node(index, node), Entry::Token(hash, token)])?;
+        let mut entries = vec![Entry::Node(index, node)];
+        entries.extend(more);
+        self.commit(entries)?;
         Ok(Ok(Admission { index, enrolled: true }))
     }
 

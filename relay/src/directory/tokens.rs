@@ -4,7 +4,7 @@ use super::{Directory, Entry};
 use blake2::digest::Digest;
 use edgemesh_core::rng::Rng;
 use edgemesh_host::state::StateError;
-use edgemesh_host::token;
+use edgemesh_host::token::{self, Cluster, Invitation};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -30,6 +30,15 @@ impl Token {
 }
 
 /// What the operator asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Invite {
+    /// A join token.
+    Token(NewToken),
+    /// The cluster's address, with these servers, or those of the settings when empty.
+    Cluster(Vec<String>),
+}
+
+/// A join token to be made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct NewToken {
     pub(crate) node: String,
@@ -59,6 +68,28 @@ impl std::fmt::Display for TokenError {
 }
 
 impl Directory {
+    /// Makes what lets nodes join.
+    pub(crate) fn invite(
+        &mut self,
+        invite: Invite,
+        now: u64,
+        rng: &mut Rng,
+    ) -> Result<Invitation, TokenError> {
+        match invite {
+            Invite::Token(new) => self.new_token(new, now, rng).map(Invitation::Token),
+            Invite::Cluster(servers) => {
+                Ok(Invitation::Cluster(Cluster { servers: self.servers(servers)?, root: self.keys.root() }))
+            }
+        }
+    }
+
+    /// `wanted`, or what the server advertises.
+    fn servers(&self, wanted: Vec<String>) -> Result<Vec<String>, TokenError> {
+        let stored = || self.settings.as_ref().map(|s| s.servers.clone());
+        let servers = if wanted.is_empty() { stored().unwrap_or_default() } else { wanted };
+        if servers.is_empty() { Err(TokenError::NoServers) } else { Ok(servers) }
+    }
+
     /// Makes a join token.
     pub(crate) fn new_token(
         &mut self,
@@ -70,11 +101,7 @@ impl Directory {
         if self.tokens.len() >= TOKENS_MAX {
             return Err(TokenError::Full);
         }
-        let stored = self.settings.as_ref().map(|s| s.servers.clone()).unwrap_or_default();
-        let servers = if new.servers.is_empty() { stored } else { new.servers };
-        if servers.is_empty() {
-            return Err(TokenError::NoServers);
-        }
+        let servers = self.servers(new.servers)?;
         let secret: [u8; 16] = rng.bytes();
         let hash: [u8; 32] = blake2::Blake2s256::digest(secret).into();
         let expires = now.saturating_add(new.ttl.as_secs());

@@ -2,6 +2,7 @@
 
 mod directory;
 mod feeding;
+mod joining;
 mod mistakes;
 mod relaying;
 mod support;

@@ -27,6 +27,10 @@ fn usage_and_configuration() {
     says(&run(&["--state-dir", dir, "--role", "relay"]), 2, &["--role", "accepted: directory"]);
     says(&run(&["--state-dir", dir, "--mesh-cidr", "10.0.0.0/30"]), 2, &["--mesh-cidr", "8 to 24"]);
     says(&run(&["--state-dir", dir, "--manifests", "/no/such"]), 2, &["--manifests", "/no/such", "accepted"]);
+    let account =
+        ["--state-dir", dir, "--service-account", "agent", "--kubernetes", "--api-server", "http://[::1]:9"];
+    says(&run(&account[..4]), 2, &["--service-account", "agent", "--kubernetes", "accepted"]);
+    says(&run(&account), 2, &["--service-account", "agent", "accepted: NAMESPACE:NAME"]);
     says(&run(&["--state-dir", dir, "--admin", "here"]), 2, &["--admin", "unix:/PATH"]);
     scratch.write("c.yaml", "stateDirectory: /x\n");
     says(&run(&["--config", &format!("{dir}/c.yaml")]), 2, &["c.yaml", "stateDirectory", "stateDir"]);

@@ -1,13 +1,13 @@
 //! A real server process and nodes made of the core's own parts, on loopback.
 
-use edgemesh_core::control::{Authority, Credentials, Link};
+use edgemesh_core::control::{Authority, Credentials, Link, Question};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::wire::control::{Preamble, ToNode};
+use edgemesh_core::wire::control::{PROOF_PART_MAX, Preamble, ToNode};
 use edgemesh_core::wire::relay::{BIND, Message, verify};
 use edgemesh_host::admin::{self, Address};
 use edgemesh_host::clock;
-use edgemesh_host::token::Token;
+use edgemesh_host::token::{Cluster, Token};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -114,6 +114,14 @@ impl Server {
         text.parse().unwrap()
     }
 
+    /// The cluster's address, without a secret.
+    pub(crate) fn cluster(&self) -> Cluster {
+        let mut command = Command::new(BINARY);
+        let output = command.args(["token", "--cluster", "--state-dir"]).arg(&self.state).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().parse().unwrap()
+    }
+
     /// SIGKILL, and a new server with the same state on the same port.
     pub(crate) fn kill_and_restart(mut self, args: &[&str]) -> Self {
         self.child.kill().unwrap();
@@ -165,19 +173,39 @@ pub(crate) struct Node {
     pub(crate) index: u32,
     pub(crate) relay_key: [u8; 32],
     pub(crate) relay_epoch: u64,
+    proof: Vec<u8>,
 }
 
 impl Node {
     /// Connects with a token and no key known to the server.
     pub(crate) fn connect(token: &Token, server: SocketAddr, seed: u8, feed: bool, sequence: u64) -> Self {
-        let secret = StaticSecret::from_bytes([seed; 32]);
         let credentials = Credentials {
             name: heapless::String::try_from(token.node.as_str()).unwrap(),
             secret: Some(token.secret),
+            account: false,
             agent: "test 1",
             feed,
         };
-        let authority = Authority { root: token.root, directory: [0; 32], epoch: 0 };
+        Self::with(credentials, token.root, server, seed, sequence)
+    }
+
+    /// Connects as a node that shows `proof` when asked for a ServiceAccount token.
+    pub(crate) fn show(proof: &[u8], name: &str, cluster: &Cluster, server: SocketAddr, seed: u8) -> Self {
+        let credentials = Credentials {
+            name: heapless::String::try_from(name).unwrap(),
+            secret: None,
+            account: true,
+            agent: "test 1",
+            feed: false,
+        };
+        let mut node = Self::with(credentials, cluster.root, server, seed, 0);
+        node.proof = proof.to_vec();
+        node
+    }
+
+    fn with(credentials: Credentials, root: [u8; 32], server: SocketAddr, seed: u8, sequence: u64) -> Self {
+        let secret = StaticSecret::from_bytes([seed; 32]);
+        let authority = Authority { root, directory: [0; 32], epoch: 0 };
         let mut link = Link::new(secret.clone(), credentials, authority);
         link.set_sequence(sequence);
         let mut stream = TcpStream::connect(server).unwrap();
@@ -192,6 +220,7 @@ impl Node {
             index: 0,
             relay_key: [0; 32],
             relay_epoch: 0,
+            proof: Vec::new(),
         }
     }
 
@@ -218,10 +247,26 @@ impl Node {
         while let Some(len) =
             self.link.poll_frame(clock::now(), &mut self.rng, &mut out, || lookup.take()).unwrap()
         {
-            let mut bytes = (len as u16).to_le_bytes().to_vec();
-            bytes.extend_from_slice(&out[..len]);
-            // A connection that is closed shows when it is read.
-            let _ = self.stream.write_all(&bytes);
+            self.send(&out[..len]);
+        }
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        let mut bytes = (frame.len() as u16).to_le_bytes().to_vec();
+        bytes.extend_from_slice(frame);
+        // A connection that is closed shows when it is read.
+        let _ = self.stream.write_all(&bytes);
+    }
+
+    fn prove(&mut self) {
+        let mut out = [0; 1600];
+        let proof = std::mem::take(&mut self.proof);
+        let parts = proof.len().div_ceil(PROOF_PART_MAX).max(1);
+        for n in 0..parts {
+            let part = proof.chunks(PROOF_PART_MAX).nth(n).unwrap_or_default();
+            let message = Question::Proof { part, last: n + 1 == parts };
+            let len = self.link.ask(&message, &mut out).unwrap().unwrap();
+            self.send(&out[..len]);
         }
     }
 
@@ -257,6 +302,10 @@ impl Node {
             let authority = *self.link.authority();
             let message = self.link.frame(clock::now(), &mut frame).unwrap();
             let Some(message) = message else { continue };
+            if message == ToNode::Prove {
+                self.prove();
+                continue;
+            }
             let authority = if authority.directory == [0; 32] { None } else { Some(authority) };
             return Some(match message {
                 ToNode::Welcome(w) => {
@@ -288,7 +337,7 @@ impl Node {
                     authority.unwrap().commit(&commit).unwrap();
                     Heard::Commit(commit.sequence, commit.digest)
                 }
-                ToNode::Pong(_) => continue,
+                ToNode::Pong(_) | ToNode::Prove => continue,
             });
         }
     }

@@ -212,14 +212,38 @@ fn found(object: Option<Arc<Value>>, name: &str) -> Reply {
     }
 }
 
-/// Judges a token as `TokenReview` asks.
-pub(crate) fn review(known: &HashMap<String, Value>, body: &[u8]) -> Reply {
+/// The audience of tokens that are for the API server.
+pub(crate) const API_AUDIENCE: &str = "https://kubernetes.default.svc";
+
+/// A token that `TokenReview` knows.
+pub(crate) struct Known {
+    /// `status.user`
+    pub(crate) user: Value,
+    /// For whom it was made.
+    pub(crate) audiences: Vec<String>,
+}
+
+/// Judges a token as `TokenReview` asks: for one of the audiences in question, or else for the server itself.
+pub(crate) fn review(known: &HashMap<String, Known>, body: &[u8]) -> Reply {
     let mut value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let Some(token) = value.pointer("/spec/token").and_then(Value::as_str) else {
         return failure(422, "Invalid", "spec.token: Required value");
     };
+    let asked: Vec<&str> = match value.pointer("/spec/audiences").and_then(Value::as_array) {
+        Some(audiences) => audiences.iter().filter_map(Value::as_str).collect(),
+        None => vec![API_AUDIENCE],
+    };
     let verdict = match known.get(token) {
-        Some(user) => json!({"authenticated": true, "user": user}),
+        Some(Known { user, audiences }) => {
+            let common: Vec<&String> = audiences.iter().filter(|a| asked.contains(&a.as_str())).collect();
+            if common.is_empty() {
+                let error =
+                    format!("token audiences {audiences:?} is invalid for the target audiences {asked:?}");
+                json!({"authenticated": false, "error": error})
+            } else {
+                json!({"authenticated": true, "user": user, "audiences": common})
+            }
+        }
         None => json!({"authenticated": false, "error": "invalid bearer token"}),
     };
     if let Some(fields) = value.as_object_mut() {
@@ -258,6 +282,7 @@ fn described(resource: Resource) -> Value {
         Resource::Endpoints => json!(["ep"]),
         Resource::Namespaces => json!(["ns"]),
         Resource::Nodes => json!(["no"]),
+        Resource::Pods => json!(["po"]),
         Resource::EndpointSlices | Resource::ServiceCidrs => json!([]),
     };
     json!({"name": resource.plural(), "shortNames": short, "singularName": resource.kind().to_lowercase(),

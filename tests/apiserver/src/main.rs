@@ -29,6 +29,9 @@ struct Cli {
     /// A ServiceAccount token that TokenReview knows, as TOKEN=NAMESPACE:NAME[@NODE].
     #[arg(long, value_name = "TOKEN=NAMESPACE:NAME[@NODE]", value_parser = account)]
     account: Vec<(String, Value)>,
+    /// Whom these tokens are for.
+    #[arg(long, value_name = "NAME", default_value = "https://kubernetes.default.svc")]
+    audience: String,
     /// Behave as KubeEdge's metaServer.
     #[arg(long)]
     meta_server: bool,
@@ -88,7 +91,7 @@ async fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(file, pem)?;
     }
     for (token, user) in cli.account {
-        server.know_token(&token, user);
+        server.know_token_for(&cli.audience, &token, user);
     }
     for file in &cli.files {
         let named = |what: String| format!("{}: {what}", file.display());

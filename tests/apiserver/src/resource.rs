@@ -11,6 +11,8 @@ pub enum Resource {
     Namespaces,
     /// `v1` nodes
     Nodes,
+    /// `v1` pods
+    Pods,
     /// `discovery.k8s.io/v1` endpointslices
     EndpointSlices,
     /// `networking.k8s.io/v1` servicecidrs
@@ -19,11 +21,12 @@ pub enum Resource {
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Services,
         Self::Endpoints,
         Self::Namespaces,
         Self::Nodes,
+        Self::Pods,
         Self::EndpointSlices,
         Self::ServiceCidrs,
     ];
@@ -35,6 +38,7 @@ impl Resource {
             Self::Endpoints => "endpoints",
             Self::Namespaces => "namespaces",
             Self::Nodes => "nodes",
+            Self::Pods => "pods",
             Self::EndpointSlices => "endpointslices",
             Self::ServiceCidrs => "servicecidrs",
         }
@@ -47,6 +51,7 @@ impl Resource {
             Self::Endpoints => "Endpoints",
             Self::Namespaces => "Namespace",
             Self::Nodes => "Node",
+            Self::Pods => "Pod",
             Self::EndpointSlices => "EndpointSlice",
             Self::ServiceCidrs => "ServiceCIDR",
         }
@@ -55,7 +60,7 @@ impl Resource {
     /// API group, empty for the core group; all are version v1.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Services | Self::Endpoints | Self::Namespaces | Self::Nodes => "",
+            Self::Services | Self::Endpoints | Self::Namespaces | Self::Nodes | Self::Pods => "",
             Self::EndpointSlices => "discovery.k8s.io",
             Self::ServiceCidrs => "networking.k8s.io",
         }
@@ -68,7 +73,7 @@ impl Resource {
 
     /// Whether its objects live in namespaces.
     pub const fn namespaced(self) -> bool {
-        matches!(self, Self::Services | Self::Endpoints | Self::EndpointSlices)
+        matches!(self, Self::Services | Self::Endpoints | Self::Pods | Self::EndpointSlices)
     }
 
     /// The resource whose objects have this kind.

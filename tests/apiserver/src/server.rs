@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -70,7 +70,8 @@ pub(crate) struct State {
     plan: Mutex<Plan>,
     requests: Requests,
     token: Mutex<Option<String>>,
-    reviews: Mutex<HashMap<String, Value>>,
+    reviews: Mutex<HashMap<String, answer::Known>>,
+    may_review: AtomicBool,
     absent: Mutex<BTreeSet<Resource>>,
     pub(crate) frozen: watch::Sender<bool>,
     pub(crate) watching: watch::Sender<BTreeMap<Resource, usize>>,
@@ -123,6 +124,7 @@ impl ApiServer {
             plan: Mutex::default(),
             requests: Requests::new(),
             reviews: Mutex::default(),
+            may_review: AtomicBool::new(true),
             frozen: watch::Sender::new(false),
             watching: watch::Sender::default(),
             identity: Mutex::new(identity),
@@ -164,9 +166,20 @@ impl ApiServer {
         *lock(&self.state.token) = token.map(str::to_owned);
     }
 
-    /// Makes `TokenReview` know a token; `user` is `status.user`.
+    /// Makes `TokenReview` know a token for this server; `user` is `status.user`.
     pub fn know_token(&self, token: &str, user: Value) {
-        lock(&self.state.reviews).insert(token.to_owned(), user);
+        self.know_token_for(answer::API_AUDIENCE, token, user);
+    }
+
+    /// The same for a token that was made for another audience.
+    pub fn know_token_for(&self, audience: &str, token: &str, user: Value) {
+        let known = answer::Known { user, audiences: vec![audience.to_owned()] };
+        lock(&self.state.reviews).insert(token.to_owned(), known);
+    }
+
+    /// Whether clients have the right to review tokens from here on.
+    pub fn let_review(&self, may: bool) {
+        self.state.may_review.store(may, Ordering::Relaxed);
     }
 
     /// Creates or replaces an object by its kind, namespace (`default` without one) and name.
@@ -384,6 +397,10 @@ fn write(state: &State, method: &str, target: Target, body: &[u8]) -> Reply {
         }
         (Target::Object(resource, namespace, name), _) => {
             answer::object(&mut state.storage(), method, (resource, namespace, name), body)
+        }
+        (Target::TokenReviews, "POST") if !state.may_review.load(Ordering::Relaxed) => {
+            let why = "tokenreviews.authentication.k8s.io is forbidden: User \"test\" cannot create resource";
+            (failure(403, "Forbidden", why), false)
         }
         (Target::TokenReviews, "POST") => (answer::review(&lock(&state.reviews), body), false),
         (Target::Nothing, _) => (missing(), false),

@@ -123,6 +123,12 @@ async fn tokens_faults_and_restarts() {
     let (_, good) = ask(at, "POST", path, &review("pod")).await;
     assert_eq!(good["status"]["user"]["username"], "system:serviceaccount:a:b");
     assert_eq!(ask(at, "POST", path, &review("other")).await.1["status"]["authenticated"], false);
+    server.know_token_for("mesh", "theirs", json!({"username": "system:serviceaccount:a:c"}));
+    assert_eq!(ask(at, "POST", path, &review("theirs")).await.1["status"]["authenticated"], false);
+    let asked = json!({"kind": "TokenReview", "spec": {"token": "theirs", "audiences": ["x", "mesh"]}});
+    assert_eq!(ask(at, "POST", path, &asked.to_string()).await.1["status"]["audiences"], json!(["mesh"]));
+    server.let_review(false);
+    assert!(ask(at, "POST", path, &review("pod")).await.0.starts_with("http/1.1 403"));
     server.plan(Resource::Nodes, Verb::List, 1, Fault::Status(429, "TooManyRequests", Some(7)));
     let (head, _) = ask(at, "GET", "/api/v1/nodes", "").await;
     assert!(head.starts_with("http/1.1 429") && head.contains("retry-after: 7"));

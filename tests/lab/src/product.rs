@@ -111,6 +111,7 @@ pub struct Server {
     pub process: Process,
     state: PathBuf,
     manifests: PathBuf,
+    source: Vec<String>,
 }
 
 impl Server {
@@ -122,18 +123,18 @@ impl Server {
         let (state, manifests) = (machine.directory().join("state"), machine.directory().join("manifests"));
         fs::create_dir_all(&state).context(state.display())?;
         fs::create_dir_all(&manifests).context(manifests.display())?;
-        let process = Self::launch(machine, &state, &manifests)?;
-        Ok(Self { process, state, manifests })
+        let source = vec!["--manifests".to_owned(), manifests.to_string_lossy().into_owned()];
+        let process = Self::launch(machine, &state, &source)?;
+        Ok(Self { process, state, manifests, source })
     }
 
-    fn launch(machine: &Machine, state: &Path, manifests: &Path) -> Result<Process> {
+    fn launch(machine: &Machine, state: &Path, source: &[String]) -> Result<Process> {
         let mut command = machine.command(binary("edgemesh-server")?);
         command
             .args(["run", "--listen", &format!("0.0.0.0:{SERVER_PORT}"), "--state-dir"])
             .arg(state)
-            .args(["--advertise", &format!("{SERVER}:{SERVER_PORT}"), "--manifests"])
-            .arg(manifests)
-            .args(["--admin", "127.0.0.1:20005"]);
+            .args(["--advertise", &format!("{SERVER}:{SERVER_PORT}"), "--admin", "127.0.0.1:20005"])
+            .args(source);
         machine.spawn_command("edgemesh-server", &mut command)
     }
 
@@ -143,8 +144,17 @@ impl Server {
     /// When it cannot be started.
     pub fn restart(&mut self, machine: &Machine) -> Result {
         self.process.kill();
-        self.process = Self::launch(machine, &self.state, &self.manifests)?;
+        self.process = Self::launch(machine, &self.state, &self.source)?;
         Ok(())
+    }
+
+    /// Starts it again with these words instead of `--manifests DIR`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_with(&mut self, machine: &Machine, source: &[&str]) -> Result {
+        self.source = source.iter().map(|word| (*word).to_owned()).collect();
+        self.restart(machine)
     }
 
     /// The directory whose Service manifests it serves.
@@ -180,10 +190,20 @@ impl Server {
     /// # Errors
     /// When the command fails or prints anything but one line.
     pub fn token(&self, machine: &Machine, node: &str, ttl: &str) -> Result<String> {
-        let server = binary("edgemesh-server")?;
-        let state = self.state.to_string_lossy();
-        let words = [&server, "token", "--node", node, "--ttl", ttl, "--state-dir", &state];
-        let printed = machine.check(&words)?;
+        self.invitation(machine, &["--node", node, "--ttl", ttl])
+    }
+
+    /// The cluster's address, for nodes that join with a ServiceAccount token.
+    ///
+    /// # Errors
+    /// As [`Server::token`].
+    pub fn cluster(&self, machine: &Machine) -> Result<String> {
+        self.invitation(machine, &["--cluster"])
+    }
+
+    fn invitation(&self, machine: &Machine, words: &[&str]) -> Result<String> {
+        let (server, state) = (binary("edgemesh-server")?, self.state.to_string_lossy());
+        let printed = machine.check(&[&[&*server, "token", "--state-dir", &state], words].concat())?;
         let token = printed.trim();
         ensure!(!token.is_empty() && token.lines().count() == 1, "token printed {printed:?}");
         Ok(token.to_owned())

@@ -69,6 +69,7 @@ fn messages_to_the_server() {
     assert_eq!(to_server(&ToServer::LookupIndex(300)), "0102ac02");
     assert_eq!(to_server(&ToServer::LookupName("b")), "01030162");
     assert_eq!(to_server(&ToServer::Ping(7)), "010407");
+    assert_eq!(to_server(&ToServer::Proof { part: &[1, 2], last: true }), "010502010201");
 }
 
 #[test]
@@ -104,6 +105,7 @@ fn messages_to_the_node() {
     assert_eq!(to_node(&ToNode::NoPeer { index: 5, name: "x" }), "0143050178");
     assert_eq!(to_node(&ToNode::Pong(7)), "014407");
     assert_eq!(to_node(&ToNode::Feed(&[1, 2])), "0145020102");
+    assert_eq!(to_node(&ToNode::Prove), "0147");
     let commit = FeedCommit { sequence: 300, digest: [0x77; 32], signature: &[0x88; 2] };
     assert_eq!(to_node(&ToNode::FeedCommit(commit)), format!("0146ac02{}028888", "77".repeat(32)));
 }
@@ -118,6 +120,7 @@ fn refusals_keep_their_numbers() {
         Refusal::NotEnrolled,
         Refusal::Revoked,
         Refusal::Version,
+        Refusal::Account,
     ];
     for (n, reason) in all.into_iter().enumerate() {
         assert_eq!(to_node(&ToNode::Refused { reason, detail: "" }), format!("0141{n:02x}00"));

@@ -124,6 +124,7 @@ fn config(node: u8) -> Config {
             name: heapless::String::try_from(if node == 1 { "gateway" } else { "edge" })
                 .expect("a short name"),
             secret: None,
+            account: false,
             agent: "probe",
             feed: true,
         },

@@ -17,12 +17,13 @@ use crate::poll::{Interest, Poller};
 use crate::tun::{DEFAULT_MTU, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
 use edgemesh_core::PeerId;
-use edgemesh_core::control::Message;
+use edgemesh_core::control::{Message, Question};
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::dns::{Transport, Verdict};
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
+use edgemesh_core::wire::control::PROOF_PART_MAX;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -48,6 +49,8 @@ pub enum Note {
     Welcome(Box<super::state::Joined>),
     /// The server turned this node away.
     Refused(String),
+    /// The server does not know this node and would take a ServiceAccount token.
+    Prove,
     /// A node's signed record.
     Record {
         /// Postcard bytes.
@@ -221,7 +224,24 @@ impl Data {
 
     /// Asks the directory about the node of this name. False while no server has accepted this node.
     pub fn look_up(&mut self, name: &str) -> bool {
-        match self.engine.look_up(name, &mut self.own) {
+        self.ask(&Question::LookupName(name))
+    }
+
+    /// Shows a ServiceAccount token, or that there is none.
+    pub fn prove(&mut self, token: &[u8]) {
+        let mut parts = token.chunks(PROOF_PART_MAX).peekable();
+        loop {
+            let part = parts.next().unwrap_or_default();
+            let last = parts.peek().is_none();
+            // False: the server has gone meanwhile, and the next one asks again.
+            if !self.ask(&Question::Proof { part, last }) || last {
+                return;
+            }
+        }
+    }
+
+    fn ask(&mut self, question: &Question<'_>) -> bool {
+        match self.engine.ask(question, &mut self.own) {
             Ok(Some(len)) => self.outputs.frames.send(self.own[..len].to_vec()).is_ok(),
             Ok(None) | Err(_) => false,
         }
@@ -265,6 +285,7 @@ impl Data {
             Ok(Some(Message::Refused { reason, detail })) => {
                 Some(Note::Refused(format!("{reason:?}: {detail}")))
             }
+            Ok(Some(Message::Prove)) => Some(Note::Prove),
             Ok(Some(Message::Peer(peer))) => Some(Note::Record {
                 record: peer.record.record.to_vec(),
                 signature: peer.record.signature.to_vec(),

@@ -27,7 +27,7 @@ use crate::interception::{KeeperHandle, Proxy, Report};
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::control::Peer;
 use edgemesh_core::service::TableError;
-use edgemesh_core::wire::control::{NodeRecord, SignedRecord, updates};
+use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord, updates};
 use edgemesh_core::wire::feed::Update;
 use edgemesh_discovery::encoded::{Encoded, Head, Replica, from_snapshot, to_snapshot};
 use edgemesh_discovery::entry::entries;
@@ -41,6 +41,7 @@ use std::time::Duration;
 use taking::Lingering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use zeroize::Zeroizing;
 
 /// Records kept.
 const RECORDS: usize = 1_024;
@@ -213,6 +214,7 @@ impl Join {
                 tracing::error!(node = self.membership.node, %reason, "the server refused this node");
                 self.status.refused(reason);
             }
+            Note::Prove => self.prove().await,
             Note::NoNode(name) => self.status.no_node(name),
             Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
             Note::Feed(body) => {
@@ -289,6 +291,24 @@ impl Join {
         if self.membership_due.take().is_some() {
             self.membership_due = again(self.state.save_membership(&self.membership));
         }
+    }
+
+    /// Shows this pod's ServiceAccount token. It is read each time: the kubelet replaces it by the hour.
+    async fn prove(&self) {
+        let path = &self.settings.service_account_token;
+        let token = match std::fs::read(path).map(Zeroizing::new) {
+            Ok(token) if token.len() <= PROOF_MAX => token,
+            other => {
+                let why = other.map_or_else(|e| e.to_string(), |_| format!("more than {PROOF_MAX} bytes"));
+                tracing::error!(
+                    "--service-account-token: {}: {why}; accepted: a projected token with audience edgemesh, or \
+                     else a join token for this node (--join)",
+                    path.display()
+                );
+                Zeroizing::default()
+            }
+        };
+        let _ = self.handle.inspect(move |data| data.prove(&token)).await;
     }
 
     async fn welcome(&mut self, joined: Joined) -> Result<(), String> {

@@ -3,6 +3,7 @@
 //! Names are `group/what`; the group `bare` needs no product. A function reads from top to bottom like the sentence
 //! it proves and returns an error that says what was expected and what was seen.
 
+mod account;
 mod bare;
 mod dns;
 mod entry;
@@ -165,6 +166,11 @@ pub const ALL: &[Scenario] = &[
     row("path/mtu-shrinks", "a link narrows under a download", Run::Own(path::narrows_under_a_download)),
     row("trust/capture", "the server cannot read what it relays", Run::Prepared(path::server_cannot_read)),
     row("trust/tokens", "wrong, expired and used tokens are refused", Run::Prepared(trust::bad_tokens)),
+    row(
+        "trust/service-account",
+        "nodes join with the ServiceAccount tokens of their pods",
+        Run::Prepared(account::joins_with_a_service_account),
+    ),
     row("trust/lost-answer", "a join whose answer was lost", Run::Prepared(trust::lost_answer)),
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Run::Prepared(trust::not_an_endpoint)),
     row("truth/lost-node", "a node vanishes: connections go to another", Run::Own(truth::lost_node)),

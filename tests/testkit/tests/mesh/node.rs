@@ -98,6 +98,7 @@ impl SimNode {
             credentials: Credentials {
                 name: heapless::String::try_from(disk.name).unwrap(),
                 secret: disk.joined.is_none().then_some(server::SECRET),
+                account: false,
                 agent: "simulated",
                 feed: true,
             },
