@@ -1,16 +1,16 @@
 //! A table in its wire form: what feed frames carry, what the engine takes and what the snapshot holds.
 //!
-//! Every Service is one run of postcard [`Update`]s, from its head to its commit, with a hash. Two tables differ
-//! where hashes differ; the digest of a table is BLAKE2s-256 over the hashes of its namespaces and Services in
-//! order, so a receiver that holds the whole table ([`Replica`]) can check a signed commit against its content.
-//! Versions of a table can share their runs ([`Encoded::sharing`]): a change costs memory for what changed.
+//! Every Service is one run of postcard [`Update`]s, from its head to its commit, with a hash. The digest of a table
+//! is BLAKE2s-256 over the hashes of its namespaces and Services in order, so a receiver that holds the whole table
+//! ([`Replica`](crate::replica::Replica)) can check a signed commit against its content. A table is brought up to
+//! date Service by Service; what that changed is a [`Step`], and steps of many changes become one. Only the digest
+//! looks at everything: 32 bytes a Service.
 
 use crate::object::ServiceKind;
 use crate::place::{Place, Placement};
-use crate::table::{Entry, Key, Table};
+use crate::table::{Entry, Key};
 use blake2::Blake2s256;
 use blake2::digest::Digest;
-use edgemesh_core::wire::control::updates;
 use edgemesh_core::wire::feed::{self, EndpointDef, PortDef, ServiceDef, Update};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -69,20 +69,122 @@ pub struct Encoded {
     zone: u32,
 }
 
-impl Encoded {
-    /// Encodes `table`, its endpoints where `placement` has them.
-    pub fn new(table: &Table, placement: &Placement, resolver: &mut impl Resolver) -> Self {
-        let mut services = BTreeMap::new();
-        for (key, entry) in &table.services {
-            services.insert(Arc::new(key.clone()), item(service(key, entry, placement, resolver)));
-        }
-        Self { services, namespaces: table.namespaces.clone(), zone: 0 }
+/// What of a table differs from an earlier state of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Step {
+    /// Services that are new, different or gone.
+    services: BTreeSet<Arc<Key>>,
+    /// Namespaces that are new.
+    namespaces: BTreeSet<String>,
+    /// A namespace is gone, which no update says, or the zone is another, which gives hints another meaning: only the
+    /// full list leads there.
+    whole: bool,
+}
+
+impl Step {
+    /// The step to everything.
+    pub fn whole() -> Self {
+        Self { whole: true, ..Self::default() }
     }
 
-    /// The same table for a node in this zone ([`feed::zone`]).
-    #[must_use]
-    pub fn in_zone(self, zone: u32) -> Self {
-        Self { zone, ..self }
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        !self.whole && self.services.is_empty() && self.namespaces.is_empty()
+    }
+
+    /// Whether only the full list leads there.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// How many Services and namespaces differ.
+    pub fn len(&self) -> usize {
+        self.services.len() + self.namespaces.len()
+    }
+
+    /// The Services that are new, different or gone.
+    pub fn services(&self) -> &BTreeSet<Arc<Key>> {
+        &self.services
+    }
+
+    pub(crate) fn service(&mut self, key: Arc<Key>) {
+        if !self.whole {
+            self.services.insert(key);
+        }
+    }
+
+    pub(crate) fn namespace(&mut self, name: &str) {
+        if !self.whole {
+            self.namespaces.insert(name.to_owned());
+        }
+    }
+
+    /// This step and then `later`, as one.
+    pub fn merge(&mut self, later: &Self) {
+        self.whole |= later.whole;
+        if self.whole {
+            *self = Self::whole();
+        } else {
+            self.services.extend(later.services.iter().cloned());
+            self.namespaces.extend(later.namespaces.iter().cloned());
+        }
+    }
+}
+
+impl Encoded {
+    /// Encodes one Service, its endpoints where `placement` has them; without an entry it is gone. What that changes
+    /// is added to `step`.
+    pub fn set(
+        &mut self,
+        key: &Arc<Key>,
+        entry: Option<&Entry>,
+        placement: &Placement,
+        resolver: &mut impl Resolver,
+        step: &mut Step,
+    ) {
+        let changed = match entry {
+            Some(entry) => self.put_service(key.clone(), service(key, entry, placement, resolver)),
+            None => self.services.remove(key).is_some(),
+        };
+        if changed {
+            step.service(key.clone());
+        }
+    }
+
+    /// Takes the run of a Service; whether it is another one than before.
+    pub(crate) fn put_service(&mut self, key: Arc<Key>, bytes: Vec<u8>) -> bool {
+        let item = item(bytes);
+        if self.services.get(&key).is_some_and(|before| before.hash == item.hash) {
+            return false;
+        }
+        self.services.insert(key, item);
+        true
+    }
+
+    pub(crate) fn remove_service(&mut self, key: &Key) -> Option<Arc<Key>> {
+        self.services.remove_entry(key).map(|(key, _)| key)
+    }
+
+    /// The namespaces are these.
+    pub fn set_namespaces(&mut self, namespaces: &BTreeSet<String>, step: &mut Step) {
+        if self.namespaces.is_subset(namespaces) {
+            namespaces.difference(&self.namespaces).for_each(|name| step.namespace(name));
+        } else {
+            *step = Step::whole();
+        }
+        self.namespaces.clone_from(namespaces);
+    }
+
+    pub(crate) fn add_namespace(&mut self, name: &str) -> bool {
+        self.namespaces.insert(name.to_owned())
+    }
+
+    /// The node that the table is for is in this zone ([`feed::zone`]).
+    pub fn set_zone(&mut self, zone: u32, step: &mut Step) {
+        if zone != self.zone {
+            self.zone = zone;
+            *step = Step::whole();
+        }
     }
 
     /// The zone of the node that the table is for.
@@ -90,15 +192,19 @@ impl Encoded {
         self.zone
     }
 
-    /// The same table, sharing the memory of everything that `old` has as well.
-    #[must_use]
-    pub fn sharing(self, old: &Self) -> Self {
-        let share = |(key, item): (Arc<Key>, Item)| match old.services.get_key_value(&key) {
-            Some((key, same)) if same.hash == item.hash => (key.clone(), same.clone()),
-            Some((key, _)) => (key.clone(), item),
-            None => (key, item),
-        };
-        Self { services: self.services.into_iter().map(share).collect(), ..self }
+    /// What `step` changed becomes as it is in `other`, sharing its memory.
+    pub fn follow(&mut self, other: &Self, step: &Step) {
+        if step.whole {
+            self.clone_from(other);
+            return;
+        }
+        self.namespaces.extend(step.namespaces.iter().cloned());
+        for key in &step.services {
+            match other.services.get_key_value(key) {
+                Some((key, item)) => drop(self.services.insert(key.clone(), item.clone())),
+                None => drop(self.services.remove(key)),
+            }
+        }
     }
 
     /// How many Services there are.
@@ -111,17 +217,19 @@ impl Encoded {
         self.services.is_empty() && self.namespaces.is_empty()
     }
 
+    /// The Services, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.services.keys()
+    }
+
     /// The updates of one Service.
     pub fn get(&self, key: &Key) -> Option<&Run> {
         self.services.get(key).map(|item| &item.run)
     }
 
-    /// The table as a full list.
+    /// The table as a full list, for a node whose zone is told elsewhere.
     pub fn full(&self) -> Vec<Run> {
-        let mut out = Vec::with_capacity(self.services.len() + self.namespaces.len() + 3);
-        if self.zone != 0 {
-            out.push(run(&[Update::Zone(self.zone)]));
-        }
+        let mut out = Vec::with_capacity(self.services.len() + self.namespaces.len() + 2);
         out.push(run(&[Update::Begin]));
         out.extend(self.namespaces.iter().map(|name| run(&[Update::Namespace(name)])));
         out.extend(self.services.values().map(|item| item.run.clone()));
@@ -129,28 +237,17 @@ impl Encoded {
         out
     }
 
-    /// What turns `old` into this table. Removals come first, so that an address can move between Services.
-    /// There is no update that takes a namespace back, and a new zone gives hints another meaning: then it is the
-    /// full list.
-    pub fn changes_since(&self, old: &Self) -> Vec<Run> {
-        if old.zone != self.zone {
+    /// What leads over this step to the table as it is now. Removals come first, so that an address can move between
+    /// Services.
+    pub fn way(&self, step: &Step) -> Vec<Run> {
+        if step.whole {
             return std::iter::once(run(&[Update::Zone(self.zone)])).chain(self.full()).collect();
         }
-        if old.namespaces.difference(&self.namespaces).next().is_some() {
-            return self.full();
-        }
-        let mut out = Vec::new();
-        for key in old.services.keys().filter(|key| !self.services.contains_key(*key)) {
-            let Key { namespace, name } = &**key;
-            out.push(run(&[Update::Remove { namespace, name }]));
-        }
-        out.extend(self.namespaces.difference(&old.namespaces).map(|name| run(&[Update::Namespace(name)])));
-        for (key, item) in &self.services {
-            if old.services.get(key).is_none_or(|before| before.hash != item.hash) {
-                out.push(item.run.clone());
-            }
-        }
-        out
+        let gone = step.services.iter().filter(|key| !self.services.contains_key(*key));
+        let gone = gone.map(|key| run(&[Update::Remove { namespace: &key.namespace, name: &key.name }]));
+        let namespaces = step.namespaces.iter().map(|name| run(&[Update::Namespace(name)]));
+        let there = step.services.iter().filter_map(|key| self.services.get(key));
+        gone.chain(namespaces).chain(there.map(|item| item.run.clone())).collect()
     }
 
     /// BLAKE2s-256 over the hashes of the namespaces, then of the Services, in order.
@@ -177,7 +274,7 @@ fn run(updates: &[Update<'_>]) -> Run {
 }
 
 /// Appends one update.
-fn put(out: &mut Vec<u8>, update: &Update<'_>) {
+pub(crate) fn put(out: &mut Vec<u8>, update: &Update<'_>) {
     // Serialising plain data into memory has no way to fail.
     if let Ok(bytes) = postcard::to_allocvec(update) {
         out.extend_from_slice(&bytes);
@@ -252,139 +349,6 @@ fn unique_hostnames(entry: &Entry) -> HashMap<(&str, bool), bool> {
         *out.entry(name).or_insert(true) &= same;
     }
     out
-}
-
-/// Why a replica refuses an update.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReplicaError {
-    /// Bytes that are no updates.
-    Malformed,
-    /// A port, endpoint or commit outside a Service, or an end without a beginning.
-    Order,
-}
-
-impl std::fmt::Display for ReplicaError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "not a service table",
-            Self::Order => "the parts of the service table come in the wrong order",
-        })
-    }
-}
-
-impl std::error::Error for ReplicaError {}
-
-/// The receiver's copy of a table, built from the updates as they come.
-///
-/// What has arrived so far counts at once; whether it is what the directory signed is known at the next commit,
-/// by comparing [`Encoded::digest`].
-#[derive(Clone, Debug, Default)]
-pub struct Replica {
-    table: Encoded,
-    /// A full list that is not complete yet.
-    list: Option<Encoded>,
-    /// A Service that is not complete yet.
-    open: Option<(Key, Vec<u8>)>,
-}
-
-impl Replica {
-    /// Starts from a known table.
-    pub fn new(table: Encoded) -> Self {
-        Self { table, list: None, open: None }
-    }
-
-    /// The table as far as it is complete.
-    pub fn table(&self) -> &Encoded {
-        &self.table
-    }
-
-    /// Takes a run of updates, such as the body of a feed frame.
-    ///
-    /// # Errors
-    /// See [`ReplicaError`]; the replica is useless then and a full list has to be asked for.
-    pub fn apply_run(&mut self, bytes: &[u8]) -> Result<(), ReplicaError> {
-        for update in updates(bytes) {
-            self.apply(&update.map_err(|_| ReplicaError::Malformed)?)?;
-        }
-        Ok(())
-    }
-
-    /// Takes one update.
-    ///
-    /// # Errors
-    /// [`ReplicaError::Order`].
-    pub fn apply(&mut self, update: &Update<'_>) -> Result<(), ReplicaError> {
-        match update {
-            Update::Service(def) => {
-                let key = Key { namespace: def.namespace.to_owned(), name: def.name.to_owned() };
-                let mut bytes = Vec::new();
-                put(&mut bytes, update);
-                self.open = Some((key, bytes));
-            }
-            Update::Port(_) | Update::Targets(_) | Update::Endpoint(_) => {
-                put(&mut self.open.as_mut().ok_or(ReplicaError::Order)?.1, update);
-            }
-            Update::Commit => {
-                let (key, mut bytes) = self.open.take().ok_or(ReplicaError::Order)?;
-                put(&mut bytes, update);
-                self.target().services.insert(Arc::new(key), item(bytes));
-            }
-            Update::Begin => self.list = Some(Encoded::default().in_zone(self.table.zone)),
-            Update::End => self.table = self.list.take().ok_or(ReplicaError::Order)?,
-            Update::Remove { namespace, name } => {
-                let key = Key { namespace: (*namespace).to_owned(), name: (*name).to_owned() };
-                self.target().services.remove(&key);
-            }
-            Update::Zone(zone) => self.table.zone = *zone,
-            Update::Namespace(name) => drop(self.target().namespaces.insert((*name).to_owned())),
-        }
-        Ok(())
-    }
-
-    fn target(&mut self) -> &mut Encoded {
-        self.list.as_mut().unwrap_or(&mut self.table)
-    }
-}
-
-/// What a snapshot says of its table.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Head {
-    /// Directory epoch.
-    pub epoch: u32,
-    /// Sequence of the commit, 0 without a feed.
-    pub sequence: u64,
-    /// Unix time in seconds at which it was current.
-    pub unix_secs: u64,
-}
-
-/// First bytes of a snapshot file; BLAKE2s-256 of all that follows comes next.
-const MAGIC: &[u8; 8] = b"EMSNAP2\n";
-
-/// A snapshot file's content.
-pub fn to_snapshot(head: &Head, table: &Encoded) -> Vec<u8> {
-    // Serialising plain data into memory has no way to fail.
-    let mut content = postcard::to_allocvec(head).unwrap_or_default();
-    for run in table.full() {
-        content.extend_from_slice(&run);
-    }
-    let digest: [u8; 32] = Blake2s256::digest(&content).into();
-    [MAGIC.as_slice(), &digest, &content].concat()
-}
-
-/// Reads a snapshot file's content.
-///
-/// # Errors
-/// When it is none, or not the whole of one.
-pub fn from_snapshot(bytes: &[u8]) -> Result<(Head, Encoded), ReplicaError> {
-    let rest = bytes.strip_prefix(MAGIC).ok_or(ReplicaError::Malformed)?;
-    let (digest, content) = rest.split_first_chunk::<32>().ok_or(ReplicaError::Malformed)?;
-    if <[u8; 32]>::from(Blake2s256::digest(content)) != *digest {
-        return Err(ReplicaError::Malformed);
-    }
-    let (head, runs) = postcard::take_from_bytes(content).map_err(|_| ReplicaError::Malformed)?;
-    let mut replica = Replica::default();
-    replica.apply_run(runs)?;
-    Ok((head, replica.table))
 }
 
 #[cfg(test)]

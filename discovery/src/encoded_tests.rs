@@ -1,41 +1,9 @@
 use super::*;
-use crate::object::{Identity, Object, parse};
-
-/// Numbers nodes and VIPs at first mention, as the directory does.
-#[derive(Default)]
-struct Numbers {
-    nodes: Vec<String>,
-    vips: Vec<String>,
-}
-
-impl Resolver for Numbers {
-    fn node(&mut self, name: &str) -> u32 {
-        let known = self.nodes.iter().position(|n| n == name);
-        known.unwrap_or_else(|| {
-            self.nodes.push(name.to_owned());
-            self.nodes.len() - 1
-        }) as u32
-            + 1
-    }
-
-    fn endpoint_vip(&mut self, endpoint: &VipKey<'_>) -> Option<IpAddr> {
-        let text = endpoint.text();
-        let known = self.vips.iter().position(|n| *n == text);
-        let n = known.unwrap_or_else(|| {
-            self.vips.push(text);
-            self.vips.len() - 1
-        });
-        Some(IpAddr::from([242, 128, 0, n as u8]))
-    }
-}
-
-fn table(yaml: &str) -> Table {
-    let mut out: Vec<(Identity, Object)> = Vec::new();
-    for document in yaml.split("\n---\n") {
-        parse(crate::manifests::value(document).unwrap(), &mut out).unwrap();
-    }
-    Table::join(out.iter().map(|(i, o)| (i, o)))
-}
+use crate::change::Changes;
+use crate::replica::Replica;
+use crate::served::Served;
+use crate::testing::{Numbers, objects};
+use edgemesh_core::wire::control::updates;
 
 const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
 const A_SLICE: &str = "{kind: EndpointSlice, metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}, \
@@ -45,7 +13,24 @@ const B: &str =
 const NS: &str = "{kind: Namespace, metadata: {name: empty}}";
 
 fn encoded(parts: &[&str], numbers: &mut Numbers) -> Encoded {
-    Encoded::new(&table(&parts.join("\n---\n")), &Placement::default(), numbers)
+    let mut served = Served::default();
+    served.apply(objects(&parts.join("\n---\n")).into_iter().collect::<Changes>());
+    let _ = served.encode(numbers);
+    served.encoded().clone()
+}
+
+/// What differs between two tables.
+fn step(from: &Encoded, to: &Encoded) -> Step {
+    let mut step = Step::default();
+    let mut changed = from.clone();
+    changed.set_zone(to.zone, &mut step);
+    changed.set_namespaces(&to.namespaces, &mut step);
+    for key in from.services.keys().chain(to.services.keys()) {
+        if from.services.get(key) != to.services.get(key) {
+            step.service(key.clone());
+        }
+    }
+    step
 }
 
 fn show(run: &[u8]) -> Vec<String> {
@@ -71,7 +56,7 @@ fn a_service_is_a_run_of_updates_from_head_to_commit() {
 }
 
 #[test]
-fn differences_lead_from_any_table_to_any_other() {
+fn steps_lead_from_any_table_to_any_other() {
     let mut numbers = Numbers::default();
     let versions = [
         encoded(&[A, A_SLICE], &mut numbers),
@@ -83,16 +68,19 @@ fn differences_lead_from_any_table_to_any_other() {
     for from in &versions {
         for to in &versions {
             let mut replica = Replica::new(from.clone());
-            for run in to.changes_since(from) {
+            let step = step(from, to);
+            for run in to.way(&step) {
                 replica.apply_run(&run).unwrap();
             }
+            assert_eq!(replica.take_step(), step, "the receiver knows what changed");
             assert_eq!(replica.table(), to);
             assert_eq!(replica.table().digest(), to.digest());
-            assert_eq!(from == to, to.changes_since(from).is_empty());
+            assert_eq!(from == to, step.is_empty());
             assert_eq!(from == to, from.digest() == to.digest());
         }
     }
-    let removal = encoded(&[B], &mut numbers).changes_since(&encoded(&[A, B], &mut numbers));
+    let (both, one) = (encoded(&[A, B], &mut numbers), encoded(&[B], &mut numbers));
+    let removal = one.way(&step(&both, &one));
     assert_eq!(
         removal.iter().map(|r| show(r)).collect::<Vec<_>>().concat(),
         ["Remove { namespace: \"n\", name: \"a\" }"]
@@ -100,34 +88,24 @@ fn differences_lead_from_any_table_to_any_other() {
 }
 
 #[test]
-fn versions_share_what_did_not_change() {
+fn steps_one_after_the_other_are_one() {
     let mut numbers = Numbers::default();
-    let old = encoded(&[A, B], &mut numbers);
-    let new = encoded(&[A, A_SLICE, B], &mut numbers);
-    let shared = new.clone().sharing(&old);
-    assert_eq!(shared, new);
-    let same = |name: &str| {
-        let key = Key { namespace: "n".into(), name: name.into() };
-        Arc::ptr_eq(shared.get(&key).unwrap(), old.get(&key).unwrap())
-    };
-    assert!(same("b") && !same("a"));
-}
-
-#[test]
-fn half_a_service_and_half_a_list_are_never_seen() {
-    let table = encoded(&[A, A_SLICE, B], &mut Numbers::default());
-    let mut replica = Replica::new(table.clone());
-    let all: Vec<u8> = encoded(&[A], &mut Numbers::default()).full().concat();
-    let parts: Vec<Update<'_>> = updates(&all).map(Result::unwrap).collect();
-    for part in &parts[..parts.len() - 1] {
-        replica.apply(part).unwrap();
-        assert_eq!(replica.table(), &table);
+    let versions = [
+        encoded(&[A, A_SLICE], &mut numbers),
+        encoded(&[A, B], &mut numbers),
+        encoded(&[A, A_SLICE, NS], &mut numbers),
+        encoded(&[A, B], &mut numbers),
+    ];
+    for (from, to) in [(0, 2), (1, 3), (0, 3)] {
+        let mut all = Step::default();
+        for pair in versions[from..=to].windows(2) {
+            all.merge(&step(&pair[0], &pair[1]));
+        }
+        assert_eq!(all.is_whole(), to == 3, "a namespace goes at the end");
+        let mut replica = Replica::new(versions[from].clone());
+        replica.apply_run(&versions[to].way(&all).concat()).unwrap();
+        assert_eq!(replica.table(), &versions[to]);
     }
-    replica.apply(&parts[parts.len() - 1]).unwrap();
-    assert_eq!(replica.table().len(), 1);
-    assert_eq!(Replica::default().apply(&Update::Commit), Err(ReplicaError::Order));
-    assert_eq!(Replica::default().apply(&Update::End), Err(ReplicaError::Order));
-    assert_eq!(Replica::default().apply_run(&[0xFF; 9]), Err(ReplicaError::Malformed));
 }
 
 #[test]
@@ -156,30 +134,15 @@ fn endpoint_vips_follow_hostnames_and_are_not_shared() {
 }
 
 #[test]
-fn a_snapshot_comes_back_whole_or_not_at_all() {
-    let table = encoded(&[A, A_SLICE, B, NS], &mut Numbers::default()).in_zone(7);
-    let head = Head { epoch: 1, sequence: 9, unix_secs: 1_800_000_000 };
-    let bytes = to_snapshot(&head, &table);
-    assert_eq!(from_snapshot(&bytes), Ok((head, table)));
-    for len in 0..bytes.len() {
-        assert!(from_snapshot(&bytes[..len]).is_err(), "{len}");
-    }
-    for at in 0..bytes.len() {
-        let mut bad = bytes.clone();
-        bad[at] ^= 1;
-        assert!(from_snapshot(&bad).is_err(), "{at}");
-    }
-}
-
-#[test]
 fn t10_a_new_zone_says_everything_again_and_is_no_part_of_what_is_signed() {
     let table = encoded(&[A, A_SLICE, NS], &mut Numbers::default());
-    let near = table.clone().in_zone(7);
+    let mut near = table.clone();
+    near.set_zone(7, &mut Step::default());
     assert_eq!(near.digest(), table.digest());
-    assert!(near.changes_since(&near).is_empty());
+    assert!(step(&near, &near).is_empty());
     for (old, new) in [(&table, &near), (&near, &table)] {
         let mut replica = Replica::new(old.clone());
-        let runs = new.changes_since(old).concat();
+        let runs = new.way(&step(old, new)).concat();
         let first = updates(&runs).next();
         assert_eq!(first, Some(Ok(Update::Zone(new.zone()))));
         replica.apply_run(&runs).unwrap();

@@ -5,10 +5,9 @@
 //! length, with a digest over all of it. Bounds: a list of more than [`BYTES_MAX`] is refused.
 
 use crate::object::EntryPoints;
-use crate::table::{Key, Table};
+use crate::table::{Table, entry_points};
 use blake2::Blake2s256;
 use blake2::digest::Digest;
-use edgemesh_core::wire::feed::FLAG_NO_PROXY;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -27,9 +26,8 @@ pub struct EncodedEntries {
 
 /// The entry points of a table, by namespace and name. Services that another proxy serves have none here.
 pub fn entries(table: &Table) -> Entries {
-    let taken = table.services.iter().filter(|(_, entry)| entry.service.flags & FLAG_NO_PROXY == 0);
-    let with = taken.filter_map(|(key, entry)| Some((key, entry.service.entry.as_deref()?.clone())));
-    with.map(|(Key { namespace, name }, points)| ((namespace.clone(), name.clone()), points)).collect()
+    let with = table.services().filter_map(|(key, service)| Some((key, entry_points(Some(service))?)));
+    with.map(|(key, points)| ((key.namespace.clone(), key.name.clone()), points.clone())).collect()
 }
 
 /// The list of these bytes.
@@ -78,7 +76,7 @@ mod tests {
         parse(crate::manifests::value(&yaml).unwrap(), &mut objects).unwrap();
         let plain = "{kind: Service, metadata: {name: b}, spec: {clusterIP: 10.0.0.2}}";
         parse(crate::manifests::value(plain).unwrap(), &mut objects).unwrap();
-        Table::join(objects.iter().map(|(identity, object)| (identity, object)))
+        objects.into_iter().collect()
     }
 
     #[test]
@@ -87,8 +85,8 @@ mod tests {
         let got = entries(&table);
         let key = ("n".to_owned(), "a".to_owned());
         assert_eq!((got.len(), got[&key].node_ports[0].node_port), (1, 30_080));
-        let (service, problem) = table.problems.iter().next().unwrap();
-        assert_eq!((service.namespace.as_str(), service.name.as_str()), ("n", "a"));
+        let service = table.keys().find(|key| key.name == "a").unwrap();
+        let problem = table.entry(service).unwrap().problem.unwrap();
         assert!(problem.starts_with("spec.externalIPs[0]: value \"bad\""), "{problem}");
         let encoded = EncodedEntries::new(&got);
         assert_eq!(decode(encoded.bytes()).unwrap(), got);

@@ -3,13 +3,14 @@
 //! Every `*.yaml`, `*.yml` and `*.json` in it (not below it, not hidden) is read as unmodified manifests, several
 //! documents and Lists included. A mistake never takes anything away: what a wrong document or an unreadable
 //! file said before stays until it is right again or the file is removed; everything else applies. Each mistake
-//! is a [`Problem`] that names file, document and field, told once per version of the file.
+//! is a [`Problem`] that names file, document and field, told once per version of the file. What is told to the
+//! outside is the objects that differ; finding them is one walk over those that there are.
 
-use crate::claims::Told;
+use crate::change::Changes;
 use crate::object::{FieldError, Identity, Object, parse};
-use crate::table::Table;
 use crate::watch::Watch;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,9 @@ struct File {
 pub struct Manifests {
     directory: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// What was told of each object last, by hash.
+    told: BTreeMap<Identity, u64>,
+    hasher: RandomState,
 }
 
 /// What a scan found.
@@ -73,7 +77,12 @@ pub struct Scan {
 impl Manifests {
     /// Nothing is read yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), files: BTreeMap::new() }
+        Self {
+            directory: directory.into(),
+            files: BTreeMap::new(),
+            told: BTreeMap::new(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// Reads what is new or changed.
@@ -106,13 +115,28 @@ impl Manifests {
         Ok(scan)
     }
 
-    /// The table of all objects; in two files with the same object the later name wins.
-    pub fn table(&self) -> Table {
+    /// What is new since this was asked last; in two files with the same object the later name wins.
+    pub fn changes(&mut self) -> Changes {
         let mut all = BTreeMap::new();
         for file in self.files.values() {
-            all.extend(file.objects.iter());
+            all.extend(&file.objects);
         }
-        Table::join(all.into_iter())
+        let mut changes = Changes::default();
+        self.told.retain(|identity, _| {
+            let stays = all.contains_key(identity);
+            if !stays {
+                changes.set(identity.clone(), None);
+            }
+            stays
+        });
+        for (identity, object) in all {
+            let hash = self.hasher.hash_one(object);
+            if self.told.get(identity) != Some(&hash) {
+                self.told.insert(identity.clone(), hash);
+                changes.set(identity.clone(), Some(object.clone()));
+            }
+        }
+        changes
     }
 }
 
@@ -227,14 +251,14 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads `directory` on a thread of its own, calls `changed` with the first table and then with each new one,
-    /// and `report` with every problem (also of the directory itself).
+    /// Reads `directory` on a thread of its own, calls `changed` with all objects and then with what changes, and
+    /// `report` with every problem (also of the directory itself).
     ///
     /// # Errors
     /// When the directory cannot be read now, or neither watch nor thread can be made.
     pub fn spawn(
         directory: impl Into<PathBuf>,
-        mut changed: impl FnMut(Table) + Send + 'static,
+        mut changed: impl FnMut(Changes) + Send + 'static,
         mut report: impl FnMut(String) + Send + 'static,
     ) -> io::Result<Self> {
         let directory = directory.into();
@@ -245,15 +269,13 @@ impl Source {
         let stopped = stop.clone();
         let mut manifests = Manifests::new(directory);
         let work = move || {
-            let (mut first, mut readable, mut told) = (true, true, Told::default());
+            let (mut first, mut readable) = (true, true);
             while !stopped.load(Ordering::Relaxed) {
                 match manifests.scan() {
                     Ok(scan) => {
                         scan.problems.iter().for_each(|p| report(p.to_string()));
                         if scan.changed || first {
-                            let table = manifests.table();
-                            told.news(&table).into_iter().for_each(&mut report);
-                            changed(table);
+                            changed(manifests.changes());
                         }
                         (first, readable) = (false, true);
                     }

@@ -53,6 +53,11 @@ impl Placement {
         labelled(nodes).chain(exits).next().is_some()
     }
 
+    /// Whether there is an exit: then it matters to every endpoint which nodes have an agent.
+    pub(crate) fn exits(&self) -> bool {
+        !self.exits.is_empty()
+    }
+
     fn has_agent(&self, node: &str) -> bool {
         self.agents.as_ref().is_none_or(|agents| agents.contains(node))
     }

@@ -1,17 +1,21 @@
 //! Objects joined into what a node needs to know: one entry per Service, endpoints grouped by target ports.
 //!
-//! The join is by port name and protocol, never by number (kube-proxy's rule). [`Table::join`] is a pure
-//! function of the object set, so lost, repeated and reordered events cannot matter. Endpoints are keyed by
-//! (node, address, port, protocol): without a CNI two nodes own the same addresses.
-//! Node names stay names here; indices and endpoint VIPs come in when the table is encoded.
+//! The join is by port name and protocol, never by number (kube-proxy's rule). A table takes objects one by one and
+//! keeps them by the Service that they are of, so that a change concerns that Service only, and those that claim an
+//! address with it ([`Table::take_changed`] names them). What an entry says is a pure function of the objects that
+//! are there, so lost, repeated and reordered events cannot matter. Endpoints are keyed by (node, address, port,
+//! protocol): without a CNI two nodes own the same addresses. Node names stay names here; indices and endpoint VIPs
+//! come in when the table is encoded. Bounded by the objects; it keeps one copy of each, and joins on demand.
 
-use crate::claims;
+use crate::claims::{Claims, asked};
 use crate::object::{
-    Endpoint, EndpointGroup, Identity, Kind, Node, Object, Service, ServiceKind, ServicePort,
+    Endpoint, EndpointGroup, EndpointSlice, Endpoints, EntryPoints, Identity, Kind, Node, Object, Service,
+    ServiceKind, ServicePort,
 };
 use edgemesh_core::wire::feed;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Namespace and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -23,18 +27,39 @@ pub struct Key {
 }
 
 /// All Services and Namespaces, and what is known of the cluster they are in.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// The Services.
-    pub services: BTreeMap<Key, Entry>,
-    /// Namespaces that are known as such; every Service's namespace exists besides.
-    pub namespaces: BTreeSet<String>,
-    /// The Nodes that the source told of.
-    pub nodes: BTreeMap<String, Node>,
-    /// The prefixes that ClusterIPs come from, as far as the source told.
-    pub service_cidrs: BTreeSet<(IpAddr, u8)>,
-    /// What of a Service does not apply because of others, and why.
-    pub problems: BTreeMap<Key, String>,
+    services: BTreeMap<Arc<Key>, Parts>,
+    /// Which Service a slice is of.
+    owners: BTreeMap<Key, Arc<Key>>,
+    namespaces: BTreeSet<String>,
+    nodes: BTreeMap<String, Node>,
+    /// Prefixes that ClusterIPs come from, by the object that says so.
+    service_cidrs: BTreeMap<String, Vec<(IpAddr, u8)>>,
+    claims: Claims,
+    changed: Changed,
+}
+
+/// What may differ from before.
+#[derive(Clone, Debug, Default)]
+pub struct Changed {
+    /// Services that are new, different or gone.
+    pub services: BTreeSet<Arc<Key>>,
+    /// Whether namespaces have come or gone.
+    pub namespaces: bool,
+    /// Whether Nodes have.
+    pub nodes: bool,
+    /// Whether entry points of Services have.
+    pub entries: bool,
+}
+
+/// The objects of one Service.
+#[derive(Clone, Debug, Default)]
+struct Parts {
+    service: Option<Service>,
+    /// By name.
+    slices: Vec<(String, EndpointSlice)>,
+    mirrored: Option<Endpoints>,
 }
 
 /// A Service with its endpoints.
@@ -44,6 +69,8 @@ pub struct Entry {
     pub service: Service,
     /// Its endpoints.
     pub groups: Vec<Group>,
+    /// What of it does not apply because of others, and why.
+    pub problem: Option<String>,
 }
 
 /// Endpoints that serve the Service's ports on the same numbers.
@@ -56,48 +83,186 @@ pub struct Group {
 }
 
 impl Table {
-    /// The table of these objects.
-    pub fn join<'a>(objects: impl Iterator<Item = (&'a Identity, &'a Object)>) -> Self {
-        let mut table = Self::default();
-        let mut slices: BTreeMap<Key, Vec<(bool, &EndpointGroup)>> = BTreeMap::new();
-        let mut mirrored: BTreeMap<Key, &[EndpointGroup]> = BTreeMap::new();
-        for (identity, object) in objects {
-            let key = |name: &str| Key { namespace: identity.namespace.clone(), name: name.to_owned() };
-            match object {
-                Object::Service(service) => {
-                    let entry = Entry { service: service.clone(), groups: Vec::new() };
-                    table.services.insert(key(&identity.name), entry);
-                }
-                Object::EndpointSlice(slice) => {
-                    if let Some(service) = &slice.service {
-                        slices.entry(key(service)).or_default().push((slice.headless, &slice.group));
-                    }
-                }
-                Object::Endpoints(endpoints) if !endpoints.skip => {
-                    mirrored.insert(key(&identity.name), &endpoints.groups);
-                }
-                Object::Endpoints(_) => {}
-                Object::Namespace => drop(table.namespaces.insert(identity.name.clone())),
-                Object::Node(node) => drop(table.nodes.insert(identity.name.clone(), node.clone())),
-                Object::ServiceCidr(cidrs) => table.service_cidrs.extend(cidrs),
+    /// An object is as given, or gone.
+    pub fn apply(&mut self, identity: Identity, object: Option<Object>) {
+        let Identity { kind, namespace, name } = identity;
+        match (kind, object) {
+            (Kind::Service, object) => {
+                let service = if let Some(Object::Service(service)) = object { Some(service) } else { None };
+                self.set_service(Key { namespace, name }, service);
             }
-            debug_assert_eq!(identity.kind == Kind::Namespace, matches!(object, Object::Namespace));
+            (Kind::EndpointSlice, object) => {
+                let slice = if let Some(Object::EndpointSlice(slice)) = object { Some(slice) } else { None };
+                self.set_slice(Key { namespace, name }, slice);
+            }
+            (Kind::Endpoints, object) => {
+                let endpoints = if let Some(Object::Endpoints(e)) = object { Some(e) } else { None };
+                self.edit(Key { namespace, name }, |parts| parts.mirrored = endpoints.filter(|e| !e.skip));
+            }
+            (Kind::Namespace, Some(_)) => self.changed.namespaces |= self.namespaces.insert(name),
+            (Kind::Namespace, None) => self.changed.namespaces |= self.namespaces.remove(&name),
+            (Kind::Node, Some(Object::Node(node))) => self.set_node(name, Some(node)),
+            (Kind::Node, _) => self.set_node(name, None),
+            (Kind::ServiceCidr, Some(Object::ServiceCidr(cidrs))) => {
+                drop(self.service_cidrs.insert(name, cidrs));
+            }
+            (Kind::ServiceCidr, _) => drop(self.service_cidrs.remove(&name)),
         }
-        for (key, entry) in &mut table.services {
-            // The controllers make slices of Endpoints: with both at hand, Endpoints are copies.
-            entry.groups = match (slices.get(key), mirrored.get(key)) {
-                (Some(found), _) => {
-                    let headless = entry.service.kind == ServiceKind::Headless;
-                    let used =
-                        found.iter().filter(|(labelled, _)| headless || !labelled).map(|(_, group)| *group);
-                    groups(&entry.service.ports, used)
+    }
+
+    /// What may differ since this was asked last.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// How many Services there are. One walk.
+    pub fn len(&self) -> usize {
+        self.keys().count()
+    }
+
+    /// Whether there is no Service.
+    pub fn is_empty(&self) -> bool {
+        self.keys().next().is_none()
+    }
+
+    /// The Services, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.services.iter().filter(|(_, parts)| parts.service.is_some()).map(|(key, _)| key)
+    }
+
+    /// Services that may have an endpoint on one of these nodes.
+    pub fn keys_on(&self, nodes: &BTreeSet<String>) -> impl Iterator<Item = &Arc<Key>> {
+        let on = |parts: &Parts| parts.endpoints().any(|e| nodes.contains(&e.node));
+        self.services.iter().filter(move |(_, parts)| on(parts)).map(|(key, _)| key)
+    }
+
+    /// The names of nodes that endpoints are on.
+    pub fn named_nodes(&self) -> BTreeSet<&str> {
+        self.services.values().flat_map(Parts::endpoints).map(|e| e.node.as_str()).collect()
+    }
+
+    /// The Services as their objects are, in order.
+    pub fn services(&self) -> impl Iterator<Item = (&Arc<Key>, &Service)> {
+        self.services.iter().filter_map(|(key, parts)| Some((key, parts.service.as_ref()?)))
+    }
+
+    /// A Service with its endpoints.
+    pub fn entry(&self, key: &Key) -> Option<Entry> {
+        let parts = self.services.get(key)?;
+        let mut service = parts.service.clone()?;
+        let others = |key: &Key| self.services.get(key)?.service.as_ref();
+        let problem = self.claims.settle(key, &mut service, others);
+        Some(Entry { service, groups: parts.groups(), problem })
+    }
+
+    /// Namespaces that are known as such; every Service's namespace exists besides.
+    pub fn namespaces(&self) -> &BTreeSet<String> {
+        &self.namespaces
+    }
+
+    /// The Nodes that the source told of.
+    pub fn nodes(&self) -> &BTreeMap<String, Node> {
+        &self.nodes
+    }
+
+    /// The prefixes that ClusterIPs come from, as far as the source told.
+    pub fn service_cidrs(&self) -> BTreeSet<(IpAddr, u8)> {
+        self.service_cidrs.values().flatten().copied().collect()
+    }
+
+    fn set_service(&mut self, key: Key, service: Option<Service>) {
+        let after = asked(service.as_ref()).to_vec();
+        let mut before = Vec::new();
+        let mut entries = false;
+        let key = self.edit(key, |parts| {
+            before = asked(parts.service.as_ref()).to_vec();
+            entries = entry_points(parts.service.as_ref()) != entry_points(service.as_ref());
+            parts.service = service;
+        });
+        self.changed.entries |= entries;
+        self.changed.services.extend(self.claims.service(&key, &before, &after));
+    }
+
+    fn set_slice(&mut self, slice: Key, mut content: Option<EndpointSlice>) {
+        let owner = content.as_mut().and_then(|slice| slice.service.take());
+        let owner = owner.map(|name| Key { namespace: slice.namespace.clone(), name });
+        let before = self.owners.get(&slice).cloned();
+        if let Some(before) = before.filter(|before| Some(&**before) != owner.as_ref()) {
+            self.owners.remove(&slice);
+            self.edit((*before).clone(), |parts| parts.slices.retain(|(name, _)| *name != slice.name));
+        }
+        let (Some(owner), Some(content)) = (owner, content) else { return };
+        let owner = self.edit(owner, |parts| {
+            match parts.slices.binary_search_by(|(name, _)| name.cmp(&slice.name)) {
+                Ok(at) => parts.slices[at].1 = content,
+                Err(at) => {
+                    // Most Services have one slice.
+                    parts.slices.reserve_exact(1);
+                    parts.slices.insert(at, (slice.name.clone(), content));
                 }
-                (None, Some(found)) => groups(&entry.service.ports, found.iter()),
-                (None, None) => Vec::new(),
-            };
+            }
+        });
+        self.owners.insert(slice, owner);
+    }
+
+    fn set_node(&mut self, name: String, node: Option<Node>) {
+        let addresses = |node: Option<&Node>| node.map(|node| node.addresses.clone()).unwrap_or_default();
+        let (before, after) = (addresses(self.nodes.get(&name)), addresses(node.as_ref()));
+        if before != after {
+            self.changed.services.extend(self.claims.node(&name, &before, &after));
         }
-        claims::settle(&mut table);
-        table
+        match node {
+            Some(node) => self.changed.nodes |= self.nodes.insert(name, node.clone()) != Some(node),
+            None => self.changed.nodes |= self.nodes.remove(&name).is_some(),
+        }
+    }
+
+    /// Changes the parts of a Service, and what depends on them.
+    fn edit(&mut self, key: Key, change: impl FnOnce(&mut Parts)) -> Arc<Key> {
+        let key = self.services.get_key_value(&key).map_or_else(|| Arc::new(key), |(known, _)| known.clone());
+        let parts = self.services.entry(key.clone()).or_default();
+        change(parts);
+        let is_api = key.namespace == "default" && key.name == "kubernetes";
+        let servers = is_api.then(|| parts.groups().into_iter().flat_map(|group| group.endpoints));
+        let servers = servers.map(|endpoints| endpoints.map(|e| e.address).collect());
+        if parts.is_empty() {
+            self.services.remove(&key);
+        }
+        if let Some(servers) = servers {
+            self.changed.services.extend(self.claims.api_servers(servers));
+        }
+        self.changed.services.insert(key.clone());
+        key
+    }
+}
+
+/// The entry points that nodes serve for a Service: none if that is left to another proxy.
+pub(crate) fn entry_points(service: Option<&Service>) -> Option<&EntryPoints> {
+    let service = service.filter(|service| service.flags & feed::FLAG_NO_PROXY == 0)?;
+    service.entry.as_deref()
+}
+
+impl Parts {
+    fn is_empty(&self) -> bool {
+        self.service.is_none() && self.slices.is_empty() && self.mirrored.is_none()
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
+        self.slices.iter().map(|(_, slice)| &slice.group).chain(mirrored).flat_map(|group| &group.endpoints)
+    }
+
+    /// The endpoints, joined with the Service's ports; none without the Service.
+    fn groups(&self) -> Vec<Group> {
+        let Some(service) = &self.service else { return Vec::new() };
+        if !self.slices.is_empty() {
+            // The controllers make slices of Endpoints: with both at hand, Endpoints are copies.
+            let headless = service.kind == ServiceKind::Headless;
+            let used = self.slices.iter().map(|(_, slice)| slice).filter(|slice| headless || !slice.headless);
+            return groups(&service.ports, used.map(|slice| &slice.group));
+        }
+        let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
+        groups(&service.ports, mirrored)
     }
 }
 
@@ -147,6 +312,14 @@ fn targets(ports: &[ServicePort], slice: &[ServicePort]) -> Vec<u16> {
         slice.iter().find(same).map_or(0, |found| found.port)
     };
     ports.iter().map(target).collect()
+}
+
+impl FromIterator<(Identity, Object)> for Table {
+    fn from_iter<T: IntoIterator<Item = (Identity, Object)>>(objects: T) -> Self {
+        let mut table = Self::default();
+        objects.into_iter().for_each(|(identity, object)| table.apply(identity, Some(object)));
+        table
+    }
 }
 
 #[cfg(test)]

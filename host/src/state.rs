@@ -129,6 +129,20 @@ impl Directory {
         result.map_err(|e| StateError::new("write", path, e))
     }
 
+    /// Appends to `name`, which exists. What is there stays; of `more` a part may be there after a crash.
+    ///
+    /// # Errors
+    /// When any step fails: then a part of `more` may be there, too.
+    pub fn append(&self, name: &str, more: &[u8]) -> Result<(), StateError> {
+        let path = self.path(name);
+        let append = || {
+            let mut file = OpenOptions::new().append(true).open(&path)?;
+            file.write_all(more)?;
+            file.sync_data()
+        };
+        append().map_err(|e| StateError::new("write", &path, e))
+    }
+
     /// Removes `name`; it may be gone already.
     ///
     /// # Errors
@@ -181,6 +195,9 @@ mod tests {
         dir.write("a", b"one").unwrap();
         dir.write("a", b"two").unwrap();
         assert_eq!(dir.read("a").unwrap().as_deref(), Some(&b"two"[..]));
+        dir.append("a", b" three").unwrap();
+        assert_eq!(dir.read("a").unwrap().as_deref(), Some(&b"two three"[..]));
+        assert!(dir.append("b", b"nothing to append to").is_err());
         let mode = |p: PathBuf| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(dir.path("a")), mode(path.clone())), (0o600, 0o700));
         dir.remove("a").unwrap();

@@ -110,7 +110,7 @@ impl Handler for Admin {
             "Sequence of the service feed.",
             newest.as_ref().map_or(0, |v| v.sequence),
         );
-        out.gauge("feed_services", "Services in the feed.", newest.as_ref().map_or(0, |v| v.table.len()));
+        out.gauge("feed_services", "Services in the feed.", newest.as_ref().map_or(0, |v| v.services));
     }
 
     async fn route(&self, request: Request) -> Response {
@@ -160,7 +160,7 @@ impl Admin {
             relayed_datagrams: shared.counters.datagrams.load(Relaxed),
             relayed_bytes: shared.counters.bytes.load(Relaxed),
             feed_sequence: newest.as_ref().map(|v| v.sequence),
-            services: newest.as_ref().map_or(0, |v| v.table.len()),
+            services: newest.as_ref().map_or(0, |v| v.services),
             counters,
         }
     }

@@ -1,40 +1,44 @@
 //! The service feed: the table as every node should have it, and the way there from what a node has.
 //!
-//! A version is immutable and shared; a connection holds the version that its node has, so the way to the newest
-//! one is computed when the connection has room for it. A slow node skips versions instead of filling a queue,
-//! and one that comes back after a while gets the difference, or the whole list when its version is forgotten.
+//! The table is kept up to date object by object. Each state that is published has a sequence, and the feed remembers
+//! which Services changed from one to the next, so the way from any state that is remembered is what changed since,
+//! as it is now: a slow node skips states instead of filling a queue, and one that comes back after a while gets the
+//! difference, or the whole list when its state is forgotten. A way is computed once for all nodes that go it.
+//!
+//! Bounds: [`STEPS`] states, and no more changed Services than there are Services (the whole list would be shorter);
+//! ways are forgotten with the state that they lead to.
 
 use crate::directory::Directory;
 use edgemesh_core::wire::control::{FeedCommit, PLAINTEXT_MAX, ToNode};
 use edgemesh_core::wire::feed::Update;
-use edgemesh_discovery::encoded::{Encoded, Run};
+use edgemesh_discovery::change::Changes;
+use edgemesh_discovery::encoded::{Encoded, Run, Step};
 use edgemesh_discovery::object::Node;
 use edgemesh_discovery::place::Placement;
-use edgemesh_discovery::table::Table;
+use edgemesh_discovery::served::Served;
 use edgemesh_host::state::StateError;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// Versions that are remembered for nodes that come back.
-const HISTORY: usize = 16;
+/// States that are remembered for nodes that come back.
+const STEPS: usize = 1_024;
 /// Version, kind and length in front of a feed frame's updates.
 const FEED_HEAD: usize = 2 + 2;
 
 /// How long enrolments are gathered before the table is placed anew.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// One state of the table.
+/// One state of the table, by name.
 pub(crate) struct Version {
     pub(crate) sequence: u64,
-    pub(crate) table: Encoded,
+    /// How many Services there are.
+    pub(crate) services: usize,
     /// Zones of nodes, by name, where they have one.
-    zones: BTreeMap<String, u32>,
+    zones: Arc<BTreeMap<String, u32>>,
     digest: [u8; 32],
     signature: [u8; 64],
-    /// The way here from the version before.
-    step: Option<(u64, Vec<Run>)>,
 }
 
 impl Version {
@@ -44,53 +48,130 @@ impl Version {
     }
 }
 
-/// The newest version and the ones before it.
+/// What the source said, and what became of it. Locked while it is published, which waits for the disk.
+#[derive(Default)]
+struct Source {
+    served: Served,
+    heard: bool,
+    /// Nodes have changed, or who has joined.
+    nodes_due: bool,
+    zones: Arc<BTreeMap<String, u32>>,
+    /// What was encoded and is not published.
+    pending: Step,
+}
+
+/// The newest state, and the way to it. Locked for moments only.
+#[derive(Default)]
+struct Shown {
+    version: Option<Arc<Version>>,
+    table: Encoded,
+    /// What changed after the state with this sequence, oldest first.
+    steps: VecDeque<(u64, Step)>,
+    /// Services in `steps`.
+    changes: usize,
+    /// Ways that were asked for, by what the node had.
+    ways: BTreeMap<Option<u64>, Arc<[Run]>>,
+}
+
+impl Shown {
+    fn advance(&mut self, version: Arc<Version>, from: &Encoded, step: Step) {
+        self.table.follow(from, &step);
+        self.ways.clear();
+        let before = self.version.replace(version).map(|before| before.sequence);
+        if step.is_whole() {
+            (self.steps, self.changes) = (VecDeque::new(), 0);
+        } else if let Some(before) = before.filter(|_| !step.is_empty()) {
+            self.changes += step.len();
+            self.steps.push_back((before, step));
+        }
+        while self.steps.len() > STEPS || self.changes > self.table.len().max(STEPS) {
+            let Some((_, oldest)) = self.steps.pop_front() else { break };
+            self.changes -= oldest.len();
+        }
+    }
+
+    /// The way from the state with the sequence `held`; the full list when that is not remembered.
+    fn way(&mut self, held: Option<u64>) -> Option<(Arc<Version>, Arc<[Run]>)> {
+        let version = self.version.clone()?;
+        let step = held.and_then(|held| self.since(held, version.sequence));
+        let table = &self.table;
+        let way = self.ways.entry(held.filter(|_| step.is_some())).or_insert_with(|| match &step {
+            Some(step) => table.way(step).into(),
+            None => table.full().into(),
+        });
+        Some((version, way.clone()))
+    }
+
+    fn since(&self, held: u64, newest: u64) -> Option<Step> {
+        let mut all = Step::default();
+        if held != newest {
+            let first = self.steps.iter().position(|(before, _)| *before == held)?;
+            self.steps.range(first..).for_each(|(_, step)| all.merge(step));
+        }
+        Some(all)
+    }
+}
+
+/// The newest state and the ones before it.
 pub(crate) struct Feed {
     newest: watch::Sender<Option<Arc<Version>>>,
-    history: Mutex<VecDeque<Arc<Version>>>,
+    shown: Mutex<Shown>,
     /// Nodes through which endpoints without a node of ours are reached, beside those with a label.
     exits: Vec<String>,
-    /// What the source said last: where it is served depends on who has joined. Locked while it is published.
-    source: Mutex<Arc<Table>>,
+    source: Mutex<Source>,
     joined: Notify,
 }
 
 impl Feed {
-    /// A feed that says nothing until the first table is published.
+    /// A feed that says nothing until a source is heard.
     pub(crate) fn new(exits: Vec<String>) -> Self {
-        Self {
-            newest: watch::Sender::new(None),
-            history: Mutex::default(),
-            exits,
-            source: Mutex::default(),
-            joined: Notify::new(),
-        }
+        let (newest, joined) = (watch::Sender::new(None), Notify::new());
+        Self { newest, shown: Mutex::default(), exits, source: Mutex::default(), joined }
     }
 
-    /// Follows the newest version.
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the newest state.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Version>>> {
         self.newest.subscribe()
     }
 
-    /// The newest version.
+    /// The newest state.
     pub(crate) fn newest(&self) -> Option<Arc<Version>> {
         self.newest.borrow().clone()
     }
 
-    /// The version with this sequence, while it is remembered.
-    pub(crate) fn version(&self, sequence: u64) -> Option<Arc<Version>> {
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.iter().rev().find(|version| version.sequence == sequence).cloned()
+    /// The newest state, and the way there from the one with the sequence `held`: the full list when that is not
+    /// remembered.
+    pub(crate) fn way(&self, held: Option<u64>) -> Option<(Arc<Version>, Arc<[Run]>)> {
+        self.shown().way(held)
     }
 
-    /// Makes `table` the newest version. Numbers it needs are assigned by the directory first.
+    /// Takes what the source says. It counts once it is published.
+    pub(crate) fn take(&self, changes: Changes) {
+        let mut source = self.source();
+        let nodes_changed = source.served.apply(changes);
+        source.nodes_due |= nodes_changed || !source.heard;
+        source.heard = true;
+    }
+
+    /// Makes what the source said the newest state. Numbers that it needs are assigned by the directory first. What
+    /// is wrong with Services and was not told before goes to `report`.
     ///
     /// # Errors
     /// When the directory cannot be written: the feed stays as it was.
-    pub(crate) fn publish(&self, directory: &Mutex<Directory>, table: Arc<Table>) -> Result<(), StateError> {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        *source = table;
-        self.place(directory, &source)
+    pub(crate) fn publish(
+        &self,
+        directory: &Mutex<Directory>,
+        report: impl FnMut(String),
+    ) -> Result<(), StateError> {
+        self.place(&mut self.source(), directory, report)
     }
 
     /// A node has joined, or was revoked: endpoints may be reached there now, or not any more.
@@ -106,9 +187,11 @@ impl Feed {
             tokio::time::sleep(GATHER).await;
             let (feed, directory) = (self.clone(), directory.clone());
             let placed = tokio::task::spawn_blocking(move || {
-                let source = feed.source.lock().unwrap_or_else(PoisonError::into_inner);
-                let matters = feed.newest().is_some() && Placement::has_exits(&source.nodes, &feed.exits);
-                if matters { feed.place(&directory, &source) } else { Ok(()) }
+                let mut source = feed.source();
+                let nodes = source.served.table().nodes();
+                let matters = source.heard && Placement::has_exits(nodes, &feed.exits);
+                source.nodes_due |= matters;
+                if matters { feed.place(&mut source, &directory, |_| {}) } else { Ok(()) }
             });
             if let Ok(Err(error)) = placed.await {
                 tracing::error!(%error, "the Services cannot be fed");
@@ -117,70 +200,72 @@ impl Feed {
         }
     }
 
-    fn place(&self, directory: &Mutex<Directory>, table: &Table) -> Result<(), StateError> {
-        let old = self.newest();
+    fn place(
+        &self,
+        source: &mut Source,
+        directory: &Mutex<Directory>,
+        report: impl FnMut(String),
+    ) -> Result<(), StateError> {
         let mut directory = directory.lock().unwrap_or_else(PoisonError::into_inner);
-        let placement = Placement::new(&table.nodes, &self.exits, Some(directory.members()));
-        let zones = zones(table);
-        let (table, mark) = directory.assign(|assigner| {
-            let table = Encoded::new(table, &placement, assigner);
-            let table = if let Some(old) = &old { table.sharing(&old.table) } else { table };
-            let digest = table.digest();
-            (table, digest)
-        })?;
+        let Source { served, pending, .. } = source;
+        if std::mem::take(&mut source.nodes_due) {
+            let nodes = served.table().nodes();
+            let agents = Placement::has_exits(nodes, &self.exits).then(|| directory.members());
+            let placement = Placement::new(nodes, &self.exits, agents);
+            source.zones = Arc::new(zones(nodes));
+            served.place(placement);
+        }
+        // Should the directory not take the numbers, others may stand for the same names next time.
+        served.encode_again(pending);
+        let assigned = directory.assign(|assigner| {
+            let (step, news) = served.encode(assigner);
+            pending.merge(&step);
+            (news, served.encoded().digest())
+        });
+        let (news, mark) = assigned?;
         let signature = directory.keys.sign_commit(mark.sequence, &mark.digest);
         drop(directory);
-        if old.as_ref().is_some_and(|old| old.sequence == mark.sequence && old.zones == zones) {
+        news.into_iter().for_each(report);
+        let step = std::mem::take(pending);
+        let old = self.newest();
+        if old.is_some_and(|old| old.sequence == mark.sequence && old.zones == source.zones) {
             return Ok(());
         }
         let version = Arc::new(Version {
             sequence: mark.sequence,
-            step: old.map(|old| (old.sequence, table.changes_since(&old.table))),
-            table,
-            zones,
+            services: served.encoded().len(),
+            zones: source.zones.clone(),
             digest: mark.digest,
             signature,
         });
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if history.len() == HISTORY {
-            history.pop_front();
-        }
-        history.push_back(version.clone());
-        drop(history);
+        self.shown().advance(version.clone(), served.encoded(), step);
         self.newest.send_replace(Some(version));
         Ok(())
     }
 }
 
 /// The zones of the nodes that have one.
-fn zones(table: &Table) -> BTreeMap<String, u32> {
+fn zones(nodes: &BTreeMap<String, Node>) -> BTreeMap<String, u32> {
     let zone = |(name, node): (&String, &Node)| (name.clone(), node.zone());
-    table.nodes.iter().map(zone).filter(|(_, zone)| *zone != 0).collect()
+    nodes.iter().map(zone).filter(|(_, zone)| *zone != 0).collect()
 }
 
-/// A version on its way to one node.
+/// A state on its way to one node.
 pub(crate) struct Cursor {
     version: Arc<Version>,
-    runs: Vec<Run>,
+    /// What the node is to hear first: its zone, unless it knows it.
+    zone: Option<Run>,
+    runs: Arc<[Run]>,
     run: usize,
     at: usize,
     committed: bool,
 }
 
 impl Cursor {
-    /// From what the node holds, if that is known, to `version`. `zone`: the node's, unless it knows it; `moved`: it
-    /// knows another one, so that it has to hear everything again.
-    pub(crate) fn new(version: Arc<Version>, held: Option<&Version>, zone: Option<u32>, moved: bool) -> Self {
-        let mut runs = match (held.filter(|_| !moved), &version.step) {
-            (Some(held), _) if held.sequence == version.sequence => Vec::new(),
-            (Some(held), Some((from, step))) if held.sequence == *from => step.clone(),
-            (Some(held), _) => version.table.changes_since(&held.table),
-            (None, _) => version.table.full(),
-        };
-        if let Some(zone) = zone.and_then(|zone| postcard::to_allocvec(&Update::Zone(zone)).ok()) {
-            runs.insert(0, zone.into());
-        }
-        Self { version, runs, run: 0, at: 0, committed: false }
+    /// On this way to `version`; `zone` is the node's, unless it knows it.
+    pub(crate) fn new(version: Arc<Version>, runs: Arc<[Run]>, zone: Option<u32>) -> Self {
+        let zone = zone.and_then(|zone| postcard::to_allocvec(&Update::Zone(zone)).ok()).map(Run::from);
+        Self { version, zone, runs, run: 0, at: 0, committed: false }
     }
 
     /// The next plaintext, written to `out`; `None` when the node has it all.
@@ -210,6 +295,7 @@ impl Cursor {
     /// As many whole updates as fit one frame.
     fn body(&mut self) -> Vec<u8> {
         let mut body = Vec::with_capacity(PLAINTEXT_MAX);
+        body.extend_from_slice(self.zone.take().as_deref().unwrap_or_default());
         while let Some(run) = self.runs.get(self.run) {
             let rest = run.get(self.at..).unwrap_or_default();
             if rest.is_empty() {

@@ -5,11 +5,11 @@ use crate::cli::Run;
 use crate::control::Reviewer;
 use crate::counters::Counters;
 use crate::directory::Directory;
-use crate::feed::Feed;
+use crate::feed::{Feed, Version};
+use edgemesh_discovery::change::Changes;
 #[cfg(feature = "kubernetes")]
 use edgemesh_discovery::kubernetes;
 use edgemesh_discovery::manifests;
-use edgemesh_discovery::table::Table;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,14 +36,24 @@ pub(crate) fn follow(
     counters: &Arc<Counters>,
 ) -> Result<Followed, Failure> {
     let (directory, feed, counters) = (directory.clone(), feed.clone(), counters.clone());
-    let publish = move |table: Table| {
-        let table = Arc::new(table);
-        while let Err(error) = feed.publish(&directory, table.clone()) {
+    let problems = counters.clone();
+    let mut report = move |problem: String| {
+        problems.manifest_problems.fetch_add(1, Relaxed);
+        tracing::warn!("{problem}");
+    };
+    let mut told = None;
+    let publish = move |changes: Changes| {
+        feed.take(changes);
+        while let Err(error) = feed.publish(&directory, &mut report) {
             tracing::error!(%error, "the Services cannot be fed");
             std::thread::sleep(RETRY);
         }
-        if let Some(version) = feed.newest() {
-            tracing::info!(sequence = version.sequence, services = version.table.len(), "Services are fed");
+        let Some(version) = feed.newest() else { return };
+        let Version { sequence, services, .. } = *version;
+        if told.replace(services) == Some(services) {
+            tracing::debug!(sequence, services, "Services are fed");
+        } else {
+            tracing::info!(sequence, services, "Services are fed");
         }
     };
     if args.kubernetes {
@@ -60,7 +70,7 @@ pub(crate) fn follow(
 }
 
 #[cfg(feature = "kubernetes")]
-fn follow_kubernetes(args: &Run, publish: impl FnMut(Table) + Send + 'static) -> Result<Followed, Failure> {
+fn follow_kubernetes(args: &Run, publish: impl FnMut(Changes) + Send + 'static) -> Result<Followed, Failure> {
     let source = kubernetes::Source::spawn(access(args), publish, |problem| tracing::warn!("{problem}"));
     let source = source.map_err(|e| Failure::Config(format!("--kubernetes: {e}")))?;
     Ok(Followed::Kubernetes { _source: source })
@@ -98,6 +108,6 @@ fn reviewer_of(_: &Run, _: &str) -> Result<Reviewer, String> {
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn follow_kubernetes(_: &Run, _: impl FnMut(Table) + Send + 'static) -> Result<Followed, Failure> {
+fn follow_kubernetes(_: &Run, _: impl FnMut(Changes) + Send + 'static) -> Result<Followed, Failure> {
     Err(Failure::Config("--kubernetes: this build has no Kubernetes client".to_owned()))
 }

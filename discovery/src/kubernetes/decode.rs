@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+/// Annotation of endpoints: when the pod or Service changed that they were last made anew for.
+const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// What is read of an object, and of a `Status` in its place.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,6 +124,8 @@ pub(super) struct Decoded {
     pub(super) object: Object,
     /// Stands for its resource version.
     pub(super) version: u64,
+    /// See [`Change::triggered`](crate::change::Change::triggered).
+    pub(super) triggered: Option<u64>,
 }
 
 /// An object that does not apply.
@@ -153,6 +158,12 @@ pub(super) enum Event {
 pub(super) struct ListMeta {
     pub(super) resource_version: Option<String>,
     pub(super) r#continue: Option<String>,
+}
+
+/// Milliseconds since 1970 of a moment as RFC 3339 writes it; `None` for anything else.
+fn unix_millis(text: &str) -> Option<u64> {
+    let at = text.parse::<k8s_openapi::jiff::Timestamp>().ok()?;
+    u64::try_from(at.as_millisecond()).ok()
 }
 
 /// What a resource version is compared by.
@@ -236,6 +247,7 @@ pub(super) fn event(kind: Kind, line: &[u8]) -> Result<(Event, Option<String>), 
 fn object(kind: Kind, slim: Slim) -> Result<Decoded, Bad> {
     let meta = slim.metadata.unwrap_or_default();
     let version = version_hash(meta.resource_version.as_deref());
+    let triggered = meta.annotations.0.get(TRIGGER).and_then(Value::as_str).and_then(unix_millis);
     let found = slim.kind.unwrap_or_else(|| kind_name(kind).to_owned());
     let mut fields = Map::new();
     fields.insert("kind".to_owned(), kind_name(kind).into());
@@ -262,7 +274,7 @@ fn object(kind: Kind, slim: Slim) -> Result<Decoded, Bad> {
         return Err(Bad { identity, version, error: errors.into_iter().next().unwrap_or_else(none) });
     }
     match out.pop() {
-        Some((identity, object)) => Ok(Decoded { identity, object, version }),
+        Some((identity, object)) => Ok(Decoded { identity, object, version, triggered }),
         None => Err(Bad { identity, version, error: FieldError::new("kind", "unknown") }),
     }
 }

@@ -3,11 +3,13 @@
 //! Services, EndpointSlices, Namespaces, Nodes and ServiceCIDRs are listed and watched, Endpoints where there are
 //! no slices. Built for servers and paths that do not behave: each kind is followed by itself (`follow`), bytes
 //! are taken apart as they come (`scan`), objects that do not apply are told once and skipped (`decode`), what a
-//! list leaves out is swept (`store`), and nothing that fails takes anything away. A table is made when Services
-//! and endpoints have been heard once, and after each change.
+//! list leaves out is swept (`store`), and nothing that fails takes anything away. Objects are told when Services and
+//! endpoints have been heard once, and what is new after each change: changes that come within
+//! [`Timing::gather`] of the first are told together (row R2).
 //!
 //! Life: [`Source::spawn`] starts one thread with a runtime of its own; dropping the [`Source`] ends it.
-//! Bounds: one copy of the objects' essence, one object of at most 4 MiB while reading, one connection per kind.
+//! Bounds: a name and a hash of each object, what was not taken yet, one object of at most 4 MiB while reading, one
+//! connection per kind.
 //! It keeps nothing on disk, resolves no node names and changes nothing on the server.
 
 mod access;
@@ -23,9 +25,8 @@ mod store;
 pub use health::{Counters, Health};
 pub use review::{Account, Reviewer};
 
-use crate::claims::Told;
+use crate::change::Changes;
 use crate::object::Kind;
-use crate::table::Table;
 use follow::Follower;
 use shared::Shared;
 use std::io;
@@ -86,9 +87,9 @@ pub struct Timing {
     pub resync: Duration,
     /// When a kind that the server does not have is asked for again (jittered).
     pub absent: Duration,
-    /// How long changes are gathered before a table is made.
+    /// How long changes are gathered before they are told.
     pub gather: Duration,
-    /// How long the first table waits for Namespaces, Nodes and ServiceCIDRs.
+    /// How long the first word waits for Namespaces, Nodes and ServiceCIDRs.
     pub grace: Duration,
 }
 
@@ -134,7 +135,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Follows the server, calls `changed` with the first table and then with each new one, and `report` with
+    /// Follows the server, calls `changed` with all objects and then with what changes, and `report` with
     /// everything that a person may want to know. A server that cannot be reached is no error: it is tried until it
     /// can be.
     ///
@@ -142,7 +143,7 @@ impl Source {
     /// Settings that cannot work: files that cannot be read or say nothing useful; or no thread can be made.
     pub fn spawn(
         settings: Settings,
-        changed: impl FnMut(Table) + Send + 'static,
+        changed: impl FnMut(Changes) + Send + 'static,
         report: impl FnMut(String) + Send + 'static,
     ) -> Result<Self, AccessError> {
         let fail = |e: io::Error| AccessError(e.to_string());
@@ -206,10 +207,10 @@ async fn follow_endpoints(shared: Rc<Shared>) {
     }
 }
 
-/// Makes tables, at most every third moment of the time that one takes.
-async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Table)) {
+/// Tells changes, gathered; taking them may use a third of the time.
+async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Changes)) {
     let timing = shared.settings.timing;
-    let (mut first, mut told) = (true, Told::default());
+    let mut first = true;
     let mut wait_until = None;
     loop {
         match wait_until {
@@ -227,10 +228,9 @@ async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Table)) {
         }
         wait_until = None;
         let started = Instant::now();
-        if let Some(table) = shared.take_table(first) {
+        if let Some(changes) = shared.take_changes(first) {
             first = false;
-            told.news(&table).into_iter().for_each(|text| shared.report(text));
-            changed(table);
+            changed(changes);
             sleep(started.elapsed() * 2).await;
         }
     }

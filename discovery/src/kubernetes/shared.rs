@@ -6,8 +6,8 @@ use super::health::Health;
 use super::request::Failure;
 use super::store::{State, Store};
 use super::{Settings, access, decode};
+use crate::change::Changes;
 use crate::object::{Identity, Kind};
-use crate::table::Table;
 use edgemesh_core::rng::Rng;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,9 +33,8 @@ pub(super) struct Shared {
     health: Arc<Health>,
     report: RefCell<Box<dyn FnMut(String)>>,
     told: RefCell<BTreeSet<String>>,
-    /// Something to look at for the publisher; whether the objects differ from what was published.
+    /// Something to look at for the publisher.
     pub(super) news: Notify,
-    pending: Cell<bool>,
     /// Whether Endpoints are followed, for want of slices.
     pub(super) fallback: watch::Sender<bool>,
 }
@@ -68,7 +67,6 @@ impl Shared {
             report: RefCell::new(report),
             told: RefCell::default(),
             news: Notify::new(),
-            pending: Cell::new(false),
             fallback: watch::Sender::new(false),
         }
     }
@@ -175,13 +173,13 @@ impl Shared {
 
     /// The objects changed.
     pub(super) fn changed(&self) {
-        self.pending.set(true);
         self.news.notify_one();
     }
 
-    /// The table, if it may differ from the one taken last.
-    pub(super) fn take_table(&self, first: bool) -> Option<Table> {
-        (self.pending.replace(false) || first).then(|| self.store().table())
+    /// What is new since this was asked last, if anything is; the first time also if there is nothing at all.
+    pub(super) fn take_changes(&self, first: bool) -> Option<Changes> {
+        let mut store = self.store();
+        (store.has_changes() || first).then(|| store.take_changes())
     }
 
     pub(super) fn report(&self, text: String) {

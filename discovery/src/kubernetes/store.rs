@@ -1,13 +1,15 @@
-//! The objects as last heard, with generations for the sweep.
+//! Which objects there are, with generations for the sweep, and what is new of them.
 //!
+//! The objects themselves go to whoever takes the changes; of each a hash stays, by which a repetition is known.
 //! There is no second copy during a list: each object that a list names is marked with the list's generation, and
 //! those without the mark go at its end. Bounded by what the server has; objects that do not apply are told once
 //! per version, [`TOLD_MAX`] of them at a time.
 
 use super::decode::{Bad, Decoded, kind_name};
-use crate::object::{Identity, Kind, Object};
-use crate::table::Table;
+use crate::change::{Change, Changes};
+use crate::object::{Identity, Kind};
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 
 /// Objects remembered as told of.
 const TOLD_MAX: usize = 1_024;
@@ -15,7 +17,7 @@ const TOLD_MAX: usize = 1_024;
 const SHRINK_MIN: usize = 10;
 
 struct Held {
-    object: Object,
+    hash: u64,
     generation: u32,
     version: u64,
 }
@@ -39,6 +41,8 @@ pub(super) enum State {
 pub(super) struct Store {
     objects: BTreeMap<Identity, Held>,
     told: BTreeMap<Identity, u64>,
+    changes: Changes,
+    hasher: RandomState,
 }
 
 /// What an object did.
@@ -55,23 +59,29 @@ pub(super) enum Effect {
 impl Store {
     /// Takes an object.
     pub(super) fn set(&mut self, decoded: Decoded, generation: u32) -> Effect {
-        let Decoded { identity, object, version } = decoded;
+        let Decoded { identity, object, version, triggered } = decoded;
         self.told.remove(&identity);
-        match self.objects.get_mut(&identity) {
-            Some(held) => {
-                let effect = match (held.object == object, held.version == version) {
+        let hash = self.hasher.hash_one(&object);
+        let held = Held { hash, generation, version };
+        let effect = match self.objects.get_mut(&identity) {
+            Some(before) => {
+                let effect = match (before.hash == hash, before.version == version) {
                     (false, _) => Effect::Changed,
                     (true, true) => Effect::Same,
                     (true, false) => Effect::Newer,
                 };
-                *held = Held { object, generation, version };
+                *before = held;
                 effect
             }
             None => {
-                self.objects.insert(identity, Held { object, generation, version });
+                self.objects.insert(identity.clone(), held);
                 Effect::Changed
             }
+        };
+        if effect == Effect::Changed {
+            self.changes.add(identity, Change { object: Some(object), triggered });
         }
+        effect
     }
 
     /// Takes an object that does not apply: what it said before stays. The text to tell, if it is news.
@@ -98,7 +108,8 @@ impl Store {
     /// Takes an object away.
     pub(super) fn remove(&mut self, identity: &Identity) -> bool {
         self.told.remove(identity);
-        self.objects.remove(identity).is_some()
+        let known = self.objects.remove_entry(identity);
+        known.map(|(identity, _)| self.changes.set(identity, None)).is_some()
     }
 
     /// How many objects of a kind there are.
@@ -115,21 +126,28 @@ impl Store {
 
     /// Takes away what the list of this generation did not name; whether there was something.
     pub(super) fn sweep(&mut self, kind: Kind, generation: u32) -> bool {
-        let before = self.objects.len();
-        self.objects.retain(|identity, held| identity.kind != kind || held.generation == generation);
-        self.objects.len() != before
+        self.remove_all(kind, |held| held.generation != generation)
     }
 
     /// Takes away all of a kind; whether there was something.
     pub(super) fn clear(&mut self, kind: Kind) -> bool {
-        let before = self.objects.len();
-        self.objects.retain(|identity, _| identity.kind != kind);
-        self.objects.len() != before
+        self.remove_all(kind, |_| true)
     }
 
-    /// The table of all objects.
-    pub(super) fn table(&self) -> Table {
-        Table::join(self.objects.iter().map(|(identity, held)| (identity, &held.object)))
+    fn remove_all(&mut self, kind: Kind, which: impl Fn(&Held) -> bool) -> bool {
+        let gone = self.of(kind).filter(|(_, held)| which(held)).map(|(identity, _)| identity.clone());
+        let gone: Vec<Identity> = gone.collect();
+        gone.iter().filter(|identity| self.remove(identity)).count() > 0
+    }
+
+    /// What is new since this was asked last.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether there is something new.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
     }
 
     fn of(&self, kind: Kind) -> impl Iterator<Item = (&Identity, &Held)> {

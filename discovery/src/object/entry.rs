@@ -15,7 +15,7 @@ use std::net::IpAddr;
 const LIST_MAX: usize = 256;
 
 /// The entry points of one Service.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 pub struct EntryPoints {
     /// `spec.ports[].nodePort`, where there is one (row X7: a load balancer's Service may have none).
     pub node_ports: Vec<NodePort>,
@@ -34,7 +34,7 @@ pub struct EntryPoints {
 }
 
 /// A port of a Service that every node listens on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct NodePort {
     /// The port's protocol.
     pub protocol: Protocol,

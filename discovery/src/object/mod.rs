@@ -46,7 +46,7 @@ pub enum Kind {
 }
 
 /// One object.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Object {
     /// A Service.
     Service(Service),
@@ -63,7 +63,7 @@ pub enum Object {
 }
 
 /// A Service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Service {
     /// What kind of answers it gives.
     pub kind: ServiceKind,
@@ -82,7 +82,7 @@ pub struct Service {
 }
 
 /// See [`edgemesh_core::wire::feed::ServiceKind`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum ServiceKind {
     /// One or two ClusterIPs.
     ClusterIp(Vec<IpAddr>),
@@ -93,7 +93,7 @@ pub enum ServiceKind {
 }
 
 /// One `spec.ports` entry.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct ServicePort {
     /// Empty for an unnamed port.
     pub name: String,
@@ -104,7 +104,7 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct EndpointSlice {
     /// Label `kubernetes.io/service-name`; without it no Service has the slice (row S4).
     pub service: Option<String>,
@@ -115,7 +115,7 @@ pub struct EndpointSlice {
 }
 
 /// An Endpoints object; named like its Service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Endpoints {
     /// Label `endpointslice.kubernetes.io/skip-mirror`: not to be used.
     pub skip: bool,
@@ -124,7 +124,7 @@ pub struct Endpoints {
 }
 
 /// A Node, as far as it matters to Services.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Node {
     /// `InternalIP` and `ExternalIP` addresses, in order.
     pub addresses: Vec<IpAddr>,
@@ -144,7 +144,7 @@ impl Node {
 }
 
 /// Endpoints that share their ports.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct EndpointGroup {
     /// Name, protocol and number of each port.
     pub ports: Vec<ServicePort>,
@@ -153,7 +153,7 @@ pub struct EndpointGroup {
 }
 
 /// One endpoint.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Endpoint {
     /// Its first address (row S9).
     pub address: IpAddr,

@@ -27,7 +27,7 @@ const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 const LABEL_SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 
 /// A field that is not as Kubernetes defines it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct FieldError {
     /// Path of the field, such as `spec.ports[0].port`; empty for the document itself.
     pub field: String,

@@ -69,7 +69,7 @@ async fn a_list_that_is_cut_takes_nothing_away() {
     let server = plain().await;
     fill(&server, 40);
     let mut feed = Feed::new(settings(&server));
-    assert_eq!(feed.next().await.services.len(), 40);
+    assert_eq!(feed.next().await.len(), 40);
     watched(&server, SERVICES, 1).await;
     server.plan(SERVICES, Verb::List, 3, Fault::Cut(3_000));
     server.compact();
@@ -110,7 +110,7 @@ async fn a_slow_list_is_waited_for_and_a_silent_one_is_given_up() {
     server.plan(SERVICES, Verb::List, 1, Fault::Trickle(500, Duration::from_millis(20)));
     let timing = Timing { patience: Duration::from_millis(250), ..quick() };
     let mut feed = Feed::new(Settings { timing, ..settings(&server) });
-    assert_eq!(feed.next().await.services.len(), 30);
+    assert_eq!(feed.next().await.len(), 30);
     assert_eq!(asked(&server, Verb::List).len(), 2);
 }
 
@@ -160,7 +160,7 @@ async fn kinds_that_are_absent_are_done_without() {
     assert_eq!(feed.reports(), Vec::<String>::new());
     server.set_absent(Resource::Nodes, false);
     server.put(serde_json::json!({"kind": "Node", "metadata": {"name": "n1"}}));
-    feed.until(|t| t.nodes.contains_key("n1")).await;
+    feed.until(|t| t.nodes().contains_key("n1")).await;
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn k3_errors_that_are_all_500_lead_to_a_list_in_the_end() {
 async fn k4_an_empty_list_without_a_version_is_empty_when_nothing_was_known() {
     let server = meta().await;
     let mut feed = Feed::new(told(&server));
-    assert!(feed.next().await.services.is_empty());
+    assert!(feed.next().await.is_empty());
     watched(&server, SERVICES, 1).await;
     server.put(service("a"));
     feed.services(&["a"], &[]).await;
@@ -122,15 +122,15 @@ async fn k5_a_partial_list_is_not_believed_at_once() {
     let server = meta().await;
     fill(&server, 20);
     let mut feed = Feed::new(told(&server));
-    feed.until(|t| t.services.len() == 20).await;
+    feed.until(|t| t.len() == 20).await;
     watched(&server, SERVICES, 1).await;
     server.plan(SERVICES, Verb::List, 1, partial());
     server.order(SERVICES, Order::End);
     asked_times(&server, Verb::List, 3).await;
     watched(&server, SERVICES, 1).await;
     server.put(service("z"));
-    feed.until(|t| t.services.len() != 20).await;
-    assert_eq!(feed.latest().services.len(), 21);
+    feed.until(|t| t.len() != 20).await;
+    assert_eq!(feed.latest().len(), 21);
     assert!(feed.reports().iter().any(|r| r.contains("leaves out most")), "{:?}", feed.reports());
 }
 
@@ -139,13 +139,13 @@ async fn k5_a_second_list_that_agrees_is_believed() {
     let server = meta().await;
     fill(&server, 20);
     let mut feed = Feed::new(told(&server));
-    feed.until(|t| t.services.len() == 20).await;
+    feed.until(|t| t.len() == 20).await;
     watched(&server, SERVICES, 1).await;
     for n in 5..20 {
         server.forget(SERVICES, "default", &format!("s{n:03}"));
     }
     server.order(SERVICES, Order::End);
-    feed.until(|t| t.services.len() == 5).await;
+    feed.until(|t| t.len() == 5).await;
     assert_eq!(asked(&server, Verb::List).len(), 3);
 }
 
@@ -155,7 +155,7 @@ async fn k5_a_first_list_with_far_less_than_an_earlier_run_knew_is_asked_for_twi
     fill(&server, 20);
     server.plan(SERVICES, Verb::List, 1, partial());
     let mut feed = Feed::new(Settings { known_services: 20, ..settings(&server) });
-    assert_eq!(feed.next().await.services.len(), 20);
+    assert_eq!(feed.next().await.len(), 20);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn k6_nothing_fancy_is_asked_for() {
     let server = meta().await;
     fill(&server, 120);
     let mut feed = Feed::new(told(&server));
-    assert_eq!(feed.next().await.services.len(), 120);
+    assert_eq!(feed.next().await.len(), 120);
     let lists = asked(&server, Verb::List);
     assert_eq!((lists.len(), lists[0].query.len()), (1, 0));
 }

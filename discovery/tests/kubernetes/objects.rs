@@ -20,14 +20,14 @@ async fn nodes_service_cidrs_and_namespaces_are_in_the_table() {
     server.put(node("True"));
     let mut feed = Feed::new(settings(&server));
     let table = feed.next().await;
-    assert!(table.namespaces.contains("shop"));
-    assert!(table.service_cidrs.contains(&("10.96.0.0".parse().unwrap(), 16)));
-    let n1 = &table.nodes["n1"];
+    assert!(table.namespaces().contains("shop"));
+    assert!(table.service_cidrs().contains(&("10.96.0.0".parse().unwrap(), 16)));
+    let n1 = &table.nodes()["n1"];
     assert_eq!((n1.ready, n1.labels.len()), (Some(true), 1));
     assert_eq!(n1.addresses, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
     watched(&server, Resource::Nodes, 1).await;
     server.put(node("Unknown"));
-    feed.until(|t| t.nodes["n1"].ready.is_none()).await;
+    feed.until(|t| t.nodes()["n1"].ready.is_none()).await;
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn the_last_good_version_of_an_object_stays() {
         feed.reports().iter().any(|r| r.contains("default/web") && r.contains("last good version stays"))
     );
     server.delete(SERVICES, "default", "web");
-    feed.until(|t| t.services.is_empty()).await;
+    feed.until(|t| t.is_empty()).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A source that feeds a test, and objects.
 
+use edgemesh_discovery::change::Changes;
 use edgemesh_discovery::kubernetes::{Health, Settings, Source, Timing};
 use edgemesh_discovery::table::{Key, Table};
 use edgemesh_testapi::{ApiServer, Options, Request, Resource, Verb};
@@ -42,7 +43,7 @@ pub(crate) fn settings(server: &ApiServer) -> Settings {
 /// A running source and what it told.
 pub(crate) struct Feed {
     source: Source,
-    tables: mpsc::UnboundedReceiver<Table>,
+    changes: mpsc::UnboundedReceiver<Changes>,
     reports: Arc<Mutex<Vec<String>>>,
     latest: Table,
     pub(crate) count: usize,
@@ -50,26 +51,30 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(settings: Settings) -> Self {
-        let (send, tables) = mpsc::unbounded_channel();
+        let (send, changes) = mpsc::unbounded_channel();
         let reports = Arc::new(Mutex::new(Vec::new()));
         let told = reports.clone();
         let source = Source::spawn(
             settings,
-            move |table| drop(send.send(table)),
+            move |changes| drop(send.send(changes)),
             move |text| told.lock().unwrap().push(text),
         )
         .unwrap();
-        Self { source, tables, reports, latest: Table::default(), count: 0 }
+        Self { source, changes, reports, latest: Table::default(), count: 0 }
     }
 
     pub(crate) fn health(&self) -> Arc<Health> {
         self.source.health()
     }
 
+    fn take(&mut self, changes: Changes) {
+        changes.into_iter().for_each(|(identity, change)| self.latest.apply(identity, change.object));
+    }
+
     /// The next table.
     pub(crate) async fn next(&mut self) -> &Table {
-        match timeout(PATIENCE, self.tables.recv()).await {
-            Ok(Some(table)) => self.latest = table,
+        match timeout(PATIENCE, self.changes.recv()).await {
+            Ok(Some(changes)) => self.take(changes),
             _ => panic!("no table came; the last one was {:#?}\nreports: {:#?}", self.latest, self.reports()),
         }
         self.count += 1;
@@ -101,8 +106,8 @@ impl Feed {
     /// Tables that came without being asked for.
     pub(crate) fn more(&mut self) -> usize {
         let mut count = 0;
-        while let Ok(table) = self.tables.try_recv() {
-            self.latest = table;
+        while let Ok(changes) = self.changes.try_recv() {
+            self.take(changes);
             count += 1;
         }
         count
@@ -118,7 +123,7 @@ impl Feed {
 }
 
 pub(crate) fn names_of(table: &Table) -> Vec<String> {
-    table.services.keys().map(|key| key.name.clone()).collect()
+    table.keys().map(|key| key.name.clone()).collect()
 }
 
 pub(crate) fn key(name: &str) -> Key {
@@ -127,7 +132,7 @@ pub(crate) fn key(name: &str) -> Key {
 
 /// Addresses of a Service's endpoints.
 pub(crate) fn endpoints_of(table: &Table, name: &str) -> Vec<String> {
-    let groups = table.services.get(&key(name)).map(|entry| entry.groups.clone()).unwrap_or_default();
+    let groups = table.entry(&key(name)).map(|entry| entry.groups).unwrap_or_default();
     groups.iter().flat_map(|g| &g.endpoints).map(|e| e.address.to_string()).collect()
 }
 

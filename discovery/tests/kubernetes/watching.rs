@@ -20,7 +20,7 @@ async fn objects_are_heard_changed_and_deleted() {
     server.put(slice("web-1", "web", &["10.1.0.1", "10.1.0.2"]));
     feed.until(|t| endpoints_of(t, "web").len() == 2).await;
     server.delete(SERVICES, "default", "web");
-    feed.until(|t| t.services.is_empty()).await;
+    feed.until(|t| t.is_empty()).await;
     assert_eq!(feed.reports(), Vec::<String>::new());
 }
 
@@ -83,7 +83,7 @@ async fn l3_pages_and_continue_tokens_that_expire() {
     server.plan(SERVICES, Verb::List, 1, Fault::Slow(Duration::ZERO));
     server.plan(SERVICES, Verb::List, 1, Fault::Status(410, "Expired", None));
     let mut feed = Feed::new(settings(&server));
-    assert_eq!(feed.next().await.services.len(), 120);
+    assert_eq!(feed.next().await.len(), 120);
     let lists = asked(&server, Verb::List);
     let limits: Vec<_> = lists.iter().map(|l| l.parameter("limit")).collect();
     assert_eq!(limits, ["50", "50", "500"]);
@@ -95,7 +95,7 @@ async fn l3_all_pages_of_a_list_are_one_list() {
     let server = plain().await;
     fill(&server, 120);
     let mut feed = Feed::new(settings(&server));
-    assert_eq!(feed.next().await.services.len(), 120);
+    assert_eq!(feed.next().await.len(), 120);
     assert_eq!(asked(&server, Verb::List).len(), 3);
     assert_eq!(feed.more(), 0);
 }

@@ -11,7 +11,6 @@ use edgemesh_discovery::encoded::{Resolver, VipKey};
 #[cfg(feature = "kubernetes")]
 use edgemesh_discovery::kubernetes;
 use edgemesh_discovery::manifests;
-use edgemesh_discovery::table::Table;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -65,11 +64,11 @@ pub(super) fn follow(settings: &Run, join: &Join) -> Result<Followed, RunError> 
 }
 
 fn follow_manifests(directory: &Path, join: &Join) -> io::Result<manifests::Source> {
-    let tables = join.tables();
+    let changes = join.changes();
     manifests::Source::spawn(
         directory,
-        move |table| {
-            let _ = tables.send(table);
+        move |new| {
+            let _ = changes.send(new);
         },
         |problem| tracing::warn!("{problem}"),
     )
@@ -81,7 +80,7 @@ fn follow_kubernetes(settings: &Run, join: &Join) -> Result<kubernetes::Source, 
         let text = "--meta-server: there is an --api-server as well; accepted: one of the two";
         return Err(RunError::Usage(text.to_owned()));
     }
-    let tables = join.tables();
+    let changes = join.changes();
     let access = kubernetes::Settings {
         kubeconfig: settings.kubeconfig.clone(),
         server: settings.meta_server.clone().or_else(|| settings.api_server.clone()),
@@ -91,8 +90,8 @@ fn follow_kubernetes(settings: &Run, join: &Join) -> Result<kubernetes::Source, 
     };
     let source = kubernetes::Source::spawn(
         access,
-        move |table| {
-            let _ = tables.send(table);
+        move |new| {
+            let _ = changes.send(new);
         },
         |problem| tracing::warn!("{problem}"),
     );
@@ -113,10 +112,9 @@ async fn keep_current(health: Arc<kubernetes::Health>, status: Arc<Shared>) {
     }
 }
 
-/// A table of a source on this node that names nodes which no record names yet.
+/// Nodes that a source on this node names and no record does.
 #[derive(Default)]
 pub(super) struct Unresolved {
-    pub(super) table: Option<Table>,
     pub(super) nodes: BTreeSet<String>,
     pub(super) ask_due: Option<Instant>,
     /// The last name asked about in this turn through all of them; empty at its start.
@@ -127,15 +125,18 @@ pub(super) struct Unresolved {
 
 impl Unresolved {
     /// Takes note of nodes whose index is not known, and has the directory asked about new ones.
-    pub(super) fn note(&mut self, table: &Table, unknown: BTreeSet<String>) {
-        let waiting = self;
-        if !unknown.is_subset(&waiting.nodes) {
-            (waiting.ask_due, waiting.pause) = (Some(Instant::now()), ASK_AGAIN);
+    pub(super) fn note(&mut self, unknown: BTreeSet<String>) {
+        if !unknown.is_subset(&self.nodes) {
+            (self.ask_due, self.pause) = (Some(Instant::now()), ASK_AGAIN);
+            self.nodes.extend(unknown);
         }
-        if unknown.is_empty() {
-            *waiting = Unresolved::default();
-        } else {
-            (waiting.table, waiting.nodes) = (Some(table.clone()), unknown);
+    }
+
+    /// Forgets nodes that are known now, or that nothing names any more.
+    pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.nodes.retain(|name| keep(name));
+        if self.nodes.is_empty() {
+            *self = Self::default();
         }
     }
 
@@ -192,7 +193,7 @@ mod tests {
     async fn every_node_is_asked_about_in_its_turn() {
         let all: BTreeSet<String> = (0..150).map(|number| format!("node-{number}")).collect();
         let mut unresolved = Unresolved::default();
-        unresolved.note(&Table::default(), all.clone());
+        unresolved.note(all.clone());
         for pause in [ASK_AGAIN, ASK_AGAIN * 2] {
             let mut asked = BTreeSet::new();
             for last in [false, false, true] {

@@ -159,12 +159,20 @@ impl State {
         })
     }
 
-    /// Stores the table: postcard updates one after the other.
+    /// Stores the table, as [`edgemesh_discovery::snapshot`] writes it.
     ///
     /// # Errors
     /// As [`State::save_membership`].
-    pub fn save_services(&self, updates: &[u8]) -> Result<(), StateError> {
-        self.directory.write(SERVICES, updates)
+    pub fn save_services(&self, snapshot: &[u8]) -> Result<(), StateError> {
+        self.directory.write(SERVICES, snapshot)
+    }
+
+    /// Appends what has changed since to the table.
+    ///
+    /// # Errors
+    /// When the file cannot be written: a part of `more` may be there.
+    pub fn append_services(&self, more: &[u8]) -> Result<(), StateError> {
+        self.directory.append(SERVICES, more)
     }
 
     /// The last good list of entry points, as written by [`State::save_entries`].

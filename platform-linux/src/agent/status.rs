@@ -4,7 +4,7 @@ use super::state::{Joined, Membership};
 use crate::cli::Run;
 use crate::dns::Stats;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ pub struct Shared {
 struct Inner {
     index: Option<u32>,
     names: BTreeMap<u32, String>,
+    /// The other way round.
+    indices: HashMap<String, u32>,
     /// Names that the directory did not know when it was asked last.
     missing: BTreeSet<String>,
     /// When the table was last known to be current, in Unix seconds.
@@ -65,6 +67,17 @@ pub struct Interception {
     pub taken: usize,
 }
 
+impl Inner {
+    fn name(&mut self, index: u32, name: &str) {
+        if let Some(before) = self.names.insert(index, name.to_owned()).filter(|before| before != name)
+            && self.indices.get(&before) == Some(&index)
+        {
+            self.indices.remove(&before);
+        }
+        self.indices.insert(name.to_owned(), index);
+    }
+}
+
 impl Shared {
     /// Nothing heard yet.
     pub fn new(settings: &Run, membership: &Membership) -> Self {
@@ -89,7 +102,7 @@ impl Shared {
     pub fn joined(&self, joined: &Joined) {
         let mut inner = self.inner();
         inner.index = Some(joined.index);
-        inner.names.insert(joined.index, self.node.clone());
+        inner.name(joined.index, &self.node);
         inner.refused = None;
     }
 
@@ -101,7 +114,7 @@ impl Shared {
     /// The node of this index has this name.
     pub fn name(&self, index: u32, name: &str) {
         let mut inner = self.inner();
-        inner.names.insert(index, name.to_owned());
+        inner.name(index, name);
         inner.missing.remove(name);
         drop(inner);
         self.answers.send_replace(());
@@ -145,7 +158,7 @@ impl Shared {
 
     /// The index of the node with this name, 0 when it is not known.
     pub fn index_of(&self, name: &str) -> u32 {
-        self.inner().names.iter().find(|(_, known)| *known == name).map_or(0, |(index, _)| *index)
+        self.inner().indices.get(name).copied().unwrap_or_default()
     }
 
     /// A stored table is served, which was current then.

@@ -86,10 +86,8 @@ struct Admitted {
     id: u64,
     pushes: mpsc::Receiver<Push>,
     feed: Option<watch::Receiver<Option<Arc<Version>>>>,
-    /// What of the feed the node says it has.
-    sequence: u64,
-    /// What of the feed it was sent.
-    held: Option<Arc<Version>>,
+    /// The state of the feed that the node has: as it says, later as it was sent.
+    held: Option<u64>,
     /// The zone that it was told it is in.
     zone: Option<u32>,
 }
@@ -162,7 +160,7 @@ async fn admit(
     tracing::info!(node = name, index = admission.index, %peer, agent, "node connected");
     let mut feed = wants_feed.then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    Ok(Some(Admitted { name, id, pushes, feed, sequence, held: None, zone: None }))
+    Ok(Some(Admitted { name, id, pushes, feed, held: Some(sequence), zone: None }))
 }
 
 async fn refuse(
@@ -245,19 +243,22 @@ impl Session<'_> {
                 Turn::Answered => {}
                 Turn::Push(Some(Push::Message(message))) => self.sender.plaintext(&message).await?,
                 Turn::Push(Some(Push::End) | None) => return Ok(()),
-                Turn::Newer => {
-                    let feed = &self.shared.feed;
-                    let held = self.admitted.held.take().or_else(|| feed.version(self.admitted.sequence));
-                    cursor = feed.newest().map(|version| {
-                        let zone = Some(version.zone(&self.admitted.name));
-                        let before = std::mem::replace(&mut self.admitted.zone, zone);
-                        let news = zone.filter(|_| before != zone);
-                        Cursor::new(version, held.as_deref(), news, before.is_some() && news.is_some())
-                    });
-                }
+                Turn::Newer => cursor = self.newest(),
                 Turn::FeedFrame => self.feed_frame(&mut cursor).await?,
             }
         }
+    }
+
+    /// The way to the newest state of the feed.
+    fn newest(&mut self) -> Option<Cursor> {
+        let feed = &self.shared.feed;
+        let zone = feed.newest()?.zone(&self.admitted.name);
+        let held = self.admitted.held.take();
+        let before = self.admitted.zone.replace(zone);
+        // In another zone hints mean something else: everything is to be heard again.
+        let held = held.filter(|_| before.is_none_or(|before| before == zone));
+        let (version, way) = feed.way(held)?;
+        Some(Cursor::new(version, way, (before != Some(zone)).then_some(zone)))
     }
 
     async fn feed_frame(&mut self, cursor: &mut Option<Cursor>) -> io::Result<()> {
@@ -269,7 +270,7 @@ impl Session<'_> {
                 self.sender.plaintext(out.get(..len).unwrap_or_default()).await
             }
             None => {
-                self.admitted.held = Some(open.version().clone());
+                self.admitted.held = Some(open.version().sequence);
                 *cursor = None;
                 Ok(())
             }

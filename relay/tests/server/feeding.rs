@@ -1,7 +1,7 @@
 //! The service feed from a directory of manifests, over real connections.
 
 use crate::support::{Heard, Node, Scratch, Server};
-use edgemesh_discovery::encoded::Replica;
+use edgemesh_discovery::replica::Replica;
 use edgemesh_discovery::table::Key;
 use edgemesh_testapi::{ApiServer, Options};
 

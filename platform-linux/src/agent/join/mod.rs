@@ -4,10 +4,12 @@
 //! reached; [`Join::take`] carries out what the data thread heard since. The first time the node's index is known,
 //! the device gets its addresses and routes and DNS starts ([`Join::go_online`]).
 //!
-//! Bounds: one copy of the Service table beside the engine's, for the snapshot; [`RECORDS`] node records, the ones
-//! heard longest ago going first.
+//! Bounds: one copy of the Service table beside the engine's, in wire form (with a source on this node also its
+//! objects), and the addresses that the kernel routes; [`RECORDS`] node records, the ones heard longest ago going
+//! first.
 
 mod online;
+mod table;
 mod taking;
 
 pub(super) use online::plan;
@@ -18,7 +20,7 @@ use super::data::Note;
 use super::entry::Entry;
 use super::refusals::Refusal;
 use super::responder::Responder;
-use super::source::{Names, Unresolved};
+use super::source::Unresolved;
 use super::state::{Joined, Membership, State, StoredRecord};
 use super::status::Shared;
 use crate::cli::Run;
@@ -26,18 +28,13 @@ use crate::clock;
 use crate::interception::{KeeperHandle, Proxy, Report};
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::control::Peer;
-use edgemesh_core::service::TableError;
-use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord, updates};
-use edgemesh_core::wire::feed::Update;
-use edgemesh_discovery::encoded::{Encoded, Head, Replica, from_snapshot, to_snapshot};
-use edgemesh_discovery::entry::entries;
-use edgemesh_discovery::object::Node;
-use edgemesh_discovery::place::Placement;
-use edgemesh_discovery::table::Table;
+use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord};
+use edgemesh_discovery::change::Changes;
 use edgemesh_host::state::StateError;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use table::Services;
 use taking::Lingering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -45,9 +42,7 @@ use zeroize::Zeroizing;
 
 /// Records kept.
 const RECORDS: usize = 1_024;
-/// How long changes of the table are gathered before they are stored.
-const STORE_AFTER: Duration = Duration::from_secs(1);
-/// The same for records: after a restart they say whom to tell that we are back.
+/// How long records are gathered before they are stored: after a restart they say whom to tell that we are back.
 const STORE_RECORDS_AFTER: Duration = Duration::from_millis(50);
 /// How long after a failure to store it is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(10);
@@ -62,13 +57,10 @@ pub struct Join {
     handle: Handle,
     status: Arc<Shared>,
     records: BTreeMap<u32, StoredRecord>,
-    replica: Replica,
-    sequence: u64,
-    /// This node's zone, as the engine's table was told.
-    zone: u32,
+    services: Services,
     keeper: Option<KeeperHandle>,
     responder: Option<Responder>,
-    tables: (mpsc::UnboundedSender<Table>, mpsc::UnboundedReceiver<Table>),
+    changes: (mpsc::UnboundedSender<Changes>, mpsc::UnboundedReceiver<Changes>),
     /// What is to be stored, and when.
     records_due: Option<Instant>,
     services_due: Option<Instant>,
@@ -86,13 +78,13 @@ pub struct Join {
 
 /// Something to do on this thread.
 pub enum Work {
-    /// A source on this node has a new table.
-    Table(Table),
+    /// A source on this node has news.
+    Changes(Changes),
     /// What waits to be stored is due.
     Store,
     /// The directory is to be asked about nodes.
     Ask,
-    /// Nodes have become known: the table is to be made again.
+    /// Nodes have become known: what is on them is to be made again.
     Remake,
     /// It is time to look where this node's entry points are.
     Look,
@@ -117,12 +109,10 @@ impl Join {
             membership,
             handle,
             status,
-            replica: Replica::default(),
-            sequence: 0,
-            zone: 0,
+            services: Services::default(),
             keeper: None,
             responder: None,
-            tables: mpsc::unbounded_channel(),
+            changes: mpsc::unbounded_channel(),
             records_due: None,
             services_due: None,
             membership_due: None,
@@ -141,14 +131,14 @@ impl Join {
         self.status.clone()
     }
 
-    /// Where a source on this node puts its tables.
-    pub fn tables(&self) -> mpsc::UnboundedSender<Table> {
-        self.tables.0.clone()
+    /// Where a source on this node puts its news.
+    pub fn changes(&self) -> mpsc::UnboundedSender<Changes> {
+        self.changes.0.clone()
     }
 
     /// Services in the table that is served now.
     pub fn known_services(&self) -> usize {
-        self.replica.table().len()
+        self.services.table().len()
     }
 
     /// Brings back what an earlier run knew.
@@ -184,24 +174,6 @@ impl Join {
         if self.membership.joined.is_some() { self.go_online().await } else { Ok(()) }
     }
 
-    async fn restore_services(&mut self) {
-        let Some(bytes) = self.state.services() else { return };
-        match from_snapshot(&bytes) {
-            Ok((head, table)) => {
-                tracing::info!(
-                    services = table.len(),
-                    "serving the last good table until the source is heard"
-                );
-                self.status.restored(head.unix_secs);
-                let runs = table.full();
-                self.zone = table.zone();
-                self.replica = Replica::new(table);
-                self.apply(runs.concat()).await;
-            }
-            Err(error) => tracing::warn!(%error, "the stored table is damaged, going on without it"),
-        }
-    }
-
     /// Carries out what the data thread heard.
     ///
     /// # Errors
@@ -218,12 +190,8 @@ impl Join {
             Note::NoNode(name) => self.status.no_node(name),
             Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
             Note::Feed(body) => {
-                for update in updates(&body) {
-                    let applied = update.map_err(|_| ()).and_then(|u| self.replica.apply(&u).map_err(drop));
-                    if applied.is_err() {
-                        self.resync("an update does not follow from what came before").await;
-                        break;
-                    }
+                if self.services.replica.apply_run(&body).is_err() {
+                    self.resync("an update does not follow from what came before").await;
                 }
             }
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
@@ -250,7 +218,7 @@ impl Join {
     pub async fn next(&mut self) -> Work {
         let due = [self.records_due, self.services_due, self.membership_due].into_iter().flatten().min();
         tokio::select! {
-            Some(table) = self.tables.1.recv() => Work::Table(table),
+            Some(changes) = self.changes.1.recv() => Work::Changes(changes),
             () = until(due) => Work::Store,
             () = until(self.unresolved.ask_due) => Work::Ask,
             () = until(self.unresolved.remake_due) => Work::Remake,
@@ -263,18 +231,13 @@ impl Join {
     /// Does it.
     pub async fn work(&mut self, work: Work) {
         match work {
-            Work::Table(table) => self.table(&table).await,
+            Work::Changes(changes) => self.changed(changes).await,
             Work::Store => self.store(),
             Work::Ask => self.ask().await,
+            Work::Remake => self.remake().await,
             Work::Look => self.look().await,
             Work::Kept(report) => self.kept(report).await,
             Work::Linger => self.look_at_lingering().await,
-            Work::Remake => {
-                self.unresolved.remake_due = None;
-                if let Some(table) = self.unresolved.table.take() {
-                    self.table(&table).await;
-                }
-            }
         }
     }
 
@@ -285,8 +248,7 @@ impl Join {
         }
         if self.services_due.take().is_some() {
             let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
-            let head = Head { epoch, sequence: self.sequence, unix_secs: clock::wall().secs };
-            self.services_due = again(self.state.save_services(&to_snapshot(&head, self.replica.table())));
+            self.services_due = again(self.services.store(&self.state, epoch));
         }
         if self.membership_due.take().is_some() {
             self.membership_due = again(self.state.save_membership(&self.membership));
@@ -359,42 +321,11 @@ impl Join {
         Some(record.index)
     }
 
-    async fn commit(&mut self, sequence: u64, digest: [u8; 32]) {
-        if self.replica.table().digest() != digest {
-            return self.resync("the table is not the one that the directory signed").await;
-        }
-        self.sequence = sequence;
-        let zone = self.replica.table().zone();
-        if zone != self.zone {
-            // Hints meant something else when the engine heard the table.
-            self.zone = zone;
-            self.apply(self.replica.table().full().concat()).await;
-        }
-        self.table_changed().await;
-    }
-
-    /// A source on this node has a new table.
-    async fn table(&mut self, table: &Table) {
-        let mut names = Names { status: &self.status, own: self.own(), unknown: BTreeSet::new() };
-        let placement = Placement::new(&table.nodes, &[], None);
-        let encoded = Encoded::new(table, &placement, &mut names);
-        let encoded = encoded.in_zone(table.nodes.get(&self.status.node).map_or(0, Node::zone));
-        let unknown = names.unknown;
-        self.unresolved.note(table, unknown);
-        // What was restored may differ from what the engine made of it.
-        let again = !self.status.is_heard() && encoded.zone() == self.replica.table().zone();
-        let runs = if again { encoded.full() } else { encoded.changes_since(self.replica.table()) };
-        self.replica = Replica::new(encoded);
-        self.apply(runs.concat()).await;
-        if let Some(news) = self.entry.as_mut().and_then(|entry| entry.set(entries(table))) {
-            log(self.state.save_entries(&news));
-        }
-        self.table_changed().await;
-    }
-
     /// Asks the directory about nodes. Without a connection the next welcome brings this back.
     async fn ask(&mut self) {
         self.unresolved.ask_due = None;
+        let named = self.services.named_nodes();
+        self.unresolved.retain(|name| named.contains(name));
         let names = self.unresolved.questions(|name| self.status.index_of(name) != 0);
         let questions = names.clone();
         let asked = self.handle.inspect(move |data| questions.iter().all(|name| data.look_up(name))).await;
@@ -403,56 +334,8 @@ impl Join {
         }
     }
 
-    async fn apply(&mut self, bytes: Vec<u8>) {
-        let refused = self
-            .handle
-            .inspect(move |data| {
-                let mut refused = Vec::new();
-                let mut service = String::new();
-                for update in updates(&bytes).map_while(Result::ok) {
-                    if let Update::Service(head) = &update {
-                        service = format!("{}/{}", head.namespace, head.name);
-                    }
-                    if let Err(error) = data.engine.update(&update) {
-                        refused.push(refusal(&service, &update, error));
-                    }
-                }
-                refused
-            })
-            .await;
-        for error in refused.unwrap_or_default() {
-            self.claims.warn_once(error);
-        }
-    }
-
-    async fn table_changed(&mut self) {
-        self.status.heard(clock::wall().secs);
-        self.services_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
-        self.tell_kernel().await;
-        if let Some(responder) = &self.responder {
-            responder.table_changed();
-        }
-    }
-
-    async fn resync(&mut self, why: &str) {
-        tracing::warn!("the server's feed: {why}; asking for the whole table");
-        self.sequence = 0;
-        self.replica = Replica::default();
-        let _ = self.handle.inspect(super::data::Data::resync).await;
-    }
-
     fn own(&self) -> u32 {
         self.membership.joined.as_ref().map_or(0, |joined| joined.index)
-    }
-}
-
-/// What of a Service was refused, and why.
-fn refusal(service: &str, update: &Update<'_>, error: TableError) -> String {
-    match update {
-        Update::Endpoint(endpoint) => {
-            format!("Service {service}: refused its endpoint {}: {error}", endpoint.address)
-        }
-        _ => format!("Service {service} was refused: {error}"),
     }
 }
 

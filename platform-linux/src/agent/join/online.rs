@@ -25,7 +25,7 @@ const LINGER_LOOK: Duration = Duration::from_secs(5);
 
 impl Join {
     /// What the kernel is to do for the Services as they are now.
-    pub(super) async fn wanted(&mut self) -> Wanted {
+    async fn wanted(&mut self) -> Wanted {
         let (mode, question) = (self.mode(), self.entry.as_ref().map(Entry::question));
         let every = self.handle.inspect(move |data| {
             let (services, own) = (data.engine.services(), data.engine.own_index());
@@ -58,7 +58,8 @@ impl Join {
         Wanted { routed: self.lingering.all(), shadowed, exits: exits.into_iter().collect(), entries }
     }
 
-    fn mode(&self) -> Mode {
+    /// How VIPs come to the device.
+    pub(super) fn mode(&self) -> Mode {
         Mode::new(self.settings.interception, self.beside)
     }
 

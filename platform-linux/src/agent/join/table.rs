@@ -1,0 +1,282 @@
+//! The Service table on its way: from the server's feed or a source on this node into the engine, the kernel's routes
+//! and the snapshot.
+//!
+//! Everything here goes by [`Step`]s, so that a change costs what changed: only the Services of a step are encoded,
+//! given to the engine, looked at for routes, and appended to the snapshot file. Long ways are given to the data
+//! thread piece by piece, so that packets pass in between.
+
+use super::super::source::Names;
+use super::taking::Mode;
+use super::{Join, log};
+use crate::agent::state::State;
+use crate::clock;
+use edgemesh_core::node::Engine;
+use edgemesh_core::service::{EndpointView, TableError};
+use edgemesh_core::wire::control::updates;
+use edgemesh_core::wire::feed::{ENDPOINT_EXIT, Update};
+use edgemesh_discovery::change::Changes;
+use edgemesh_discovery::encoded::{Encoded, Run, Step};
+use edgemesh_discovery::object::Node;
+use edgemesh_discovery::place::Placement;
+use edgemesh_discovery::replica::Replica;
+use edgemesh_discovery::served::Served;
+use edgemesh_discovery::snapshot::{Head, from_snapshot, to_addition, to_snapshot};
+use edgemesh_discovery::table::Key;
+use edgemesh_host::state::StateError;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long changes of the table are gathered before they are stored.
+const STORE_AFTER: Duration = Duration::from_secs(1);
+/// Updates that the data thread takes in one piece, in bytes.
+const PIECE: usize = 32 << 10;
+/// Steps behind a snapshot that are always worth appending, in bytes.
+const ADDED_MIN: usize = 64 << 10;
+
+/// The table beside the engine's.
+#[derive(Default)]
+pub(super) struct Services {
+    /// The server's, or what was restored.
+    pub(super) replica: Replica,
+    /// That of a source on this node, once it was heard.
+    local: Option<Box<Served>>,
+    /// Sequence of the commit that the replica holds.
+    sequence: u64,
+    /// This node's zone, as the engine's table was told.
+    zone: u32,
+    /// What is not stored yet.
+    unsaved: Step,
+    /// Bytes of the snapshot file as a whole and of the steps behind it; `None` before this run wrote it.
+    saved: Option<(usize, usize)>,
+    /// What the kernel's plan has of each Service that it has something of: both by hash.
+    planned: HashMap<u64, u64>,
+    hasher: RandomState,
+}
+
+impl Services {
+    /// The table that is served.
+    pub(super) fn table(&self) -> &Encoded {
+        self.local.as_ref().map_or_else(|| self.replica.table(), |served| served.encoded())
+    }
+
+    /// The nodes that endpoints of a source on this node are on.
+    pub(super) fn named_nodes(&self) -> BTreeSet<&str> {
+        self.local.as_ref().map(|served| served.table().named_nodes()).unwrap_or_default()
+    }
+
+    /// Brings the snapshot file up to date: by what has changed, or as a whole before that outgrows the table.
+    ///
+    /// # Errors
+    /// When it cannot be written; it is written as a whole next time.
+    pub(super) fn store(&mut self, state: &State, epoch: u32) -> Result<(), StateError> {
+        let head = Head { epoch, sequence: self.sequence, unix_secs: clock::wall().secs };
+        let step = std::mem::take(&mut self.unsaved);
+        let way = if step.is_whole() { Vec::new() } else { self.table().way(&step) };
+        let more: usize = way.iter().map(|run| run.len()).sum();
+        let stored = match self.saved.take() {
+            Some((whole, added)) if !step.is_whole() && added + more <= whole.max(ADDED_MIN) => {
+                let addition = to_addition(&head, &way);
+                state.append_services(&addition).map(|()| (whole, added + addition.len()))
+            }
+            _ => {
+                let snapshot = to_snapshot(&head, self.table());
+                state.save_services(&snapshot).map(|()| (snapshot.len(), 0))
+            }
+        };
+        self.saved = Some(stored.inspect_err(|_| self.unsaved = Step::whole())?);
+        Ok(())
+    }
+}
+
+impl Join {
+    pub(super) async fn restore_services(&mut self) {
+        let Some(bytes) = self.state.services() else { return };
+        match from_snapshot(&bytes) {
+            Ok((head, table)) => {
+                drop(bytes);
+                tracing::info!(
+                    services = table.len(),
+                    "serving the last good table until the source is heard"
+                );
+                self.status.restored(head.unix_secs);
+                let way = table.way(&Step::whole());
+                self.services.zone = table.zone();
+                self.services.replica = Replica::new(table);
+                self.apply(way).await;
+            }
+            Err(error) => tracing::warn!(%error, "the stored table is damaged, going on without it"),
+        }
+    }
+
+    /// The server says that the table is complete.
+    pub(super) async fn commit(&mut self, sequence: u64, digest: [u8; 32]) {
+        let services = &mut self.services;
+        if services.replica.table().digest() != digest {
+            return self.resync("the table is not the one that the directory signed").await;
+        }
+        services.sequence = sequence;
+        let step = services.replica.take_step();
+        let zone = services.replica.table().zone();
+        if zone != services.zone {
+            // Hints meant something else when the engine heard the table.
+            services.zone = zone;
+            let way = services.replica.table().way(&Step::whole());
+            self.apply(way).await;
+        }
+        self.table_changed(step).await;
+    }
+
+    /// Asks the server for everything.
+    pub(super) async fn resync(&mut self, why: &str) {
+        tracing::warn!("the server's feed: {why}; asking for the whole table");
+        self.services.sequence = 0;
+        self.services.replica = Replica::default();
+        let _ = self.handle.inspect(crate::agent::data::Data::resync).await;
+    }
+
+    /// A source on this node has news.
+    pub(super) async fn changed(&mut self, mut changes: Changes) {
+        while let Ok(more) = self.changes.1.try_recv() {
+            changes.merge(more);
+        }
+        let served = self.services.local.get_or_insert_default();
+        if served.apply(changes) {
+            let placement = Placement::new(served.table().nodes(), &[], None);
+            served.place(placement);
+        }
+        self.encode().await;
+    }
+
+    /// Nodes have become known.
+    pub(super) async fn remake(&mut self) {
+        self.unresolved.remake_due = None;
+        let (own, status) = (self.own(), self.status.clone());
+        let is_known = |name: &str| (name == status.node && own != 0) || status.index_of(name) != 0;
+        let known = self.unresolved.nodes.iter().filter(|name| is_known(name)).cloned().collect();
+        self.unresolved.retain(|name| !is_known(name));
+        if let Some(served) = &mut self.services.local {
+            served.resolve_again(&known);
+            self.encode().await;
+        }
+    }
+
+    async fn encode(&mut self) {
+        let own = self.own();
+        let Some(served) = &mut self.services.local else { return };
+        let mut names = Names { status: &self.status, own, unknown: BTreeSet::new() };
+        let (mut step, news) = served.encode(&mut names);
+        self.unresolved.note(names.unknown);
+        served.set_zone(served.table().nodes().get(&self.status.node).map_or(0, Node::zone), &mut step);
+        news.into_iter().for_each(|text| tracing::warn!("{text}"));
+        if !self.status.is_heard() {
+            // What was restored may differ from what the engine made of it.
+            step = Step::whole();
+            self.services.replica = Replica::default();
+        }
+        let way = self.services.table().way(&step);
+        self.apply(way).await;
+        let entries = self.services.local.as_mut().and_then(|served| served.take_entries());
+        if let (Some(entry), Some(entries)) = (&mut self.entry, entries)
+            && let Some(news) = entry.set(entries)
+        {
+            log(self.state.save_entries(&news));
+        }
+        self.table_changed(step).await;
+    }
+
+    /// Gives updates to the engine.
+    async fn apply(&mut self, way: Vec<Run>) {
+        let mut way = way.into_iter().peekable();
+        while way.peek().is_some() {
+            let mut room = PIECE;
+            let piece: Vec<Run> = std::iter::from_fn(|| {
+                let run = way.next_if(|_| room > 0)?;
+                room = room.saturating_sub(run.len());
+                Some(run)
+            })
+            .collect();
+            let refused = self.handle.inspect(move |data| {
+                let each = piece.iter().flat_map(|run| updates(run).map_while(Result::ok));
+                let mut service = String::new();
+                let mut refused = Vec::new();
+                for update in each {
+                    if let Update::Service(head) = &update {
+                        service = format!("{}/{}", head.namespace, head.name);
+                    }
+                    if let Err(error) = data.engine.update(&update) {
+                        refused.push(refusal(&service, &update, error));
+                    }
+                }
+                refused
+            });
+            for error in refused.await.unwrap_or_default() {
+                self.claims.warn_once(error);
+            }
+        }
+    }
+
+    /// The engine has the table; what follows from it.
+    async fn table_changed(&mut self, step: Step) {
+        self.status.heard(clock::wall().secs);
+        self.services.unsaved.merge(&step);
+        self.services_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+        // Entry points depend on where endpoints are.
+        if self.is_planned_anew(&step).await || self.entry.is_some() {
+            self.tell_kernel().await;
+        }
+        if let Some(responder) = &self.responder {
+            responder.table_changed();
+        }
+    }
+
+    /// Whether this step changes what the kernel is to do for Services.
+    async fn is_planned_anew(&mut self, step: &Step) -> bool {
+        let services = &mut self.services;
+        let all = step.is_whole().then(|| services.table().keys().cloned().collect::<Vec<_>>());
+        let keys = all.unwrap_or_else(|| step.services().iter().cloned().collect());
+        let (hasher, mode) = (services.hasher.clone(), self.mode());
+        let plans = self.handle.inspect(move |data| {
+            let plan = |key: Arc<Key>| (hasher.hash_one(&key), plan_of(&data.engine, &key, mode, &hasher));
+            keys.into_iter().map(plan).collect::<Vec<_>>()
+        });
+        let plans = plans.await.unwrap_or_default();
+        let planned = &mut self.services.planned;
+        if step.is_whole() {
+            let whole = plans.into_iter().filter_map(|(key, plan)| Some((key, plan?))).collect();
+            return std::mem::replace(planned, whole) != *planned;
+        }
+        plans.into_iter().fold(false, |anew, (key, plan)| {
+            let before = match plan {
+                Some(plan) => planned.insert(key, plan),
+                None => planned.remove(&key),
+            };
+            anew | (before != plan)
+        })
+    }
+}
+
+/// What the kernel is to do for a Service, by hash: its VIPs that are taken, their stand-ins, and endpoints that
+/// packets leave the mesh for here.
+fn plan_of(engine: &Engine<'_>, key: &Key, mode: Mode, hasher: &RandomState) -> Option<u64> {
+    let (services, own) = (engine.services(), engine.own_index());
+    let service = services.service(&key.namespace, &key.name)?;
+    let vips = service.vips().filter(|vip| services.is_vip(*vip) && mode.takes(&service, own));
+    let vips: Vec<_> = vips.map(|vip| (vip, services.shadow_of(vip))).collect();
+    let leaves = |e: &EndpointView<'_>| e.node() == own && e.conditions() & ENDPOINT_EXIT != 0;
+    let exits: Vec<IpAddr> = service.endpoints().filter(leaves).map(|e| e.address()).collect();
+    (!vips.is_empty() || !exits.is_empty()).then(|| hasher.hash_one((vips, exits)))
+}
+
+/// What of a Service was refused, and why.
+fn refusal(service: &str, update: &Update<'_>, error: TableError) -> String {
+    match update {
+        Update::Endpoint(endpoint) => {
+            format!("Service {service}: refused its endpoint {}: {error}", endpoint.address)
+        }
+        _ => format!("Service {service} was refused: {error}"),
+    }
+}
