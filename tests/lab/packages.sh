@@ -7,7 +7,8 @@ set -euo pipefail
 # command:package
 needed=(
   ip:iproute2 nft:nftables iptables:iptables nginx:nginx curl:curl iperf3:iperf3 dig:bind9-dnsutils
-  ncat:ncat socat:socat ethtool:ethtool conntrack:conntrack ping:iputils-ping
+  ncat:ncat socat:socat ethtool:ethtool conntrack:conntrack ping:iputils-ping busybox:busybox
+  redis-server:redis-server delv:bind9-dnsutils
 )
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
@@ -27,7 +28,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing: ${missing[*]}"
 
-# The lab runs its own nginx in its own namespaces; the machine must not get a web server on port 80.
+# The lab runs its own servers in its own namespaces; the machine must not get any.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
@@ -40,6 +41,8 @@ install() {
 }
 "${as_root[@]}" apt-get update -qq
 install
-case " ${missing[*]} " in
-  *" nginx "*) "${as_root[@]}" systemctl disable nginx >/dev/null 2>&1 || true ;;
-esac
+for server in nginx redis-server; do
+  case " ${missing[*]} " in
+    *" $server "*) "${as_root[@]}" systemctl disable "$server" >/dev/null 2>&1 || true ;;
+  esac
+done

@@ -8,6 +8,7 @@
 use crate::cli::Run;
 use crate::interception::IPVS_DEVICES;
 use crate::netlink::{Link, Netlink};
+use crate::tun::DEFAULT_NAME;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,10 +57,11 @@ impl Claims {
 pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<Owners> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    // Where a proxy in IPVS mode has every ClusterIP: they are not this node's own.
-    let is_ipvs = |link: &&Link| IPVS_DEVICES.contains(&link.name.as_str());
-    let ipvs: Vec<u32> = links.iter().filter(is_ipvs).map(|link| link.index).collect();
-    let own = netlink.addresses()?.into_iter().filter(|address| !ipvs.contains(&address.index));
+    // Where a proxy in IPVS mode has every ClusterIP, and where we have that of the cluster's DNS: they are not this
+    // node's own.
+    let has_vips = |link: &&Link| IPVS_DEVICES.contains(&link.name.as_str()) || link.name == DEFAULT_NAME;
+    let proxies: Vec<u32> = links.iter().filter(has_vips).map(|link| link.index).collect();
+    let own = netlink.addresses()?.into_iter().filter(|address| !proxies.contains(&address.index));
     let servers = servers.iter().filter_map(|server| server.parse::<SocketAddr>().ok());
     let mut reserved = HashMap::new();
     reserved.extend(settings.upstream_dns.iter().map(|at| (at.ip(), "a DNS server's that this node asks")));

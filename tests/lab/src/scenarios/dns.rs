@@ -317,7 +317,11 @@ pub(super) fn kube_dns_address(mesh: &mut Mesh) -> Result {
     })?;
     ensure!(!touched()?.contains(&KUBE_DNS.to_string()), "still told in status: {}", touched()?);
     kube_dns().write_to(manifests)?;
-    wait_kube_dns(pod)
+    wait_kube_dns(pod)?;
+    // What is on our own device is no claim of a foreign address.
+    let log = mesh.agent("a1")?.0.process.log();
+    ensure!(!log.contains("not routed"), "{}", crate::product::tail(&log));
+    Ok(())
 }
 
 /// Beside kube-proxy the address is left alone, and so it is when nobody wants it.

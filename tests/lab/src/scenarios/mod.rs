@@ -8,6 +8,7 @@ mod bare;
 mod dns;
 mod entry;
 mod exit;
+mod headless;
 mod input;
 mod path;
 mod reach;
@@ -99,6 +100,9 @@ pub const ALL: &[Scenario] = &[
     row("dns/u5-u6-host", "the node and its resolv.conf", Run::Shared(dns::host_and_old_pods)),
     row("dns/u15-hosts-file", "names of /etc/hosts win", Run::Shared(dns::hosts_file)),
     row("dns/g7-kube-dns", "the ClusterIP of kube-dns is answered here", Run::Shared(dns::kube_dns_address)),
+    row("dns/g2-headless", "pods with equal addresses have names", Run::Shared(headless::unique_names)),
+    row("dns/g3-redis", "a Redis Cluster of such pods", Run::Shared(headless::redis_cluster)),
+    row("dns/resolvers", "glibc, busybox, dig and delv understand it", Run::Shared(headless::resolvers)),
     row("dns/n6-cloud-away", "the cloud is away: names stay", Run::Own(dns::cloud_away)),
     row(
         "dns/n5-u16-first-sync",
