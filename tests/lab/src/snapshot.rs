@@ -14,13 +14,15 @@ use crate::{Context, Result, ensure};
 pub struct Snapshot(BTreeMap<&'static str, String>);
 
 /// What is looked at, and the command that shows it. Counters and ages are left out by the commands themselves.
-const TOPICS: [(&str, &[&str]); 7] = [
+const TOPICS: [(&str, &[&str]); 8] = [
     ("addresses", &["ip", "-o", "addr"]),
     ("links", &["ip", "-o", "link"]),
     ("routes", &["ip", "route", "show", "table", "all"]),
     ("routes6", &["ip", "-6", "route", "show", "table", "all"]),
     ("rules", &["ip", "rule"]),
     ("iptables", &["iptables-save"]),
+    // It looks at tables that are loaded, and loads none.
+    ("iptables-legacy", &["iptables-legacy-save"]),
     ("nft", &["nft", "--stateless", "list", "ruleset"]),
 ];
 

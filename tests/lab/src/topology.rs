@@ -98,11 +98,11 @@ impl Node {
     }
 
     /// The rest of what Docker does to a node's firewall: forwarding is denied but for its own bridge's ways, and
-    /// users have the chain DOCKER-USER.
+    /// users have the chain DOCKER-USER. `tool`: iptables in one of its flavours.
     ///
     /// # Errors
     /// When iptables refuses.
-    pub fn docker_firewall(&self) -> Result {
+    pub fn docker_firewall(&self, tool: &str) -> Result {
         for rule in [
             "-N DOCKER-USER",
             "-P FORWARD DROP",
@@ -111,7 +111,7 @@ impl Node {
             "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
             "-A FORWARD -i docker0 -o docker0 -j ACCEPT",
         ] {
-            self.host.ns.exec(&[&["iptables"], &rule.split(' ').collect::<Vec<_>>()[..]].concat())?;
+            self.host.ns.exec(&[&[tool], &rule.split(' ').collect::<Vec<_>>()[..]].concat())?;
         }
         Ok(())
     }

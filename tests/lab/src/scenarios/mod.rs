@@ -5,6 +5,7 @@
 
 mod account;
 mod bare;
+mod beside;
 mod dns;
 mod entry;
 mod exit;
@@ -186,13 +187,21 @@ pub const ALL: &[Scenario] = &[
     row("restart/both", "an agent, then at once the server", Run::Own(restart::agent_then_server_killed)),
     row("restart/cloud-away", "the server is away", Run::Own(restart::cloud_away)),
     row("restart/device", "the device is deleted under the agent", Run::Own(restart::device_deleted)),
-    row("restart/cleanup", "cleanup leaves nothing", Run::Prepared(restart::cleanup_leaves_nothing)),
-    row("restart/cleanup-killed", "cleanup after a kill", Run::Prepared(restart::cleanup_after_kill)),
+    row("restart/r6-cleanup", "cleanup leaves nothing", Run::Prepared(restart::cleanup_leaves_nothing)),
+    row("restart/r6-cleanup-killed", "cleanup after a kill", Run::Prepared(restart::cleanup_after_kill)),
     row("input/manifests", "bad manifests", Run::Own(input::manifests)),
     row("input/flags", "bad flags and values", Run::Prepared(input::flags)),
     row("input/surroundings", "port, privilege, route, device", Run::Prepared(input::surroundings)),
     row("input/full-disk", "a full disk at the state directory", Run::Prepared(input::full_disk)),
     row("input/garbage", "garbage on every port", Run::Own(input::garbage)),
+    row("beside/iptables", "kube-proxy in iptables mode, and Docker", Run::Prepared(beside::iptables)),
+    row("beside/legacy", "the same in the legacy tables", Run::Prepared(beside::legacy)),
+    row("beside/nftables", "kube-proxy in nftables mode", Run::Prepared(beside::nftables)),
+    row("beside/ipvs", "VIPs that are the node's own, as IPVS has them", Run::Prepared(beside::ipvs)),
+    row("beside/comes-and-goes", "kube-proxy comes and goes", Run::Own(beside::comes_and_goes)),
+    row("beside/given-back", "a Service is given back to kube-proxy", Run::Prepared(beside::given_back)),
+    row("reach/s14-lingers", "a removed Service keeps its connections", Run::Own(beside::lingers)),
+    row("restart/r1-restored", "what others delete is back in a second", Run::Own(beside::restored)),
     row("docker/forward-drop", "beside Docker's own firewall", Run::Prepared(reach::beside_docker)),
     row(
         "reach/own-manifests",

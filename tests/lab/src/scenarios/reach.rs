@@ -167,7 +167,7 @@ pub(super) fn services_follow_manifests(mesh: &mut Mesh) -> Result {
 /// Docker's firewall on the nodes drops what is forwarded to its bridge; pods are endpoints and clients nevertheless.
 pub(super) fn beside_docker(mesh: &mut Mesh) -> Result {
     for node in mesh.lab.nodes() {
-        node.docker_firewall()?;
+        node.docker_firewall("iptables")?;
     }
     mesh.join_all()?;
     same_subnet(mesh)?;

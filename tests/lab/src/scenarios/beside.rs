@@ -1,0 +1,289 @@
+//! Beside another service proxy on the node: what kube-proxy's rules do in each of its modes, written by hand from
+//! the Services of the lab, for neither it nor a cluster is here.
+//!
+//! The rules claim every Service as kube-proxy would, by pod addresses that mean another pod on this node: `park`,
+//! whose pod is on b1, leads to a1's own first pod. IPVS shows in its effect alone, every VIP being an address of the
+//! node: this lab asks for no kernel with `ip_vs`, and the device is a bridge where there is no `dummy`.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+use crate::machine::Machine;
+use crate::manifests::{Port, Service};
+use crate::mesh::{self, Mesh};
+use crate::snapshot::Snapshot;
+use crate::topology::Node;
+use crate::wait::{secs, wait_until};
+use crate::workloads::Transfer;
+use crate::{Context, Result, ensure};
+
+use super::reach::answers;
+
+/// How another proxy has its rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proxy {
+    /// Written by this program.
+    Iptables(&'static str),
+    Nftables,
+    Ipvs,
+}
+
+/// kube-proxy in iptables mode, and Docker's firewall, both on nftables.
+pub(super) fn iptables(mesh: &mut Mesh) -> Result {
+    beside(mesh, Proxy::Iptables("iptables-nft"))
+}
+
+/// Both in the legacy tables.
+pub(super) fn legacy(mesh: &mut Mesh) -> Result {
+    beside(mesh, Proxy::Iptables("iptables-legacy"))
+}
+
+/// kube-proxy in nftables mode, which rejects ports of ClusterIPs that it does not know.
+pub(super) fn nftables(mesh: &mut Mesh) -> Result {
+    beside(mesh, Proxy::Nftables)
+}
+
+/// Every VIP is an address of the node.
+pub(super) fn ipvs(mesh: &mut Mesh) -> Result {
+    beside(mesh, Proxy::Ipvs)
+}
+
+/// Pods and processes of the node reach what the proxy cannot; the rest stays with the proxy, whose rules are
+/// unharmed before, during and after.
+fn beside(mesh: &mut Mesh, proxy: Proxy) -> Result {
+    if let Proxy::Iptables(tool) = proxy {
+        mesh.lab.a1.docker_firewall(tool)?;
+    }
+    proxy.install(&mesh.lab.a1, &mesh::services())?;
+    let before = Snapshot::of(&mesh.lab.a1)?;
+    if proxy != Proxy::Ipvs {
+        answers(mesh.lab.a1.pod(2)?, "10.96.0.10", "a1-p1").context("the proxy alone")?;
+    }
+    mesh.join_all()?;
+    is_in_mode(mesh, "shadow")?;
+    for service in ["10.96.0.10", "10.96.0.11", "10.96.0.12", "10.96.0.14"] {
+        let elements = mesh.lab.a1.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
+        ensure!(elements.contains(&format!("{service} : 242.96.")), "{service} is not taken: {elements}");
+        ensure!(!elements.contains("10.96.0.13"), "a Service of this node alone is taken: {elements}");
+    }
+    let node = &mesh.lab.a1;
+    for client in [node.pod(1)?, node.pod(2)?, node] {
+        answers(client, "park.default.svc.cluster.local", "b1-p1")?;
+        answers(client, "near.default.svc.cluster.local", "a2-p1")?;
+        answers(client, "sky.default.svc.cluster.local", "cloud-p1")?;
+        let seen = client.run_tool(&["udp-who", "0", "10.96.0.10:7000"], secs(20))?;
+        ensure!(seen.starts_with("242."), "{}: the endpoint sees {seen}", client.name);
+        let refused = client.run(&["curl", "-sS", "--max-time", "10", "http://10.96.0.10:81/"])?;
+        ensure!(refused.status.code() == Some(7), "an unknown port: {}", refused.text());
+    }
+    super::reach::twins(mesh)?;
+    super::reach::across_nats(mesh).context("as an endpoint's node")?;
+    if proxy != Proxy::Ipvs {
+        is_left_to_the_proxy(mesh)?;
+    }
+    let (agent, node) = mesh.agent_mut("a1")?;
+    agent.stop_and_cleanup(node)?;
+    before.must_equal(&Snapshot::of(node)?)?;
+    if proxy == Proxy::Ipvs {
+        return Ok(());
+    }
+    answers(node.pod(2)?, "10.96.0.10", "a1-p1").context("the proxy alone again")
+}
+
+/// A Service that has its endpoints here is the proxy's, and its pod sees who connects, like behind kube-proxy.
+fn is_left_to_the_proxy(mesh: &Mesh) -> Result {
+    let client = mesh.lab.a1.pod(2)?;
+    answers(client, "own", "a1-p1")?;
+    let seen = client.run_tool(&["udp-who", "0", "10.96.0.13:7000"], secs(20))?;
+    ensure!(seen.starts_with(&format!("{}:", client.address)), "the endpoint sees {seen}");
+    let refused = client.run(&["curl", "-sS", "--max-time", "10", "http://10.96.0.16/"])?;
+    ensure!(refused.status.code() == Some(7), "a Service without endpoints: {}", refused.text());
+    Ok(())
+}
+
+/// The proxy comes and goes while the agent runs; connections go on over both changes.
+pub(super) fn comes_and_goes(mesh: &mut Mesh) -> Result {
+    is_in_mode(mesh, "route")?;
+    let client = mesh.pod("a1")?;
+    let url = "http://10.96.0.10/files/small.bin";
+    let routed = Transfer::start(client, "routed", url, "1M")?;
+    routed.wait_progress(secs(10))?;
+    Proxy::Nftables.install(&mesh.lab.a1, &mesh::services())?;
+    is_in_mode(mesh, "shadow")?;
+    wait_until("a new connection is taken", secs(2), || answers(client, "10.96.0.10", "b1-p1"))?;
+    routed.wait_progress(secs(3)).context("begun before the proxy came")?;
+    let shadowed = Transfer::start(client, "shadowed", url, "1M")?;
+    shadowed.wait_progress(secs(10))?;
+    mesh.lab.a1.ns.nft("delete table ip kube-proxy")?;
+    is_in_mode(mesh, "route")?;
+    shadowed.wait_progress(secs(3)).context("begun beside the proxy")?;
+    wait_until("a new connection is routed", secs(2), || answers(client, "10.96.0.10", "b1-p1"))?;
+    routed.finish(&mesh.small.sum, secs(60))?;
+    shadowed.finish(&mesh.small.sum, secs(60))
+}
+
+/// A Service whose last endpoint elsewhere leaves is the proxy's again; what began before goes on.
+pub(super) fn given_back(mesh: &mut Mesh) -> Result {
+    let here = mesh::service("park")?.without("b1").endpoint("a1", Ipv4Addr::new(172, 17, 0, 2));
+    Proxy::Nftables.install(&mesh.lab.a1, &mesh::services())?;
+    mesh.join_all()?;
+    is_in_mode(mesh, "shadow")?;
+    let client = mesh.lab.a1.pod(2)?;
+    let before = Transfer::start(client, "before", "http://10.96.0.10/files/small.bin", "1M")?;
+    before.wait_progress(secs(10))?;
+    here.write_to(mesh.server.manifests())?;
+    wait_until("the proxy has it again", secs(10), || answers(client, "10.96.0.10", "a1-p1"))?;
+    let elements = mesh.lab.a1.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
+    ensure!(!elements.contains("10.96.0.10 "), "it is still taken: {elements}");
+    before.wait_progress(secs(3)).context("begun before it was given back")?;
+    before.finish(&mesh.small.sum, secs(60))?;
+    mesh::service("park")?.write_to(mesh.server.manifests())?;
+    wait_until("it is taken again", secs(10), || answers(client, "10.96.0.10", "b1-p1"))
+}
+
+/// A Service that is taken out of the agents' hands keeps its route while a connection uses it.
+pub(super) fn lingers(mesh: &mut Mesh) -> Result {
+    let client = mesh.pod("a1")?;
+    let begun = Transfer::start(client, "begun", "http://10.96.0.10/files/small.bin", "2M")?;
+    begun.wait_progress(secs(10))?;
+    mesh::service("park")?.remove_from(mesh.server.manifests())?;
+    wait_until("a new connection is not taken", secs(10), || {
+        let tried = client.run(&["curl", "-sS", "--max-time", "1", "http://10.96.0.10/"])?;
+        ensure!(!tried.status.success(), "{}", tried.text());
+        Ok(())
+    })?;
+    let routes = || mesh.lab.a1.ns.exec(&["ip", "route", "show", "10.96.0.10"]);
+    ensure!(routes()?.contains("edgemesh0"), "the route is gone while it is used");
+    begun.finish(&mesh.small.sum, secs(60))?;
+    wait_until("the route goes when it is not used any more", secs(20), || {
+        let routes = routes()?;
+        ensure!(routes.is_empty(), "{routes}");
+        Ok(())
+    })
+}
+
+/// What somebody takes away of the agent's own is back within a second, and told as such; what the agent changes
+/// itself is not.
+pub(super) fn restored(mesh: &mut Mesh) -> Result {
+    answers(mesh.pod("a1")?, "park", "b1-p1")?;
+    let (agent, node) = mesh.agent_mut("a1")?;
+    ensure!(!agent.process.log().contains("restored what others"), "before anybody did anything");
+    for damage in [
+        "ip route del 10.96.0.10 dev edgemesh0",
+        "ip addr flush dev edgemesh0",
+        "nft delete table ip edgemesh",
+        "nft flush chain ip edgemesh postrouting",
+    ] {
+        let whole = Snapshot::of(node)?;
+        node.ns.exec(&damage.split(' ').collect::<Vec<_>>())?;
+        wait_until(&format!("all is back after: {damage}"), secs(1), || {
+            whole.must_equal(&Snapshot::of(node)?)
+        })?;
+        answers(node.pod(1)?, "park", "b1-p1").context(damage)?;
+    }
+    agent.process.wait_log("restored what others had taken away", secs(1))
+}
+
+fn is_in_mode(mesh: &Mesh, mode: &str) -> Result {
+    let (agent, node) = mesh.agent("a1")?;
+    wait_until(&format!("interception by {mode}"), secs(3), || {
+        let status = agent.json(node, "status")?;
+        ensure!(status["interception"]["mode"] == mode, "status: {status}");
+        Ok(())
+    })
+}
+
+impl Proxy {
+    /// Writes the rules for these Services.
+    fn install(self, node: &Node, services: &[Service]) -> Result {
+        // kube-proxy asks the same of a node whose pods are on a bridge: answers between them pass through the rules.
+        node.ns.sysctl("net/bridge/bridge-nf-call-iptables", "1")?;
+        match self {
+            Self::Iptables(tool) => restore(node, tool, &iptables_rules(services)),
+            Self::Nftables => node.ns.nft(&nftables_rules(services)),
+            Self::Ipvs => {
+                let kind = node.run(&["ip", "link", "add", "kube-ipvs0", "type", "dummy"])?;
+                if !kind.status.success() {
+                    node.ns.ip(&["link add kube-ipvs0 type bridge"])?;
+                }
+                services
+                    .iter()
+                    .filter_map(|service| service.cluster_ip)
+                    .try_for_each(|vip| node.ns.ip(&[&format!("addr add {vip}/32 dev kube-ipvs0")]))
+            }
+        }
+    }
+}
+
+fn restore(node: &Machine, tool: &str, rules: &str) -> Result {
+    let words = [&format!("{tool}-restore"), "--noflush"];
+    node.run_within(&words, rules.as_bytes(), secs(30))?.success().map(drop)
+}
+
+/// Every port of every Service with a ClusterIP.
+fn ports(services: &[Service]) -> impl Iterator<Item = (&Service, Ipv4Addr, &Port)> {
+    let with_ip = services.iter().filter_map(|service| Some((service, service.cluster_ip?)));
+    with_ip.flat_map(|(service, vip)| service.ports.iter().map(move |port| (service, vip, port)))
+}
+
+fn iptables_rules(services: &[Service]) -> String {
+    let (mut nat, mut filter) = (String::new(), String::new());
+    for (number, (service, vip, port)) in ports(services).enumerate() {
+        let protocol = port.protocol.to_lowercase();
+        let to_vip = format!("-d {vip}/32 -p {protocol} --dport {}", port.port);
+        if service.endpoints.is_empty() {
+            let _ = writeln!(filter, "-A KUBE-SERVICES {to_vip} -m conntrack --ctstate NEW -j REJECT");
+            continue;
+        }
+        let _ = writeln!(nat, ":KUBE-SVC-{number} - [0:0]\n-A KUBE-SERVICES {to_vip} -j KUBE-SVC-{number}");
+        let _ = writeln!(nat, "-A KUBE-SVC-{number} ! -s 172.17.0.0/16 {to_vip} -j KUBE-MARK-MASQ");
+        for endpoint in &service.endpoints {
+            let to = format!("{}:{}", endpoint.ip, port.target);
+            let _ = writeln!(nat, "-A KUBE-SVC-{number} -p {protocol} -j DNAT --to-destination {to}");
+        }
+    }
+    format!(
+        "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n\
+         -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+         -A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\n{nat}COMMIT\n\
+         *filter\n:KUBE-SERVICES - [0:0]\n:KUBE-FORWARD - [0:0]\n\
+         -A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES\n-A OUTPUT -m conntrack --ctstate NEW -j KUBE-SERVICES\n\
+         -A FORWARD -j KUBE-FORWARD\n-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n{filter}COMMIT\n"
+    )
+}
+
+fn nftables_rules(services: &[Service]) -> String {
+    let (mut chains, mut map) = (String::new(), Vec::new());
+    for (number, (service, vip, port)) in ports(services).enumerate() {
+        let key = format!("{vip} . {} . {}", port.protocol.to_lowercase(), port.port);
+        let endpoints = service.endpoints.iter().enumerate();
+        let targets: Vec<_> = endpoints.map(|(n, e)| format!("{n} : {} . {}", e.ip, port.target)).collect();
+        if targets.is_empty() {
+            continue;
+        }
+        map.push(format!("{key} : goto service-{number}"));
+        let _ = writeln!(
+            chains,
+            "chain service-{number} {{\n ip saddr != 172.17.0.0/16 meta mark set mark or 0x4000\n \
+             meta l4proto {} dnat ip to numgen random mod {} map {{ {} }}\n}}",
+            port.protocol.to_lowercase(),
+            targets.len(),
+            targets.join(", ")
+        );
+    }
+    let ips: Vec<_> = services.iter().filter_map(|s| s.cluster_ip).map(|ip| ip.to_string()).collect();
+    format!(
+        "table ip kube-proxy {{\n set cluster-ips {{ type ipv4_addr\n elements = {{ {} }}\n }}\n{chains}\
+         map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict\n elements = {{ {} }}\n }}\n\
+         chain services {{\n ip daddr . meta l4proto . th dport vmap @service-ips\n }}\n\
+         chain cluster-ips-check {{\n ip daddr @cluster-ips reject\n }}\n\
+         chain nat-prerouting {{\n type nat hook prerouting priority -100\n jump services\n }}\n\
+         chain nat-output {{\n type nat hook output priority -100\n jump services\n }}\n\
+         chain nat-postrouting {{\n type nat hook postrouting priority 100\n mark and 0x4000 != 0 masquerade\n }}\n\
+         chain filter-forward {{\n type filter hook forward priority 0\n ct state new jump cluster-ips-check\n }}\n\
+         chain filter-output {{\n type filter hook output priority 0\n ct state new jump cluster-ips-check\n }}\n}}\n",
+        ips.join(", "),
+        map.join(",\n")
+    )
+}
