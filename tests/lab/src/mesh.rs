@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::machine::Machine;
 use crate::manifests::Service;
 use crate::process::Process;
-use crate::product::{Agent, AgentOptions, Server, may_open_tun};
+use crate::product::{Agent, AgentOptions, SERVICE_CIDR, Server, may_open_tun};
 use crate::topology::{Lab, Node};
 use crate::workloads;
 use crate::{Context, Result};
@@ -169,7 +169,8 @@ impl Mesh {
     /// When no token is issued or the agent cannot be started.
     pub fn join(&mut self, name: &str) -> Result {
         let token = self.server.token(&self.lab.server, name, "24h")?;
-        self.join_with(name, AgentOptions { token, source: Some("server".to_owned()), more: Vec::new() })
+        let more = vec!["--service-cidr".to_owned(), SERVICE_CIDR.to_owned()];
+        self.join_with(name, AgentOptions { token, source: Some("server".to_owned()), more })
     }
 
     /// Starts the agent of a node with the given options.

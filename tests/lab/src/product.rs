@@ -258,14 +258,7 @@ impl Agent {
         command
             .args(["run", "--node", &machine.name, "--join", &format!("@{}", token.display()), "--state-dir"])
             .arg(state)
-            .args([
-                "--listen",
-                "0.0.0.0:20006",
-                "--dns",
-                &MESH_DNS.to_string(),
-                "--service-cidr",
-                SERVICE_CIDR,
-            ])
+            .args(["--listen", "0.0.0.0:20006", "--dns", &MESH_DNS.to_string()])
             .args(["--admin", &format!("unix:{}", socket.display())]);
         if let Some(source) = &options.source {
             command.args(["--source", source]);

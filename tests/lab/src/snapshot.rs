@@ -36,7 +36,7 @@ impl Snapshot {
         for (topic, command) in TOPICS {
             let text = machine.ns.exec(command)?;
             // iptables-save writes the time into comments; IPv6 neighbours are not state anyone sets.
-            let lines = text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>();
+            let lines = text.lines().filter(|line| !line.starts_with('#')).map(uncounted).collect::<Vec<_>>();
             topics.insert(topic, lines.join("\n"));
         }
         topics.insert("sysctls", machine.ns.enter(sysctls)??);
@@ -59,6 +59,13 @@ impl Snapshot {
         ensure!(differences.is_empty(), "the machine's network changed:\n{}", differences.join("\n"));
         Ok(())
     }
+}
+
+/// The line of a chain without its counters.
+fn uncounted(line: &str) -> &str {
+    let chain =
+        line.strip_suffix(']').and_then(|line| line.rsplit_once(" [")).filter(|_| line.starts_with(':'));
+    chain.map_or(line, |(chain, _)| chain)
 }
 
 /// Every readable IPv4 and IPv6 setting, one per line.

@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use crate::machine::Machine;
 use crate::manifests::{Port, Service};
 use crate::mesh::{self, Mesh};
+use crate::product::{Agent, AgentOptions};
 use crate::snapshot::Snapshot;
 use crate::topology::Node;
 use crate::wait::{secs, wait_until};
@@ -61,11 +62,13 @@ fn beside(mesh: &mut Mesh, proxy: Proxy) -> Result {
     }
     mesh.join_all()?;
     is_in_mode(mesh, "shadow")?;
-    for service in ["10.96.0.10", "10.96.0.11", "10.96.0.12", "10.96.0.14"] {
+    wait_until("what the proxy cannot reach is taken, and nothing else", secs(3), || {
         let elements = mesh.lab.a1.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
-        ensure!(elements.contains(&format!("{service} : 242.96.")), "{service} is not taken: {elements}");
-        ensure!(!elements.contains("10.96.0.13"), "a Service of this node alone is taken: {elements}");
-    }
+        let is_taken = |last: &u8| elements.contains(&format!("10.96.0.{last} : 242.96.0.{last}"));
+        let taken: Vec<u8> = (1..=99).filter(is_taken).collect();
+        ensure!(taken == [10, 11, 12, 14, 15, 53], "{elements}");
+        Ok(())
+    })?;
     let node = &mesh.lab.a1;
     for client in [node.pod(1)?, node.pod(2)?, node] {
         answers(client, "park.default.svc.cluster.local", "b1-p1")?;
@@ -132,9 +135,12 @@ pub(super) fn given_back(mesh: &mut Mesh) -> Result {
     let before = Transfer::start(client, "before", "http://10.96.0.10/files/small.bin", "1M")?;
     before.wait_progress(secs(10))?;
     here.write_to(mesh.server.manifests())?;
-    wait_until("the proxy has it again", secs(10), || answers(client, "10.96.0.10", "a1-p1"))?;
-    let elements = mesh.lab.a1.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
-    ensure!(!elements.contains("10.96.0.10 "), "it is still taken: {elements}");
+    wait_until("it is not taken any more", secs(10), || {
+        let elements = mesh.lab.a1.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
+        ensure!(!elements.contains("10.96.0.10 "), "{elements}");
+        Ok(())
+    })?;
+    answers(client, "10.96.0.10", "a1-p1").context("the proxy has it again")?;
     before.wait_progress(secs(3)).context("begun before it was given back")?;
     before.finish(&mesh.small.sum, secs(60))?;
     mesh::service("park")?.write_to(mesh.server.manifests())?;
@@ -143,6 +149,7 @@ pub(super) fn given_back(mesh: &mut Mesh) -> Result {
 
 /// A Service that is taken out of the agents' hands keeps its route while a connection uses it.
 pub(super) fn lingers(mesh: &mut Mesh) -> Result {
+    start_with_single_routes(mesh)?;
     let client = mesh.pod("a1")?;
     let begun = Transfer::start(client, "begun", "http://10.96.0.10/files/small.bin", "2M")?;
     begun.wait_progress(secs(10))?;
@@ -165,6 +172,7 @@ pub(super) fn lingers(mesh: &mut Mesh) -> Result {
 /// What somebody takes away of the agent's own is back within a second, and told as such; what the agent changes
 /// itself is not.
 pub(super) fn restored(mesh: &mut Mesh) -> Result {
+    start_with_single_routes(mesh)?;
     answers(mesh.pod("a1")?, "park", "b1-p1")?;
     let (agent, node) = mesh.agent_mut("a1")?;
     ensure!(!agent.process.log().contains("restored what others"), "before anybody did anything");
@@ -182,6 +190,15 @@ pub(super) fn restored(mesh: &mut Mesh) -> Result {
         answers(node.pod(1)?, "park", "b1-p1").context(damage)?;
     }
     agent.process.wait_log("restored what others had taken away", secs(1))
+}
+
+/// a1 routes each ClusterIP by itself, not the Service range as a whole.
+fn start_with_single_routes(mesh: &mut Mesh) -> Result {
+    for name in ["a1", "b1"] {
+        let token = mesh.server.token(&mesh.lab.server, name, "24h")?;
+        mesh.join_with(name, AgentOptions { token, source: Some("server".to_owned()), more: Vec::new() })?;
+    }
+    mesh.agents.iter_mut().try_for_each(Agent::wait_ready)
 }
 
 fn is_in_mode(mesh: &Mesh, mode: &str) -> Result {

@@ -200,8 +200,8 @@ pub const ALL: &[Scenario] = &[
     row("beside/ipvs", "VIPs that are the node's own, as IPVS has them", Run::Prepared(beside::ipvs)),
     row("beside/comes-and-goes", "kube-proxy comes and goes", Run::Own(beside::comes_and_goes)),
     row("beside/given-back", "a Service is given back to kube-proxy", Run::Prepared(beside::given_back)),
-    row("reach/s14-lingers", "a removed Service keeps its connections", Run::Own(beside::lingers)),
-    row("restart/r1-restored", "what others delete is back in a second", Run::Own(beside::restored)),
+    row("reach/s14-lingers", "a removed Service keeps its connections", Run::Prepared(beside::lingers)),
+    row("restart/r1-restored", "what others delete is back in a second", Run::Prepared(beside::restored)),
     row("docker/forward-drop", "beside Docker's own firewall", Run::Prepared(reach::beside_docker)),
     row(
         "reach/own-manifests",
