@@ -219,11 +219,6 @@ impl Shared {
         self.inner().interception.clone()
     }
 
-    /// Whether DNS answers at this address of the cluster's DNS.
-    pub fn is_answered(&self, address: IpAddr) -> bool {
-        self.inner().answering.contains(&address)
-    }
-
     /// A signal to stop has come.
     pub fn stopping(&self) {
         self.inner().stopping = true;

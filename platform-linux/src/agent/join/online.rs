@@ -87,10 +87,8 @@ impl Join {
 
     /// The VIPs that are taken, without those that no Service may have here.
     fn taken(&mut self, vips: Vec<Vip>, reserved: &Owners) -> Vec<Vip> {
-        let Self { status, claims, .. } = self;
-        // Not the address of the cluster's DNS while it is answered here.
-        let taken = vips.into_iter().filter(|vip| vip.taken && !status.is_answered(vip.address));
-        taken.filter(|vip| claims.allows(&vip.service, vip.address, reserved)).collect()
+        let taken = vips.into_iter().filter(|vip| vip.taken);
+        taken.filter(|vip| self.claims.allows(&vip.service, vip.address, reserved)).collect()
     }
 
     /// The stand-ins of these VIPs. One that has none is left to the other proxy.
