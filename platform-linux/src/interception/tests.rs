@@ -36,7 +36,7 @@ fn shadowed(pairs: &[(&str, &str)]) -> BTreeMap<IpAddr, IpAddr> {
     pairs.iter().map(|(vip, shadow)| (vip.parse().unwrap(), shadow.parse().unwrap())).collect()
 }
 
-fn start(plan: Plan, state: &Path) -> Result<Keeper, SetupError> {
+pub(super) fn start(plan: Plan, state: &Path) -> Result<Keeper, SetupError> {
     Keeper::start(plan, Ledger::open(state).unwrap())
 }
 

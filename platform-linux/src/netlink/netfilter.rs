@@ -27,6 +27,8 @@ const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
@@ -41,8 +43,12 @@ pub struct Connection {
     pub protocol: u8,
     /// Where its first packet was going.
     pub to: IpAddr,
+    /// The port there; 0 for a protocol without ports.
+    pub to_port: u16,
     /// Where answers come from: what the destination was translated to.
     pub from: IpAddr,
+    /// The port there.
+    pub from_port: u16,
     /// Whether anything came back.
     pub replied: bool,
     /// Attributes that name it.
@@ -127,12 +133,18 @@ fn parse(message: &Message<'_>) -> Option<Connection> {
     let get = |wanted| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
     let (original, reply) = (get(CTA_TUPLE_ORIG)?, get(CTA_TUPLE_REPLY)?);
     let status = get(CTA_STATUS).and_then(|value| value.try_into().ok()).map_or(0, u32::from_be_bytes);
+    let port = |tuple, kind| {
+        let bytes = nested(tuple, CTA_TUPLE_PROTO, &[kind])?;
+        bytes.try_into().map(u16::from_be_bytes).ok()
+    };
     let own = |kind: u16, name: u16| Some((name, get(kind)?.to_vec()));
     let key = [own(CTA_TUPLE_ORIG, CTA_TUPLE_ORIG | NESTED), own(CTA_ZONE, CTA_ZONE), own(CTA_ID, CTA_ID)];
     Some(Connection {
         protocol: *nested(original, CTA_TUPLE_PROTO, &[CTA_PROTO_NUM])?.first()?,
         to: messages::parse_ip(nested(original, CTA_TUPLE_IP, &[CTA_IP_V4_DST, CTA_IP_V6_DST])?)?,
+        to_port: port(original, CTA_PROTO_DST_PORT).unwrap_or_default(),
         from: messages::parse_ip(nested(reply, CTA_TUPLE_IP, &[CTA_IP_V4_SRC, CTA_IP_V6_SRC])?)?,
+        from_port: port(reply, CTA_PROTO_SRC_PORT).unwrap_or_default(),
         replied: status & IPS_SEEN_REPLY != 0,
         key: key.into_iter().flatten().collect(),
     })
@@ -181,6 +193,7 @@ mod tests {
             let found = to(&mut netfilter);
             let [connection] = &found[..] else { panic!("{found:?}") };
             assert_eq!((connection.protocol, connection.from), (17, IpAddr::from([127, 0, 0, 1])));
+            assert_eq!((connection.to_port, connection.from_port), (9, 9));
             netfilter.forget(connection).unwrap();
             netfilter.forget(connection).unwrap();
             assert_eq!(to(&mut netfilter), []);

@@ -27,6 +27,8 @@ pub(super) struct Port {
     pub(super) port: u16,
     /// The endpoints of this node that are to be used (row T6).
     pub(super) local: Vec<SocketAddr>,
+    /// Those and the others of this node that still serve (row Q5).
+    pub(super) serving: Vec<SocketAddr>,
     /// Whether any node has one that is, for IPv4 and IPv6.
     pub(super) any: [bool; 2],
 }
@@ -56,8 +58,9 @@ fn port(
 ) -> Port {
     let ready = |e: &EndpointView<'_>| e.conditions() & ENDPOINT_READY != 0;
     const ENDING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
+    let serves = |e: &EndpointView<'_>| e.conditions() & (ENDPOINT_READY | ENDPOINT_SERVING) != 0;
     let ending = |e: &EndpointView<'_>| e.conditions() & ENDING == ENDING;
-    let mut out = Port { protocol, port: number, local: Vec::new(), any: [false; 2] };
+    let mut out = Port { protocol, port: number, local: Vec::new(), serving: Vec::new(), any: [false; 2] };
     for v6 in [false, true] {
         let of = |good: &dyn Fn(&EndpointView<'_>) -> bool, only_here: bool| -> BTreeSet<SocketAddr> {
             let fits =
@@ -67,6 +70,7 @@ fn port(
         };
         let first = of(&ready, true);
         out.local.extend(if first.is_empty() { of(&ending, true) } else { first });
+        out.serving.extend(of(&serves, true));
         out.any[usize::from(v6)] = !of(&ready, false).is_empty() || !of(&ending, false).is_empty();
     }
     out

@@ -58,7 +58,9 @@ impl Rules<'_> {
         // Endpoints that are nowhere are refused by the engine: as without a policy.
         let outside = (points.local && port.any[usize::from(v6)])
             .then(|| port.local.iter().filter(|at| at.is_ipv6() == v6).copied().collect());
-        let way = Way { to: SocketAddr::new(vip, port.port), outside, sticky: known.sticky, sources: None };
+        let keep = port.serving.iter().filter(|at| at.is_ipv6() == v6).copied().collect();
+        let to = SocketAddr::new(vip, port.port);
+        let way = Way { to, outside, keep, sticky: known.sticky, sources: None };
         let protocol = number(port.protocol);
         for ip in points.load_balancer_ips.iter().filter(of_family) {
             let sources = sources(points, *ip, &self.place.addresses);

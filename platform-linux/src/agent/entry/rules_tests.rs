@@ -33,8 +33,9 @@ fn node_port(protocol: Protocol, port: u16, node_port: u16) -> edgemesh_discover
 }
 
 fn known(local: &[&str], anywhere: bool) -> Known {
-    let local = local.iter().map(|text| socket(text)).collect();
-    let port = Port { protocol: Protocol::Tcp, port: 80, local, any: [anywhere, false] };
+    let local: Vec<SocketAddr> = local.iter().map(|text| socket(text)).collect();
+    let port =
+        Port { protocol: Protocol::Tcp, port: 80, serving: local.clone(), local, any: [anywhere, false] };
     Known { vips: vec![ip(VIP)], sticky: false, ports: vec![port], ready_here: 1 }
 }
 
@@ -125,7 +126,8 @@ fn x2_t5_every_node_answers_under_the_cluster_policy_with_an_endpoint_of_its_own
 fn x3_protocols_are_apart_and_nothing_else_is_taken() {
     let mut points = points();
     points.node_ports = vec![node_port(Protocol::Tcp, 53, 30_053), node_port(Protocol::Udp, 54, 30_053)];
-    let port = |protocol, port| Port { protocol, port, local: Vec::new(), any: [true, false] };
+    let port =
+        |protocol, port| Port { protocol, port, local: Vec::new(), serving: Vec::new(), any: [true, false] };
     let ports = vec![port(Protocol::Tcp, 53), port(Protocol::Udp, 54), port(Protocol::Udp, 53)];
     let got = one(points, Known { ports, ..known(&[], true) });
     assert_eq!(fate(&got, AWAY, "192.168.0.2:30053", 6), Fate::Service(SocketAddr::new(ip(VIP), 53)));
@@ -259,7 +261,13 @@ fn x8_entry_points_that_this_node_needs_itself_are_left_to_it_and_told_by_name()
     let mut points = points();
     points.external_ips = vec![ip("203.0.113.10"), ip(VIP)];
     points.node_ports = vec![node_port(Protocol::Udp, 80, 20_006)];
-    let udp = Port { protocol: Protocol::Udp, port: 80, local: Vec::new(), any: [true, false] };
+    let udp = Port {
+        protocol: Protocol::Udp,
+        port: 80,
+        local: Vec::new(),
+        serving: Vec::new(),
+        any: [true, false],
+    };
     let (got, problems) = of(&[("ns/svc", points, Known { ports: vec![udp], ..known(&[], true) })]);
     assert!(got.ways.is_empty(), "{:?}", got.ways);
     let whole = problems.join("\n");

@@ -10,9 +10,11 @@
 //!
 //! Stateless; the keeper loads the table when it differs and removes it when there is no entry point. Bounds: as
 //! many elements as Services have entry points; one chain for each distinct list of endpoints or source ranges.
-//! It does not accept or reject anything: a Service without endpoints is refused by the engine.
+//! It does not accept or reject anything: a Service without endpoints is refused by the engine. What the kernel
+//! translated before a change goes on, but for datagrams whose way has ended: [`stale`] has those forgotten.
 
 mod script;
+mod stale;
 mod table;
 
 #[cfg(test)]
@@ -44,6 +46,8 @@ pub struct Way {
     pub to: SocketAddr,
     /// Where clients from off this node go instead, with their own address; to none of none: they are dropped.
     pub outside: Option<Vec<SocketAddr>>,
+    /// Endpoints of this node that new clients may not get, and those that have one keep: they still serve.
+    pub keep: Vec<SocketAddr>,
     /// The same client goes to the same of those.
     pub sticky: bool,
     /// Whom it is open to, wherever they are; everybody else is dropped.

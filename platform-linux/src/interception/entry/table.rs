@@ -3,20 +3,21 @@
 use std::collections::HashMap;
 
 use super::script::{TABLE, script};
-use crate::interception::Plan;
-use crate::interception::nft;
-use crate::interception::tool::{self, ToolError};
+use super::{Entries, stale};
+use crate::interception::{Plan, SetupError, nft, tool};
 
 /// What the kernel was given last.
 #[derive(Default)]
 pub(in super::super) struct Kept {
     /// By family: the file, and how `nft` printed the table after it was loaded.
     loaded: HashMap<&'static str, (String, Option<String>)>,
+    /// The entry points that datagrams were last looked through for.
+    settled: Entries,
 }
 
 impl Kept {
     /// Makes the tables what the plan says; whether others had changed one.
-    pub(in super::super) fn restore(&mut self, plan: &Plan) -> Result<bool, ToolError> {
+    pub(in super::super) fn restore(&mut self, plan: &Plan) -> Result<bool, SetupError> {
         let mut damaged = false;
         for family in nft::families(plan) {
             let wanted = script(&plan.services.entries, family, &plan.device);
@@ -32,6 +33,12 @@ impl Kept {
             damaged |= same.is_some();
             tool::demand("nft", &["-f", "-"], &wanted)?;
             self.loaded.insert(family, (wanted, nft::listing(TABLE, family)?));
+        }
+        let entries = &plan.services.entries;
+        if self.settled != *entries {
+            let failed = |e| SetupError::Netlink("removing tracked connections", e);
+            stale::forget(&self.settled, entries).map_err(failed)?;
+            self.settled.clone_from(entries);
         }
         Ok(damaged)
     }

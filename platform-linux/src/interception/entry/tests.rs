@@ -6,6 +6,7 @@ use crate::interception::{Report, Restored, Wanted};
 use crate::testing::{Scratch, in_namespace, sh, sh_output};
 use crate::tun::Tun;
 use script::script;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 fn point(at: &str, protocol: u8) -> EntryPoint {
@@ -14,7 +15,7 @@ fn point(at: &str, protocol: u8) -> EntryPoint {
 }
 
 fn way(to: &str) -> Way {
-    Way { to: to.parse().unwrap(), outside: None, sticky: false, sources: None }
+    Way { to: to.parse().unwrap(), outside: None, keep: Vec::new(), sticky: false, sources: None }
 }
 
 fn local(to: &str, endpoints: &[&str]) -> Way {
@@ -115,10 +116,75 @@ fn x8_the_keeper_loads_restores_and_removes_the_table() {
 
 #[test]
 fn beside_another_proxy_ways_lead_to_stand_ins_or_are_left_to_it() {
-    let way = |to: &str| Way { to: to.parse().unwrap(), outside: None, sticky: false, sources: None };
     let at = |port| EntryPoint { address: "192.0.2.1".parse().unwrap(), protocol: 6, port };
     let ways = [(at(30_001), way("10.96.0.1:80")), (at(30_002), way("10.96.0.2:80"))];
     let mut entries = Entries { ways: ways.into(), ..Entries::default() };
     entries.behind(&[("10.96.0.1".parse().unwrap(), "242.96.0.1".parse().unwrap())].into());
     assert_eq!(entries.ways, [(at(30_001), way("242.96.0.1:80"))].into());
+}
+
+/// Where the datagrams of a client of `at` go: the destinations that the kernel tracks for it.
+fn tracked(at: &str) -> Vec<String> {
+    let at: SocketAddr = at.parse().unwrap();
+    let all = crate::netlink::Netfilter::open().unwrap().connections(false).unwrap();
+    let mut found: Vec<String> = all
+        .iter()
+        .filter(|c| (c.to, c.to_port) == (at.ip(), at.port()))
+        .map(|c| format!("{}:{}", c.from, c.from_port))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn q1_q2_q3_q4_q5_datagrams_leave_a_place_that_ended_and_keep_one_that_serves() {
+    in_namespace(|| {
+        fresh_machine();
+        sh("ip addr add 192.0.2.1/32 dev lo && ip link add pods type bridge && ip link set pods up && \
+            ip addr add 172.17.0.1/16 dev pods && nft add table ip t && \
+            nft 'add chain ip t c { type filter hook prerouting priority 0; }' && nft add rule ip t c ct state new");
+        let state = Scratch::new();
+        let _tun = Tun::open("emtest0", 1408).unwrap();
+        let mut plan = plan();
+        plan.services.entries.outside = vec!["lo".into()];
+        let mut kept = Kept::default();
+        let _keeper = super::super::tests::start(plan.clone(), state.path()).unwrap();
+        let client = UdpSocket::bind("192.0.2.1:40000").unwrap();
+        let other = UdpSocket::bind("192.0.2.1:40001").unwrap();
+        let mut settle = |ways: Vec<(EntryPoint, Way)>| {
+            plan.services.entries.ways = ways.into_iter().collect();
+            kept.restore(&plan).unwrap();
+            // A refusal by this machine is heard by the next send, which is then not sent.
+            for socket in [&client, &other] {
+                let at = if std::ptr::eq(socket, &client) { "192.0.2.1:30053" } else { "192.0.2.1:30099" };
+                let _ = socket.send_to(b"x", at);
+                let _ = socket.send_to(b"x", at);
+            }
+            (tracked("192.0.2.1:30053"), tracked("192.0.2.1:30099"))
+        };
+        let door = |way| vec![(point("192.0.2.1:30053", 17), way)];
+        let (mine, others) = settle(Vec::new());
+        assert_eq!((mine, others), (vec!["192.0.2.1:30053".into()], vec!["192.0.2.1:30099".to_owned()]));
+        let untouched = vec!["192.0.2.1:30099".to_owned()];
+
+        let (mine, others) = settle(door(way("172.17.0.2:53")));
+        assert_eq!(
+            (mine, &others),
+            (vec!["172.17.0.2:53".into()], &untouched),
+            "it begins to lead somewhere"
+        );
+
+        let (mine, others) = settle(door(way("172.17.0.2:54")));
+        assert_eq!((mine, &others), (vec!["172.17.0.2:54".into()], &untouched), "its port changes");
+
+        let ends = Way { keep: vec!["172.17.0.2:54".parse().unwrap()], ..way("172.17.0.3:54") };
+        let (mine, _) = settle(door(ends));
+        assert_eq!(mine, ["172.17.0.2:54"], "what ends still serves who has it");
+
+        let (mine, _) = settle(door(way("172.17.0.3:54")));
+        assert_eq!(mine, ["172.17.0.3:54"], "its place is gone");
+
+        let (mine, others) = settle(Vec::new());
+        assert_eq!((mine, &others), (vec!["192.0.2.1:30053".into()], &untouched), "it leads nowhere");
+    });
 }

@@ -218,3 +218,46 @@ pub(super) fn health_check(mesh: &mut Mesh) -> Result {
     wait_until("the port moves", secs(10), || says(31_001, "200 OK", 2))?;
     fails(client, &format!("http://{NODE}:31000/"), 7)
 }
+
+/// A client of UDP that keeps its port and never rests gets to whatever serves the entry point now: from nothing to an
+/// endpoint, to another one, to one elsewhere, under both policies; and hears of it when nothing does any more.
+pub(super) fn udp_moves(mesh: &mut Mesh) -> Result {
+    let manifests = join(mesh)?;
+    let (client, node) = (&mesh.lab.nat_a, &mesh.lab.a1);
+    let at = format!("{NODE}:30090");
+    let empty = service("dns", 44).port("UDP", "udp", 53, 7100).node_port(30_090);
+    let asks = |who: &Machine, port: &str| who.run_tool(&["udp-who", port, &at], secs(10));
+    let answered =
+        |who: &Machine, port: &str, what: &str| wait_until(what, secs(15), || asks(who, port).map(drop));
+    let inside = node.pod(2)?;
+    let clients: [(&Machine, &str); 3] = [(client, "40000"), (inside, "40001"), (node, "40002")];
+    for (who, port) in clients {
+        ensure!(asks(who, port).is_err(), "somebody answers {} before there is a Service", who.name);
+    }
+    for policy in ["Local", "Cluster"] {
+        let policy = empty.clone().with(format!("externalTrafficPolicy: {policy}"));
+        let first = node.pod(1)?.tool("udp-first", &["udp-server", "7100"])?;
+        policy.clone().endpoint("a1", PODS[0]).write_to(&manifests)?;
+        for (who, port) in clients {
+            answered(who, port, "the first endpoint answers")?;
+        }
+        let second = inside.tool("udp-second", &["udp-server", "7100"])?;
+        policy.clone().endpoint("a1", PODS[1]).write_to(&manifests)?;
+        drop(first);
+        for (who, port) in clients {
+            answered(who, port, "the second endpoint answers")?;
+        }
+        drop(second);
+        policy.write_to(&manifests)?;
+        wait_until("nobody answers", secs(15), || {
+            ensure!(asks(client, "40000").is_err(), "somebody answers");
+            Ok(())
+        })?;
+    }
+    let _elsewhere = mesh.pod("b1")?.tool("udp-far", &["udp-server", "7100"])?;
+    empty.endpoint("b1", PODS[0]).write_to(&manifests)?;
+    for (who, port) in clients {
+        answered(who, port, "an endpoint elsewhere answers")?;
+    }
+    Ok(())
+}
