@@ -139,6 +139,11 @@ pub const ALL: &[Scenario] = &[
         Run::Prepared(entry::addresses),
     ),
     row(
+        "entry/q1-q2-udp-moves",
+        "a UDP client that never rests, while endpoints come and go",
+        Run::Prepared(entry::udp_moves),
+    ),
+    row(
         "entry/t7-health-check",
         "the health check port of a load balancer",
         Run::Prepared(entry::health_check),
