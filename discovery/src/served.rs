@@ -24,6 +24,7 @@ pub struct Served {
     due: BTreeSet<Arc<Key>>,
     namespaces_due: bool,
     entries_due: bool,
+    entries_told: bool,
     /// Services with endpoints that name no node.
     nodeless: BTreeSet<Arc<Key>>,
     /// Services encoded since the start: what changes have cost.
@@ -88,9 +89,11 @@ impl Served {
         (step, news)
     }
 
-    /// The entry points of all Services, if they have changed since this was asked last. One walk then.
+    /// The entry points of all Services, the first time and if they have changed since this was asked last. One walk
+    /// then.
     pub fn take_entries(&mut self) -> Option<Entries> {
-        std::mem::take(&mut self.entries_due).then(|| entries(&self.table))
+        let first = !std::mem::replace(&mut self.entries_told, true);
+        (std::mem::take(&mut self.entries_due) || first).then(|| entries(&self.table))
     }
 
     /// The node that the table is for is in this zone; what that changes is added to `step`.

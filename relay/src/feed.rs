@@ -9,6 +9,7 @@
 //! ways are forgotten with the state that they lead to.
 
 use crate::directory::Directory;
+use crate::entries::Listed;
 use edgemesh_core::wire::control::{FeedCommit, PLAINTEXT_MAX, ToNode};
 use edgemesh_core::wire::feed::Update;
 use edgemesh_discovery::change::Changes;
@@ -115,6 +116,7 @@ impl Shown {
 /// The newest state and the ones before it.
 pub(crate) struct Feed {
     newest: watch::Sender<Option<Arc<Version>>>,
+    entries: watch::Sender<Option<Arc<Listed>>>,
     shown: Mutex<Shown>,
     /// Nodes through which endpoints without a node of ours are reached, beside those with a label.
     exits: Vec<String>,
@@ -125,8 +127,8 @@ pub(crate) struct Feed {
 impl Feed {
     /// A feed that says nothing until a source is heard.
     pub(crate) fn new(exits: Vec<String>) -> Self {
-        let (newest, joined) = (watch::Sender::new(None), Notify::new());
-        Self { newest, shown: Mutex::default(), exits, source: Mutex::default(), joined }
+        let (newest, entries, joined) = (watch::Sender::new(None), watch::Sender::new(None), Notify::new());
+        Self { newest, entries, shown: Mutex::default(), exits, source: Mutex::default(), joined }
     }
 
     fn source(&self) -> MutexGuard<'_, Source> {
@@ -140,6 +142,11 @@ impl Feed {
     /// Follows the newest state.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Version>>> {
         self.newest.subscribe()
+    }
+
+    /// Follows the list of entry points.
+    pub(crate) fn entries(&self) -> watch::Receiver<Option<Arc<Listed>>> {
+        self.entries.subscribe()
     }
 
     /// The newest state.
@@ -224,6 +231,10 @@ impl Feed {
         });
         let (news, mark) = assigned?;
         let signature = directory.keys.sign_commit(mark.sequence, &mark.digest);
+        if let Some(entries) = served.take_entries() {
+            let listed = Listed::new(&entries, mark.sequence, &directory.keys);
+            self.entries.send_replace(Some(Arc::new(listed)));
+        }
         drop(directory);
         news.into_iter().for_each(report);
         let step = std::mem::take(pending);

@@ -13,6 +13,7 @@ mod cli;
 mod control;
 mod counters;
 mod directory;
+mod entries;
 mod feed;
 mod forward;
 mod run;

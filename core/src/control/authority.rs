@@ -6,8 +6,8 @@
 use crate::counters::DropReason;
 use crate::signature::verify;
 use crate::wire::control::{
-    CERTIFICATE_CONTEXT, FEED_CONTEXT, FeedCommit, Greeting, NodeRecord, RECORD_CONTEXT, SignedRecord,
-    VERSION,
+    CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, FeedCommit, Greeting, NodeRecord, RECORD_CONTEXT,
+    SignedRecord, VERSION,
 };
 
 /// The keys of a cluster's directory.
@@ -64,6 +64,15 @@ impl Authority {
     pub fn commit(&self, commit: &FeedCommit<'_>) -> Result<(), DropReason> {
         let sequence = commit.sequence.to_le_bytes();
         signed(&self.directory, &[FEED_CONTEXT, &sequence, &commit.digest], commit.signature)
+    }
+
+    /// Whether the directory signed this list of entry points.
+    ///
+    /// # Errors
+    /// [`DropReason::Authentication`].
+    pub fn entries(&self, commit: &FeedCommit<'_>) -> Result<(), DropReason> {
+        let sequence = commit.sequence.to_le_bytes();
+        signed(&self.directory, &[ENTRIES_CONTEXT, &sequence, &commit.digest], commit.signature)
     }
 }
 

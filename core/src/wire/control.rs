@@ -157,6 +157,9 @@ pub enum ToServer<'a> {
         /// These are the last.
         last: bool,
     },
+    /// Wants the entry points of Services, now if their digest is another than this (all zero for none held), and
+    /// whenever they change; answered by [`ToNode::Entries`] (kind 8).
+    Entries([u8; 32]),
 }
 
 /// First message of a node.
@@ -207,6 +210,9 @@ pub enum ToNode<'a> {
     /// The node's key is unknown and it came without a join token: it may show a ServiceAccount token. Only sent
     /// to nodes with [`FEATURE_ACCOUNT`], before anything else (kind 71).
     Prove,
+    /// The next part of the list of entry points, for nodes that asked for it (kind 80). The engine has no use for
+    /// it; its form is that of `edgemesh_discovery::entry`.
+    Entries(EntriesPart<'a>),
 }
 
 /// The terms on which a node is accepted.
@@ -255,6 +261,19 @@ pub struct FeedCommit<'a> {
     pub signature: &'a [u8],
 }
 
+/// A part of the list of entry points.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EntriesPart<'a> {
+    /// The next bytes of the list.
+    pub part: &'a [u8],
+    /// With the last part: the digest, BLAKE2s-256, is over all of the list, and signed under
+    /// [`ENTRIES_CONTEXT`]; the sequence is that of the feed then.
+    #[serde(borrow)]
+    pub commit: Option<FeedCommit<'a>>,
+}
+
+/// What a directory key signs over a list of entry points: this, the sequence as u64 little-endian, the digest.
+pub const ENTRIES_CONTEXT: &[u8] = b"edgemesh entry points 1";
 /// What a directory key signs over a feed commit: this, the sequence as u64 little-endian, the digest.
 pub const FEED_CONTEXT: &[u8] = b"edgemesh service feed 1";
 
@@ -270,6 +289,7 @@ impl<'a> ToServer<'a> {
             Self::LookupName(body) => encode(3, body, out),
             Self::Ping(body) => encode(4, body, out),
             Self::Proof { part, last } => encode(5, &(part, last), out),
+            Self::Entries(body) => encode(8, body, out),
         }
     }
 
@@ -288,6 +308,7 @@ impl<'a> ToServer<'a> {
                 let (part, last) = decode(body)?;
                 Self::Proof { part, last }
             }
+            8 => Self::Entries(decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -308,6 +329,7 @@ impl<'a> ToNode<'a> {
             Self::Feed(body) => encode(69, body, out),
             Self::FeedCommit(body) => encode(70, body, out),
             Self::Prove => encode(71, &(), out),
+            Self::Entries(body) => encode(80, body, out),
         }
     }
 
@@ -332,6 +354,7 @@ impl<'a> ToNode<'a> {
             69 => Self::Feed(decode(body)?),
             70 => Self::FeedCommit(decode(body)?),
             71 => Self::Prove,
+            80 => Self::Entries(decode(body)?),
             _ => return Ok(None),
         }))
     }

@@ -7,6 +7,7 @@ use super::frames::{self, Reader};
 use super::hub::Push;
 use super::{Shared, account};
 use crate::counters::Loss;
+use crate::entries::Follower;
 use crate::feed::{Cursor, Version};
 use crate::forward::Met;
 use edgemesh_core::noise::ik::{Responder, Transport};
@@ -90,6 +91,8 @@ struct Admitted {
     held: Option<u64>,
     /// The zone that it was told it is in.
     zone: Option<u32>,
+    /// It asked for the entry points.
+    entries: Option<Follower>,
 }
 
 /// Handshake and hello. `None` when the node was turned away.
@@ -160,7 +163,7 @@ async fn admit(
     tracing::info!(node = name, index = admission.index, %peer, agent, "node connected");
     let mut feed = wants_feed.then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    Ok(Some(Admitted { name, id, pushes, feed, held: Some(sequence), zone: None }))
+    Ok(Some(Admitted { name, id, pushes, feed, held: Some(sequence), zone: None, entries: None }))
 }
 
 async fn refuse(
@@ -213,6 +216,7 @@ enum Turn {
     Push(Option<Push>),
     Newer,
     FeedFrame,
+    Entries,
 }
 
 impl Session<'_> {
@@ -232,12 +236,15 @@ impl Session<'_> {
                 push = self.admitted.pushes.recv() => Turn::Push(push),
                 frame = self.reader.next() => {
                     heard = tokio::time::Instant::now();
-                    answer(self.shared, &mut self.sender, frame?).await?;
+                    if let Some(held) = answer(self.shared, &mut self.sender, frame?).await? {
+                        self.admitted.entries = Some(Follower::new(self.shared.feed.entries(), held));
+                    }
                     Turn::Answered
                 }
                 () = tokio::time::sleep_until(heard + SILENT_MAX) => return Err(io::ErrorKind::TimedOut.into()),
                 () = newer(self.admitted.feed.as_mut()), if cursor.is_none() => Turn::Newer,
                 () = std::future::ready(()), if cursor.is_some() => Turn::FeedFrame,
+                () = entries(self.admitted.entries.as_mut()) => Turn::Entries,
             };
             match turn {
                 Turn::Answered => {}
@@ -245,6 +252,7 @@ impl Session<'_> {
                 Turn::Push(Some(Push::End) | None) => return Ok(()),
                 Turn::Newer => cursor = self.newest(),
                 Turn::FeedFrame => self.feed_frame(&mut cursor).await?,
+                Turn::Entries => self.entries_frame().await?,
             }
         }
     }
@@ -259,6 +267,17 @@ impl Session<'_> {
         let held = held.filter(|_| before.is_none_or(|before| before == zone));
         let (version, way) = feed.way(held)?;
         Some(Cursor::new(version, way, (before != Some(zone)).then_some(zone)))
+    }
+
+    async fn entries_frame(&mut self) -> io::Result<()> {
+        let mut out = [0; PLAINTEXT_MAX];
+        match self.admitted.entries.as_mut().and_then(|follower| follower.next(&mut out)) {
+            Some(len) => {
+                self.shared.counters.feed_bytes.fetch_add(len as u64, Relaxed);
+                self.sender.plaintext(out.get(..len).unwrap_or_default()).await
+            }
+            None => Ok(()),
+        }
     }
 
     async fn feed_frame(&mut self, cursor: &mut Option<Cursor>) -> io::Result<()> {
@@ -278,6 +297,14 @@ impl Session<'_> {
     }
 }
 
+/// Waits until there is a list of entry points to send; for ever when the node wants none.
+async fn entries(follower: Option<&mut Follower>) {
+    match follower {
+        Some(follower) => follower.due().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until there is a newer version; for ever when the node wants no feed.
 async fn newer(feed: Option<&mut watch::Receiver<Option<Arc<Version>>>>) {
     match feed {
@@ -290,17 +317,20 @@ async fn newer(feed: Option<&mut watch::Receiver<Option<Arc<Version>>>>) {
     }
 }
 
-async fn answer(shared: &Shared, sender: &mut Sender, frame: &mut [u8]) -> io::Result<()> {
+/// Answers a message; the digest of what it holds when the node asked for the entry points.
+async fn answer(shared: &Shared, sender: &mut Sender, frame: &mut [u8]) -> io::Result<Option<[u8; 32]>> {
     match sender.open(frame)? {
-        Some(ToServer::Ping(number)) => sender.message(&ToNode::Pong(number)).await,
-        Some(ToServer::LookupIndex(index)) => lookup(shared, sender, Some(index), index, "").await,
+        Some(ToServer::Ping(number)) => sender.message(&ToNode::Pong(number)).await?,
+        Some(ToServer::LookupIndex(index)) => lookup(shared, sender, Some(index), index, "").await?,
         Some(ToServer::LookupName(name)) => {
             let index = shared.directory().index_of(name);
-            lookup(shared, sender, index, 0, name).await
+            lookup(shared, sender, index, 0, name).await?;
         }
+        Some(ToServer::Entries(held)) => return Ok(Some(held)),
         // A second hello or a late proof has nothing to add, and kinds of the future are skipped.
-        Some(ToServer::Hello(_) | ToServer::Proof { .. }) | None => Ok(()),
+        Some(ToServer::Hello(_) | ToServer::Proof { .. }) | None => {}
     }
+    Ok(None)
 }
 
 /// Answers with the record of `found`, and gives the record of the asking node to it.

@@ -9,7 +9,9 @@ use blake2::digest::{KeyInit, Mac};
 use ed25519_dalek::{Signer, SigningKey};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::wire::control::{CERTIFICATE_CONTEXT, FEED_CONTEXT, Greeting, RECORD_CONTEXT, VERSION};
+use edgemesh_core::wire::control::{
+    CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, Greeting, RECORD_CONTEXT, VERSION,
+};
 use edgemesh_host::state::{Directory, StateError};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -103,6 +105,11 @@ impl Keys {
     /// The directory's signature over a state of the feed.
     pub(crate) fn sign_commit(&self, sequence: u64, digest: &[u8; 32]) -> [u8; 64] {
         self.directory.sign(&[FEED_CONTEXT, &sequence.to_le_bytes(), digest].concat()).to_bytes()
+    }
+
+    /// The directory's signature over a list of entry points.
+    pub(crate) fn sign_entries(&self, sequence: u64, digest: &[u8; 32]) -> [u8; 64] {
+        self.directory.sign(&[ENTRIES_CONTEXT, &sequence.to_le_bytes(), digest].concat()).to_bytes()
     }
 
     /// The key of a node's relay binds: another one for another node key.

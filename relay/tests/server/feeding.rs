@@ -1,6 +1,8 @@
 //! The service feed from a directory of manifests, over real connections.
 
 use crate::support::{Heard, Node, Scratch, Server};
+use edgemesh_discovery::entry;
+use edgemesh_discovery::object::EntryPoints;
 use edgemesh_discovery::replica::Replica;
 use edgemesh_discovery::table::Key;
 use edgemesh_testapi::{ApiServer, Options};
@@ -149,4 +151,70 @@ fn a_kubernetes_api_is_fed_as_manifests_are() {
     // The server says that the API is away, and goes on with what it knows.
     server.log("what is known stays");
     assert_eq!(server.get("/readyz"), "ok\n");
+}
+
+/// The list of entry points that the node hears next, with its digest; what of the feed comes between is left out.
+fn entries_of(node: &mut Node) -> (Vec<(String, u16)>, [u8; 32]) {
+    let mut bytes = Vec::new();
+    loop {
+        match node.hear() {
+            Some(Heard::Entries(part, None)) => bytes.extend(part),
+            Some(Heard::Entries(part, Some(digest))) => {
+                bytes.extend(part);
+                assert_eq!(entry::digest(&bytes), digest, "the digest is that of the content");
+                let list = entry::decode(&bytes).unwrap();
+                let port = |points: &EntryPoints| points.node_ports[0].node_port;
+                return (
+                    list.iter().map(|((_, name), points)| (name.clone(), port(points))).collect(),
+                    digest,
+                );
+            }
+            Some(Heard::Feed(_) | Heard::Commit(..)) => {}
+            other => panic!("{other:?} instead of entry points"),
+        }
+    }
+}
+
+fn door(name: &str, last: usize, node_port: u16) -> String {
+    format!(
+        "---\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: NodePort, clusterIP: 10.97.{}.{}, ports: \
+         [{{port: 80, nodePort: {node_port}}}]}}\n",
+        last / 250,
+        last % 250 + 1
+    )
+}
+
+#[test]
+fn x8_only_a_node_that_asks_gets_the_entry_points_whole_and_then_every_change() {
+    let (state, manifests) = (Scratch::new("entries"), Scratch::new("entries-manifests"));
+    manifests.write("a.yaml", &service("web", "10.96.0.1"));
+    let path = manifests.0.to_str().unwrap().to_owned();
+    let server = Server::start(&state.0, 0, &["--manifests", &path]);
+    let mut plain = Node::join(&server.token("plain", &[]), server.address, 1, true);
+    let mut asks = Node::join(&server.token("asks", &[]), server.address, 2, true);
+    asks.want_entries([0; 32]);
+    let (none, digest) = entries_of(&mut asks);
+    assert_eq!(none, [], "that there are none is said, too");
+
+    manifests.write("b.yaml", &door("first", 0, 30_000));
+    let (one, newer) = entries_of(&mut asks);
+    assert_eq!((one, newer != digest), (vec![("first".to_owned(), 30_000)], true));
+
+    // More than fits a message.
+    let many: String = (0..300).map(|n| door(&format!("door-{n:03}"), n, 30_000 + n as u16)).collect();
+    manifests.write("b.yaml", &many);
+    let (all, digest) = entries_of(&mut asks);
+    assert_eq!((all.len(), &all[299]), (300, &("door-299".to_owned(), 30_299)));
+    drop(asks);
+
+    let mut again = Node::join(&server.token("again", &[]), server.address, 3, true);
+    again.want_entries(digest);
+    manifests.write("b.yaml", &door("last", 7, 30_007));
+    assert_eq!(entries_of(&mut again).0, [("last".to_owned(), 30_007)], "what it has is not sent again");
+
+    let mut replica = Replica::default();
+    while replica.table().get(&key("last")).is_none() {
+        // Anything but the feed is a panic.
+        follow(&mut plain, &mut replica);
+    }
 }

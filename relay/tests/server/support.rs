@@ -3,7 +3,7 @@
 use edgemesh_core::control::{Authority, Credentials, Link, Question};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::wire::control::{PROOF_PART_MAX, Preamble, ToNode};
+use edgemesh_core::wire::control::{EntriesPart, PROOF_PART_MAX, Preamble, ToNode};
 use edgemesh_core::wire::relay::{BIND, Message, verify};
 use edgemesh_host::admin::{self, Address};
 use edgemesh_host::clock;
@@ -156,12 +156,25 @@ pub(crate) fn token_command(state: &Path, node: &str, args: &[&str]) -> Output {
 /// What a node heard, owned.
 #[derive(Debug, Clone)]
 pub(crate) enum Heard {
-    Welcome { index: u32, relay_key: [u8; 32], relay_epoch: u64, name: String },
+    Welcome {
+        index: u32,
+        relay_key: [u8; 32],
+        relay_epoch: u64,
+        name: String,
+    },
     Refused(String, String),
-    Peer { index: u32, name: String, key: [u8; 32], send: u32, receive: u32 },
+    Peer {
+        index: u32,
+        name: String,
+        key: [u8; 32],
+        send: u32,
+        receive: u32,
+    },
     NoPeer(u32),
     Feed(Vec<u8>),
     Commit(u64, [u8; 32]),
+    /// A part of the entry points, and with the last one their digest.
+    Entries(Vec<u8>, Option<[u8; 32]>),
 }
 
 /// A node with its control connection.
@@ -275,6 +288,13 @@ impl Node {
         self.flush(Some(index));
     }
 
+    /// Asks for the entry points, holding those with this digest.
+    pub(crate) fn want_entries(&mut self, held: [u8; 32]) {
+        let mut out = [0; 1600];
+        let len = self.link.ask(&Question::Entries(held), &mut out).unwrap().unwrap();
+        self.send(&out[..len]);
+    }
+
     /// Only the handshake and the hello are sent; nothing is read after them.
     pub(crate) fn send_hello_and_hang_up(mut self) {
         for _ in 0..2 {
@@ -336,6 +356,10 @@ impl Node {
                 ToNode::FeedCommit(commit) => {
                     authority.unwrap().commit(&commit).unwrap();
                     Heard::Commit(commit.sequence, commit.digest)
+                }
+                ToNode::Entries(EntriesPart { part, commit }) => {
+                    commit.iter().for_each(|commit| authority.unwrap().entries(commit).unwrap());
+                    Heard::Entries(part.to_vec(), commit.map(|commit| commit.digest))
                 }
                 ToNode::Pong(_) | ToNode::Prove => continue,
             });

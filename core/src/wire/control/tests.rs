@@ -70,6 +70,7 @@ fn messages_to_the_server() {
     assert_eq!(to_server(&ToServer::LookupName("b")), "01030162");
     assert_eq!(to_server(&ToServer::Ping(7)), "010407");
     assert_eq!(to_server(&ToServer::Proof { part: &[1, 2], last: true }), "010502010201");
+    assert_eq!(to_server(&ToServer::Entries([0x99; 32])), format!("0108{}", "99".repeat(32)));
 }
 
 #[test]
@@ -107,7 +108,10 @@ fn messages_to_the_node() {
     assert_eq!(to_node(&ToNode::Feed(&[1, 2])), "0145020102");
     assert_eq!(to_node(&ToNode::Prove), "0147");
     let commit = FeedCommit { sequence: 300, digest: [0x77; 32], signature: &[0x88; 2] };
-    assert_eq!(to_node(&ToNode::FeedCommit(commit)), format!("0146ac02{}028888", "77".repeat(32)));
+    assert_eq!(to_node(&ToNode::FeedCommit(commit.clone())), format!("0146ac02{}028888", "77".repeat(32)));
+    assert_eq!(to_node(&ToNode::Entries(EntriesPart { part: &[1, 2], commit: None })), "015002010200");
+    let last = EntriesPart { part: &[3], commit: Some(commit) };
+    assert_eq!(to_node(&ToNode::Entries(last)), format!("0150010301ac02{}028888", "77".repeat(32)));
 }
 
 #[test]

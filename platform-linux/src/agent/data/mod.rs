@@ -23,7 +23,7 @@ use edgemesh_core::dns::{Transport, Verdict};
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
-use edgemesh_core::wire::control::PROOF_PART_MAX;
+use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -68,6 +68,13 @@ pub enum Note {
         sequence: u64,
         /// Digest of the table.
         digest: [u8; 32],
+    },
+    /// A part of the server's list of entry points.
+    Entries {
+        /// The next bytes of it.
+        part: Vec<u8>,
+        /// With the last: the digest of all, which the directory signed.
+        digest: Option<[u8; 32]>,
     },
     /// Store this before the next handshake.
     Stamp(u64),
@@ -240,6 +247,12 @@ impl Data {
         }
     }
 
+    /// Asks the server for the entry points of Services, from now on; `held` is the digest of those at hand. False
+    /// while no server has accepted this node.
+    pub fn ask_entries(&mut self, held: [u8; 32]) -> bool {
+        self.ask(&Question::Entries(held))
+    }
+
     fn ask(&mut self, question: &Question<'_>) -> bool {
         match self.engine.ask(question, &mut self.own) {
             Ok(Some(len)) => self.outputs.frames.send(self.own[..len].to_vec()).is_ok(),
@@ -294,6 +307,16 @@ impl Data {
             Ok(Some(Message::Feed(body))) => Some(Note::Feed(body.to_vec())),
             Ok(Some(Message::FeedCommit(commit))) => {
                 Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
+            }
+            Ok(Some(Message::Entries(EntriesPart { part, commit }))) => {
+                let signed = |commit: &FeedCommit<'_>| self.engine.link().authority().entries(commit);
+                match commit.as_ref().map(signed).transpose() {
+                    Ok(_) => Some(Note::Entries { part: part.to_vec(), digest: commit.map(|c| c.digest) }),
+                    Err(reason) => {
+                        tracing::warn!(reason = reason.name(), "refused the server's list of entry points");
+                        None
+                    }
+                }
             }
             Ok(_) => None,
             Err(reason) => {

@@ -36,6 +36,8 @@ pub(super) struct Entry {
     entries: Entries,
     /// Of the list's bytes.
     digest: [u8; 32],
+    /// Parts of a list that is not complete yet.
+    arriving: Vec<u8>,
     place: Place,
     checks: Vec<Check>,
     servers: Servers,
@@ -50,11 +52,17 @@ impl Entry {
             tunnels,
             entries: Entries::new(),
             digest: [0; 32],
+            arriving: Vec::new(),
             place: Place::default(),
             checks: Vec::new(),
             servers: Servers::new(status),
             look_due: Instant::now() + LOOK,
         })
+    }
+
+    /// Digest of the list at hand; all zero without one.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// A list of a source on this node; its bytes when it is news, to be stored.
@@ -75,6 +83,36 @@ impl Entry {
                 tracing::warn!(%error, "the stored entry points are damaged, going on without them")
             }
         }
+    }
+
+    /// A part of the server's list; with `digest` it is the last. The whole list's bytes when it is good, to be
+    /// stored.
+    ///
+    /// # Errors
+    /// When the list is not the one that the directory signed, in words; the last good one stays.
+    pub(super) fn take(
+        &mut self,
+        part: &[u8],
+        digest: Option<[u8; 32]>,
+    ) -> Result<Option<Vec<u8>>, &'static str> {
+        self.arriving.extend_from_slice(part);
+        if self.arriving.len() > entry::BYTES_MAX {
+            self.arriving = Vec::new();
+            return Err("the list of entry points is too long");
+        }
+        let Some(digest) = digest else { return Ok(None) };
+        let bytes = std::mem::take(&mut self.arriving);
+        if entry::digest(&bytes) != digest {
+            return Err("the entry points are not those that the directory signed");
+        }
+        let entries = entry::decode(&bytes).map_err(|_| "the list of entry points is damaged")?;
+        (self.digest, self.entries) = (digest, entries);
+        Ok(Some(bytes))
+    }
+
+    /// The connection to the server is another one: what has begun to arrive will not go on.
+    pub(super) fn reconnected(&mut self) {
+        self.arriving = Vec::new();
     }
 
     /// Looks where this node is; whether anything has changed.

@@ -194,6 +194,7 @@ impl Join {
                     self.resync("an update does not follow from what came before").await;
                 }
             }
+            Note::Entries { part, digest } => self.take_entries(&part, digest).await,
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => log(self.state.save_stamp(stamp)),
             Note::PeerRefused(refusal) => self.tell(&refusal),
@@ -295,7 +296,11 @@ impl Join {
             self.membership.joined = Some(joined);
             self.membership_due = again(self.state.save_membership(&self.membership));
         }
-        if first { self.go_online().await } else { Ok(()) }
+        if first {
+            self.go_online().await?;
+        }
+        self.ask_entries().await;
+        Ok(())
     }
 
     fn record(&mut self, stored: StoredRecord) {

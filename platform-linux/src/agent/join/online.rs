@@ -1,12 +1,12 @@
 //! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
 
-use super::Join;
 use super::taking::{self, Mode, Vip};
+use super::{Join, log};
 use crate::agent::claims::{self, Owners};
 use crate::agent::entry::{Answer, Entry};
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
-use crate::cli::Run;
+use crate::cli::{Run, Source};
 use crate::clock;
 use crate::interception::entry::Entries;
 use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report, Wanted};
@@ -71,6 +71,28 @@ impl Join {
             self.claims.warn_once(problem);
         }
         entries
+    }
+
+    /// Asks a new connection's server for the entry points, where they come from it.
+    pub(super) async fn ask_entries(&mut self) {
+        let Some(entry) = self.entry.as_mut().filter(|_| self.settings.source == Source::Server) else {
+            return;
+        };
+        entry.reconnected();
+        let held = entry.digest();
+        let _ = self.handle.inspect(move |data| data.ask_entries(held)).await;
+    }
+
+    /// A part of the server's list has come.
+    pub(super) async fn take_entries(&mut self, part: &[u8], digest: Option<[u8; 32]>) {
+        match self.entry.as_mut().map(|entry| entry.take(part, digest)) {
+            Some(Ok(Some(list))) => {
+                log(self.state.save_entries(&list));
+                self.tell_kernel().await;
+            }
+            Some(Err(why)) => tracing::warn!("{why}; the last good list stays"),
+            Some(Ok(None)) | None => {}
+        }
     }
 
     /// Looks where this node's entry points are, and puts them there.

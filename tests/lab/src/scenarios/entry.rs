@@ -28,18 +28,7 @@ fn join(mesh: &mut Mesh) -> Result<PathBuf> {
     for name in ["a1", "a2", "b1"] {
         let token = mesh.server.token(&mesh.lab.server, name, "24h")?;
         let more = if name == "a1" { vec!["--node-ports".to_owned()] } else { Vec::new() };
-        mesh.join_with(
-            name,
-            AgentOptions {
-                token,
-                source: Some(if name == "a1" {
-                    format!("manifests:{}", mesh.server.manifests().display())
-                } else {
-                    "server".to_owned()
-                }),
-                more,
-            },
-        )?;
+        mesh.join_with(name, AgentOptions { token, source: Some("server".to_owned()), more })?;
     }
     mesh.agents.iter_mut().try_for_each(crate::product::Agent::wait_ready)?;
     Ok(mesh.server.manifests().to_owned())
