@@ -7,13 +7,16 @@
 //! is taken. Nothing is touched where nothing drops. Every rule is written into the [`Ledger`] first.
 //!
 //! Looking does not touch either: `iptables-legacy` is not even run where the legacy tables are not loaded, as
-//! running it would load them. Bounds: at most four rules per flavour and family.
+//! running it would load them. Bounds: at most seven rules per flavour and family.
 
 use std::fs;
 
 use super::ledger::{Ledger, Touched};
 use super::tool::{self, ToolError};
-use super::{Plan, SetupError};
+use super::{Plan, SetupError, entry};
+
+/// Connections that an entry point led to an endpoint of this node.
+const ENTERED: [&str; 4] = ["-m", "connmark", "--mark", entry::MARKED];
 
 /// One place where iptables rules can live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +33,7 @@ pub(super) fn ensure(plan: &Plan, ledger: &mut Ledger) -> Result<Vec<Touched>, S
             continue;
         }
         let flavours = [Flavour { v6, legacy: false }, Flavour { v6, legacy: true }];
-        for rule in needed(&flavours, &plan.device)? {
+        for rule in needed(&flavours, plan)? {
             if !is_there(&rule)? {
                 ledger.record(rule.clone()).map_err(SetupError::State)?;
                 change("-I", &rule)?;
@@ -42,23 +45,33 @@ pub(super) fn ensure(plan: &Plan, ledger: &mut Ledger) -> Result<Vec<Touched>, S
 }
 
 /// The accepts that one family needs.
-fn needed(flavours: &[Flavour], device: &str) -> Result<Vec<Touched>, ToolError> {
+fn needed(flavours: &[Flavour], plan: &Plan) -> Result<Vec<Touched>, ToolError> {
+    let (inbound, outbound) = (["-i", &plan.device], ["-o", &plan.device]);
+    // Clients of entry points come by devices that nobody forwards from otherwise.
+    let entered = !plan.services.entries.ways.is_empty();
     let mut rules = Vec::new();
     let mut docker = false;
     for flavour in flavours {
         if flavour.chain("filter", "DOCKER-USER")?.is_some() {
             docker = true;
-            rules.push(flavour.accept("filter", "DOCKER-USER", &["-i", device]));
+            rules.push(flavour.accept("filter", "DOCKER-USER", &inbound));
+            if entered {
+                rules.push(flavour.accept("filter", "DOCKER-USER", &outbound));
+                rules.push(flavour.accept("filter", "DOCKER-USER", &ENTERED));
+            }
         }
     }
     for flavour in flavours {
         let drops = flavour.chain("filter", "FORWARD")?.is_some_and(|chain| chain.policy_drops);
         if drops && !docker {
-            rules.push(flavour.accept("filter", "FORWARD", &["-i", device]));
-            rules.push(flavour.accept("filter", "FORWARD", &["-o", device]));
+            rules.push(flavour.accept("filter", "FORWARD", &inbound));
+            rules.push(flavour.accept("filter", "FORWARD", &outbound));
+            if entered {
+                rules.push(flavour.accept("filter", "FORWARD", &ENTERED));
+            }
         }
         if flavour.chain("raw", "PREROUTING")?.is_some_and(|chain| chain.policy_drops || chain.rule_drops) {
-            rules.push(flavour.accept("raw", "PREROUTING", &["-i", device]));
+            rules.push(flavour.accept("raw", "PREROUTING", &inbound));
         }
     }
     Ok(rules)
@@ -149,14 +162,18 @@ pub(super) fn candidates(device: &str) -> Vec<Touched> {
     for v6 in [false, true] {
         for legacy in [false, true] {
             let flavour = Flavour { v6, legacy };
-            for (table, chain, direction) in [
-                ("filter", "DOCKER-USER", "-i"),
-                ("filter", "FORWARD", "-i"),
-                ("filter", "FORWARD", "-o"),
-                ("raw", "PREROUTING", "-i"),
+            let (inbound, outbound) = (["-i", device].as_slice(), ["-o", device].as_slice());
+            for (table, chain, matches) in [
+                ("filter", "DOCKER-USER", inbound),
+                ("filter", "DOCKER-USER", outbound),
+                ("filter", "DOCKER-USER", &ENTERED),
+                ("filter", "FORWARD", inbound),
+                ("filter", "FORWARD", outbound),
+                ("filter", "FORWARD", &ENTERED),
+                ("raw", "PREROUTING", inbound),
             ] {
                 if matches!(flavour.chain(table, chain), Ok(Some(_))) {
-                    all.push(flavour.accept(table, chain, &[direction, device]));
+                    all.push(flavour.accept(table, chain, matches));
                 }
             }
         }

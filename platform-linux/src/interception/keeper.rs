@@ -109,6 +109,8 @@ struct Changed {
     asked: bool,
     routes: HashSet<Prefix>,
     table: bool,
+    /// There are entry points now, or none any more: other rules let their clients through.
+    firewall: bool,
 }
 
 impl Changed {
@@ -116,6 +118,7 @@ impl Changed {
         match restored {
             Restored::Route(to) | Restored::StaleRoute(to) => self.routes.contains(to),
             Restored::Table => self.table,
+            Restored::Rule(_) => self.firewall,
             _ => false,
         }
     }
@@ -178,6 +181,7 @@ impl Keeper {
             self.changed.table = true;
             self.listings.clear();
         }
+        self.changed.firewall |= old.entries.ways.is_empty() != new.entries.ways.is_empty();
         self.stale_connections |= old.shadowed != new.shadowed;
     }
 
@@ -204,7 +208,7 @@ impl Keeper {
             self.restore_table(&mut done)?;
             done.extend(self.entries.restore(&self.plan)?.then_some(Restored::Entries));
         }
-        if look.firewall {
+        if look.firewall || self.changed.firewall {
             done.extend(firewall::ensure(&self.plan, &mut self.ledger)?.into_iter().map(Restored::Rule));
         }
         Ok(done)

@@ -75,3 +75,78 @@ fn port(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgemesh_core::rng::Rng;
+    use edgemesh_core::wire::feed::{EndpointDef, PortDef, ServiceDef, ServiceKind, Update};
+
+    edgemesh_core::memory! {
+        struct Memory {
+            peers: 1, window: 17, handshakes: 1, flows: 1, admitted: 1,
+            services: 4, ports: 4, endpoints: 16, names: 16, side: 8,
+        }
+    }
+
+    const OWN: u32 = 7;
+    const SERVING: u8 = ENDPOINT_READY | ENDPOINT_SERVING;
+    const ENDING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
+
+    /// What is known of a Service with port 80 and these endpoints: node, last byte of the address, conditions.
+    fn of(flags: u8, endpoints: &[(u32, u8, u8)]) -> Option<Known> {
+        let memory = Box::leak(Box::new(Memory::ZERO));
+        let mut table = Table::new(memory.lend().services, &mut Rng::new([1; 32]));
+        let vip = heapless::Vec::from_iter([IpAddr::from([10, 96, 0, 1])]);
+        let kind = ServiceKind::ClusterIp(vip);
+        let head = ServiceDef { namespace: "n", name: "s", kind, affinity_secs: 0, flags };
+        let port = PortDef { name: "http", protocol: Protocol::Tcp, port: 80 };
+        let all = endpoints.iter().map(|(node, last, conditions)| EndpointDef {
+            node: *node,
+            address: IpAddr::from([172, 17, 0, *last]),
+            vip: None,
+            hostname: "",
+            conditions: *conditions,
+            zones: &[],
+        });
+        let begin = [Update::Service(head), Update::Port(port), Update::Targets(&[0x90, 0x1f])];
+        for update in begin.into_iter().chain(all.map(Update::Endpoint)).chain([Update::Commit]) {
+            table.apply(&update).unwrap();
+        }
+        known(&table, OWN, "n", "s")
+    }
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::new([172, 17, 0, last].into(), 8080)
+    }
+
+    #[test]
+    fn t4_t6_ready_endpoints_of_this_node_else_those_that_end_and_serve() {
+        let port = |endpoints: &[(u32, u8, u8)]| of(0, endpoints).unwrap().ports.remove(0);
+        let both = port(&[(OWN, 2, SERVING), (OWN, 3, ENDING), (8, 4, SERVING), (OWN, 5, 0)]);
+        assert_eq!((both.local, both.serving, both.any), (vec![at(2)], vec![at(2), at(3)], [true, false]));
+        let ending = port(&[(OWN, 3, ENDING), (OWN, 5, ENDPOINT_TERMINATING), (8, 4, SERVING)]);
+        assert_eq!((ending.local, ending.any), (vec![at(3)], [true, false]));
+        let away = port(&[(8, 4, SERVING), (0, 5, SERVING)]);
+        assert_eq!((away.local, away.any), (Vec::new(), [true, false]));
+        let none = port(&[(OWN, 5, 0), (8, 4, ENDPOINT_TERMINATING)]);
+        assert_eq!((none.local, none.any), (Vec::new(), [false, false]));
+    }
+
+    #[test]
+    fn t4_an_endpoint_behind_this_node_as_an_exit_is_not_one_of_its_own() {
+        let exit = of(0, &[(OWN, 2, SERVING | ENDPOINT_EXIT)]).unwrap();
+        assert_eq!((exit.ports[0].local.len(), exit.ready_here), (0, 0));
+    }
+
+    #[test]
+    fn t7_addresses_of_ready_endpoints_count_once() {
+        let some = [(OWN, 2, SERVING), (OWN, 3, SERVING), (OWN, 4, ENDING), (8, 5, SERVING)];
+        assert_eq!(of(0, &some).unwrap().ready_here, 2);
+    }
+
+    #[test]
+    fn x8_a_service_of_another_proxy_is_not_known() {
+        assert_eq!(of(FLAG_NO_PROXY, &[(OWN, 2, SERVING)]), None);
+    }
+}

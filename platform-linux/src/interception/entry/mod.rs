@@ -25,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::prefix::Prefix;
 
+pub(super) use script::MARKED;
 pub use script::TABLE;
 pub(super) use table::Kept;
 

@@ -10,6 +10,11 @@ use crate::prefix::Prefix;
 
 /// The table's name, in the families `ip` and `ip6`.
 pub const TABLE: &str = "edgemesh-entry";
+/// The bit of a connection's mark that says that it was led straight to an endpoint of this node: other chains may
+/// have to let it through.
+const MARK: &str = "0x10000000";
+/// How iptables asks for it.
+pub(in super::super) const MARKED: &str = "0x10000000/0x10000000";
 /// Of the hash that keeps a client at its endpoint: any will do, so long as it stays.
 const SEED: &str = "0x65646765";
 
@@ -145,5 +150,6 @@ fn balance(point: &EntryPoint, way: &Way, endpoints: &[SocketAddr], family: &str
     let map: Vec<String> =
         endpoints.iter().enumerate().map(|(n, endpoint)| format!("{n} : {}", place(*endpoint))).collect();
     let protocol = protocol(point.protocol);
-    format!("meta l4proto {protocol} dnat {family} to {number} map {{ {} }}", map.join(", "))
+    let mark = format!("ct mark set ct mark or {MARK}");
+    format!("meta l4proto {protocol} {mark} dnat {family} to {number} map {{ {} }}", map.join(", "))
 }

@@ -56,7 +56,7 @@ fn x1_x3_x6_t4_the_kernel_takes_every_kind_of_rule() {
                     "192.0.2.1 . udp . 30053 : goto local-1",
                     "192.0.2.1 . udp . 30080 : goto local-1",
                     "192.0.2.1 . sctp . 30081 : drop",
-                    "meta l4proto udp dnat ip to numgen random mod 2 map { 0 : 172.17.0.2 . 53, 1 : 172.17.0.3 . 53 }",
+                    "dnat ip to numgen random mod 2 map { 0 : 172.17.0.2 . 53, 1 : 172.17.0.3 . 53 }",
                     "198.51.100.1 . tcp . 80 : jump from-1",
                     "198.51.100.1 . tcp . 81 : drop",
                     "ip saddr != { 192.0.2.7, 203.0.113.0/25 } drop",
@@ -186,5 +186,33 @@ fn q1_q2_q3_q4_q5_datagrams_leave_a_place_that_ended_and_keep_one_that_serves() 
 
         let (mine, others) = settle(Vec::new());
         assert_eq!((mine, &others), (vec!["192.0.2.1:30053".into()], &untouched), "it leads nowhere");
+    });
+}
+
+#[test]
+fn x1_t4_clients_of_entry_points_are_let_through_beside_docker_and_only_then() {
+    in_namespace(|| {
+        fresh_machine();
+        sh(
+            "iptables-nft -N DOCKER-USER && iptables-nft -P FORWARD DROP && iptables-nft -A FORWARD -j DOCKER-USER",
+        );
+        let before = sh("iptables-nft -S");
+        let state = Scratch::new();
+        let tun = Tun::open("emtest0", 1408).unwrap();
+        let (handle, _reports) = kept(plan(), state.path());
+        let rules = || sh("iptables-nft -S DOCKER-USER");
+        assert!(rules().contains("-i emtest0") && !rules().contains("-o emtest0"), "{}", rules());
+        handle.set_services(Wanted { entries: all_kinds(), ..plan().services });
+        let deadline = std::time::Instant::now() + Duration::from_secs(2);
+        while !(rules().contains("-o emtest0 -j ACCEPT")
+            && rules().contains("--mark 0x10000000/0x10000000 -j ACCEPT"))
+        {
+            assert!(std::time::Instant::now() < deadline, "{}", rules());
+        }
+        drop((handle, tun));
+        std::fs::remove_dir_all(state.path()).unwrap();
+        let cleaned = crate::interception::cleanup(state.path(), "emtest0").unwrap();
+        assert!(cleaned.failed.is_empty(), "{cleaned:?}");
+        assert_eq!(sh("iptables-nft -S"), before);
     });
 }
