@@ -162,15 +162,15 @@ pub(super) fn candidates(device: &str) -> Vec<Touched> {
     for v6 in [false, true] {
         for legacy in [false, true] {
             let flavour = Flavour { v6, legacy };
-            let (inbound, outbound) = (["-i", device].as_slice(), ["-o", device].as_slice());
+            let (inbound, outbound) = (["-i", device], ["-o", device]);
             for (table, chain, matches) in [
-                ("filter", "DOCKER-USER", inbound),
-                ("filter", "DOCKER-USER", outbound),
+                ("filter", "DOCKER-USER", &inbound[..]),
+                ("filter", "DOCKER-USER", &outbound),
                 ("filter", "DOCKER-USER", &ENTERED),
-                ("filter", "FORWARD", inbound),
-                ("filter", "FORWARD", outbound),
+                ("filter", "FORWARD", &inbound[..]),
+                ("filter", "FORWARD", &outbound),
                 ("filter", "FORWARD", &ENTERED),
-                ("raw", "PREROUTING", inbound),
+                ("raw", "PREROUTING", &inbound[..]),
             ] {
                 if matches!(flavour.chain(table, chain), Ok(Some(_))) {
                     all.push(flavour.accept(table, chain, matches));

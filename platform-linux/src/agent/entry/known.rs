@@ -84,7 +84,7 @@ mod tests {
 
     edgemesh_core::memory! {
         struct Memory {
-            peers: 1, window: 17, handshakes: 1, flows: 1, admitted: 1,
+            peers: 2, window: 17, handshakes: 2, flows: 8, admitted: 8,
             services: 4, ports: 4, endpoints: 16, names: 16, side: 8,
         }
     }
