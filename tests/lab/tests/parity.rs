@@ -74,10 +74,11 @@ fn tested(source: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut is_test = false;
     for line in source.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("fn ").filter(|_| is_test) {
+        let function = line.strip_prefix("async ").unwrap_or(line);
+        if let Some(name) = function.strip_prefix("fn ").filter(|_| is_test) {
             found.extend(ids(name).into_iter().map(str::to_owned));
         }
-        is_test = line == "#[test]";
+        is_test = line == "#[test]" || line.starts_with("#[tokio::test");
     }
     found
 }
@@ -129,6 +130,7 @@ fn ids_are_what_a_name_begins_with() {
     assert_eq!(ids("d4_d26_names_with_b1"), ["d4", "d26"]);
     assert_eq!(ids("w11-source"), ["w11"]);
     assert!(ids("udp_sizes").is_empty() && ids("_d1").is_empty() && ids("d_1").is_empty());
-    let source = "#[test]\nfn d1_yes() {}\nfn d2_no() {}\n    #[test]\n    fn d3_d4_yes() {}\n";
-    assert_eq!(tested(source), ["d1", "d3", "d4"].map(str::to_owned).into());
+    let source = "#[test]\nfn d1_yes() {}\nfn d2_no() {}\n    #[test]\n    fn d3_d4_yes() {}\n\
+                  #[tokio::test]\nasync fn d5_yes() {}\n";
+    assert_eq!(tested(source), ["d1", "d3", "d4", "d5"].map(str::to_owned).into());
 }
