@@ -61,6 +61,10 @@ fn failed(error: impl std::fmt::Display) -> RunError {
 /// # Errors
 /// What is in the way of starting, or the loss of the TUN device.
 pub fn run(settings: Run) -> Result<(), RunError> {
+    if !settings.entry.node_ports && !settings.entry.nodeport_addresses.is_empty() {
+        let text = "--nodeport-addresses: nothing has NodePorts here; accepted: with --node-ports only";
+        return Err(RunError::Usage(text.to_owned()));
+    }
     let state = State::open(&settings.state_dir).map_err(failed)?;
     let invitation = settings.join.as_deref().map(token::from_argument).transpose();
     let invitation = invitation.map_err(|error| RunError::Usage(format!("--join: {error}")))?;

@@ -146,4 +146,4 @@ fn answer(check: &Check, healthy: bool) -> String {
 
 #[cfg(test)]
 #[path = "health_tests.rs"]
-mod tests;
+pub(super) mod tests;

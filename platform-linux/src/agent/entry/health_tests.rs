@@ -14,7 +14,7 @@ struct Line {
 }
 
 /// A node that serves.
-fn serving() -> Arc<Shared> {
+pub(in super::super) fn serving() -> Arc<Shared> {
     let run = Line::parse_from(["x", "--node", "a", "--join", "t", "--state-dir", "/nowhere"]).run;
     let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
     let joined =

@@ -17,6 +17,7 @@ use crate::interception::entry::Entries as Rules;
 use crate::prefix::Prefix;
 use edgemesh_core::service::Table;
 use edgemesh_discovery::entry::{self, Entries};
+use edgemesh_discovery::object::EntryPoints;
 use health::{Check, Servers};
 use known::Known;
 use place::Place;
@@ -28,6 +29,13 @@ use tokio::time::Instant;
 
 /// How often this node's addresses are looked at, and ports tried again that could not be bound.
 const LOOK: Duration = Duration::from_secs(5);
+
+const HOMELESS: &str = "no address of this node has NodePorts: no device has a default route, or none of its \
+                        addresses is in --nodeport-addresses";
+
+fn has_ports(points: &EntryPoints) -> bool {
+    !points.node_ports.is_empty() || points.health_check_node_port != 0
+}
 
 /// See the module's documentation.
 pub(super) struct Entry {
@@ -162,7 +170,7 @@ impl Entry {
         let with =
             self.entries.iter().filter_map(|(key, points)| Some((key, points, answer.known.get(key)?)));
         let check = |((namespace, name), points, known): (&(String, String), &_, &Known)| {
-            let points: &edgemesh_discovery::object::EntryPoints = points;
+            let points: &EntryPoints = points;
             let check = |port| Check {
                 namespace: namespace.clone(),
                 name: name.clone(),
@@ -172,9 +180,14 @@ impl Entry {
             Some(points.health_check_node_port).filter(|port| *port != 0).map(check)
         };
         self.checks = with.clone().filter_map(check).collect();
+        let homeless =
+            self.place.addresses.is_empty() && with.clone().any(|(_, points, _)| has_ports(points));
         let named =
             with.map(|((namespace, name), points, known)| (format!("{namespace}/{name}"), points, known));
-        rules::entries(named, &self.place, &rules::Reserved { addresses: &taken, tunnels: self.tunnels })
+        let reserved = rules::Reserved { addresses: &taken, tunnels: self.tunnels };
+        let (rules, mut problems) = rules::entries(named, &self.place, &reserved);
+        problems.extend(homeless.then(|| HOMELESS.to_owned()));
+        (rules, problems)
     }
 
     /// Runs the health check servers that the last rules ask for; what of them cannot be, in words.
@@ -190,4 +203,75 @@ pub(super) struct Answer {
     known: BTreeMap<(String, String), Known>,
     /// Addresses of the API servers.
     api_servers: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgemesh_core::wire::feed::Protocol;
+    use edgemesh_discovery::entry::EncodedEntries;
+    use edgemesh_discovery::object::NodePort;
+
+    fn entry() -> Entry {
+        let settings = cli::EntryPoints { node_ports: true, nodeport_addresses: Vec::new() };
+        Entry::new(&settings, 20_006, health::tests::serving()).unwrap()
+    }
+
+    fn list(node_port: u16) -> EncodedEntries {
+        let port = NodePort { protocol: Protocol::Tcp, port: 80, node_port };
+        let points = EntryPoints { node_ports: vec![port], ..EntryPoints::default() };
+        EncodedEntries::new(&Entries::from([(("n".to_owned(), "s".to_owned()), points)]))
+    }
+
+    fn ports(entry: &Entry) -> Vec<u16> {
+        entry.entries.values().flat_map(|points| &points.node_ports).map(|port| port.node_port).collect()
+    }
+
+    #[tokio::test]
+    async fn x8_a_list_comes_in_parts_and_one_that_was_not_signed_changes_nothing() {
+        let (mut entry, first, second) = (entry(), list(30_001), list(30_002));
+        let (head, tail) = first.bytes().split_at(3);
+        assert_eq!(entry.take(head, None), Ok(None));
+        assert!(ports(&entry).is_empty());
+        assert_eq!(entry.take(tail, Some(first.digest())), Ok(Some(first.bytes().to_vec())));
+        assert_eq!((ports(&entry), entry.digest()), (vec![30_001], first.digest()));
+
+        assert!(entry.take(second.bytes(), Some(first.digest())).is_err());
+        assert!(entry.take(b"\xff", Some(entry::digest(b"\xff"))).is_err());
+        assert!(entry.take(&vec![0; entry::BYTES_MAX + 1], None).is_err());
+        assert_eq!((ports(&entry), entry.digest()), (vec![30_001], first.digest()));
+
+        assert_eq!(entry.take(second.bytes(), None), Ok(None));
+        entry.reconnected();
+        assert!(
+            entry.take(second.bytes(), Some(second.digest())).is_ok(),
+            "a broken connection leaves nothing"
+        );
+        assert_eq!(ports(&entry), [30_002]);
+    }
+
+    #[tokio::test]
+    async fn x8_the_last_list_is_there_at_start_and_rubbish_is_not() {
+        let mut entry = entry();
+        entry.restore(b"\xff\xff");
+        assert_eq!((ports(&entry), entry.digest()), (Vec::new(), [0; 32]));
+        entry.restore(list(30_001).bytes());
+        assert_eq!((ports(&entry), entry.digest()), (vec![30_001], list(30_001).digest()));
+        assert_eq!(entry.set(entry::decode(list(30_001).bytes()).unwrap()), None, "no news");
+        assert!(entry.set(Entries::new()).is_some() && ports(&entry).is_empty());
+    }
+
+    #[tokio::test]
+    async fn x1_a_node_without_a_primary_address_says_so_and_nothing_is_there_unasked() {
+        let mut entry = entry();
+        entry.restore(list(30_001).bytes());
+        let known = Known { vips: vec!["10.96.0.1".parse().unwrap()], ..Known::default() };
+        let answer =
+            Answer { known: [(("n".to_owned(), "s".to_owned()), known)].into(), api_servers: Vec::new() };
+        let (rules, problems) = entry.rules(&answer, std::iter::empty(), &Owners::new());
+        assert!(rules.ways.is_empty());
+        assert_eq!(problems, [HOMELESS]);
+        let off = cli::EntryPoints { node_ports: false, nodeport_addresses: Vec::new() };
+        assert!(Entry::new(&off, 20_006, health::tests::serving()).is_none());
+    }
 }

@@ -148,6 +148,12 @@ pub(super) fn local_policy(mesh: &mut Mesh) -> Result {
     wait_until("without any it refuses", secs(20), || fails(client, &url, 7))
 }
 
+/// The same beside Docker's firewall, which drops what comes from outside for the mesh or for a pod.
+pub(super) fn local_policy_beside_docker(mesh: &mut Mesh) -> Result {
+    mesh.lab.nodes().into_iter().try_for_each(|node| node.docker_firewall("iptables"))?;
+    local_policy(mesh)
+}
+
 /// Addresses that no machine has lead to their Services on the node they are routed to: external IPs, and those of load
 /// balancers, which are open to their source ranges only.
 pub(super) fn addresses(mesh: &mut Mesh) -> Result {

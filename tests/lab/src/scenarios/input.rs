@@ -81,6 +81,12 @@ pub(super) fn flags(mesh: &mut Mesh) -> Result {
     let join = ["run", "--node", "a1", "--join", &spoilt, "--state-dir", "unused"];
     complained(&node.run(&[&[&agent[..]], &join[..]].concat())?, 2, &["join"])?;
     agent_ends(mesh, &["--service-cidr", "10.96.0.0/99"], 2, &["service-cidr", "10.96.0.0/99"])?;
+    agent_ends(
+        mesh,
+        &["--nodeport-addresses", "192.168.1.0/24"],
+        2,
+        &["nodeport-addresses", "--node-ports"],
+    )?;
     agent_ends(mesh, &["--source", "clouds"], 2, &["source", "clouds"])?;
     agent_ends(mesh, &["--config", "/nowhere/at-all.yaml"], 2, &["/nowhere/at-all.yaml"])
 }

@@ -139,6 +139,11 @@ pub const ALL: &[Scenario] = &[
         Run::Prepared(entry::addresses),
     ),
     row(
+        "docker/t4-t5-entry-points",
+        "externalTrafficPolicy beside Docker's own firewall",
+        Run::Prepared(entry::local_policy_beside_docker),
+    ),
+    row(
         "entry/q1-q2-udp-moves",
         "a UDP client that never rests, while endpoints come and go",
         Run::Prepared(entry::udp_moves),
