@@ -21,16 +21,13 @@ impl Kept {
         let mut damaged = false;
         for family in nft::families(plan) {
             let wanted = script(&plan.services.entries, family, &plan.device);
-            let same = self.loaded.get(family).filter(|(file, _)| *file == wanted);
-            // Without entry points, as on most nodes, there is nothing to look at.
-            if same.is_some_and(|(_, listing)| listing.is_none()) {
-                continue;
+            match self.loaded.get(family).filter(|(file, _)| *file == wanted) {
+                // Without entry points, as on most nodes, there is nothing to look at.
+                Some((_, None)) => continue,
+                Some((_, listing)) if *listing == nft::listing(TABLE, family)? => continue,
+                Some(_) => damaged = true,
+                None => {}
             }
-            let there = nft::listing(TABLE, family)?;
-            if same.is_some_and(|(_, listing)| *listing == there) {
-                continue;
-            }
-            damaged |= same.is_some();
             tool::demand("nft", &["-f", "-"], &wanted)?;
             self.loaded.insert(family, (wanted, nft::listing(TABLE, family)?));
         }

@@ -29,6 +29,11 @@ enum Proxy {
     Ipvs,
 }
 
+/// The rules of kube-proxy in nftables mode on a node.
+pub(super) fn kube_proxy(node: &Node) -> Result {
+    Proxy::Nftables.install(node, &mesh::services())
+}
+
 /// kube-proxy in iptables mode, and Docker's firewall, both on nftables.
 pub(super) fn iptables(mesh: &mut Mesh) -> Result {
     beside(mesh, Proxy::Iptables("iptables-nft"))

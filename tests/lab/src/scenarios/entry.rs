@@ -154,6 +154,24 @@ pub(super) fn local_policy_beside_docker(mesh: &mut Mesh) -> Result {
     local_policy(mesh)
 }
 
+/// Beside kube-proxy a NodePort leads past its rules to a Service that is taken from it; those of other Services are
+/// its own to serve.
+pub(super) fn beside_kube_proxy(mesh: &mut Mesh) -> Result {
+    super::beside::kube_proxy(&mesh.lab.a1)?;
+    let manifests = join(mesh)?;
+    let door = |name, last, number| service(name, last).port("TCP", "http", 80, 8080).node_port(number);
+    door("far", 40, 30_080).endpoint("b1", PODS[0]).write_to(&manifests)?;
+    door("here", 45, 30_085).endpoint("a1", PODS[0]).write_to(&manifests)?;
+    let (client, node) = (&mesh.lab.nat_a, &mesh.lab.a1);
+    wait_until("the NodePort answers", secs(10), || answers(client, &format!("{NODE}:30080"), "b1-p1"))?;
+    for inside in [node.pod(2)?, node] {
+        answers(inside, &format!("{NODE}:30080"), "b1-p1")?;
+    }
+    let ways = node.ns.exec(&["nft", "list", "map", "ip", "edgemesh-entry", "to"])?;
+    ensure!(ways.contains("30080 : 242.96.0.40 . 80") && !ways.contains("30085"), "{ways}");
+    Ok(())
+}
+
 /// Addresses that no machine has lead to their Services on the node they are routed to: external IPs, and those of load
 /// balancers, which are open to their source ranges only.
 pub(super) fn addresses(mesh: &mut Mesh) -> Result {

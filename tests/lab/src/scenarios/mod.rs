@@ -144,6 +144,11 @@ pub const ALL: &[Scenario] = &[
         Run::Prepared(entry::local_policy_beside_docker),
     ),
     row(
+        "beside/x1-x8-entry-points",
+        "a NodePort beside kube-proxy in nftables mode",
+        Run::Prepared(entry::beside_kube_proxy),
+    ),
+    row(
         "entry/q1-q2-udp-moves",
         "a UDP client that never rests, while endpoints come and go",
         Run::Prepared(entry::udp_moves),
