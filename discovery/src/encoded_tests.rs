@@ -4,6 +4,7 @@ use crate::replica::Replica;
 use crate::served::Served;
 use crate::testing::{Numbers, objects};
 use edgemesh_core::wire::control::updates;
+use std::time::Instant;
 
 const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
 const A_SLICE: &str = "{kind: EndpointSlice, metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}, \
@@ -14,7 +15,7 @@ const NS: &str = "{kind: Namespace, metadata: {name: empty}}";
 
 fn encoded(parts: &[&str], numbers: &mut Numbers) -> Encoded {
     let mut served = Served::default();
-    served.apply(objects(&parts.join("\n---\n")).into_iter().collect::<Changes>());
+    served.apply(Instant::now(), objects(&parts.join("\n---\n")).into_iter().collect::<Changes>());
     let _ = served.encode(numbers);
     served.encoded().clone()
 }

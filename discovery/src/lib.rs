@@ -22,6 +22,7 @@ pub mod change;
 mod claims;
 pub mod encoded;
 pub mod entry;
+mod held;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod manifests;

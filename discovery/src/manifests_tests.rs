@@ -33,7 +33,9 @@ fn service(name: &str, ip: &str) -> String {
 
 /// Takes what is new; the names of the Services that there are then.
 fn names(table: &mut Table, changes: Changes) -> Vec<String> {
-    changes.into_iter().for_each(|(identity, change)| table.apply(identity, change.object));
+    changes
+        .into_iter()
+        .for_each(|(identity, change)| table.apply(std::time::Instant::now(), identity, change.object));
     table.keys().map(|key| key.name.clone()).collect()
 }
 

@@ -2,10 +2,11 @@ use super::*;
 use crate::encoded::Encoded;
 use crate::served::Served;
 use crate::testing::{Numbers, objects};
+use std::time::Instant;
 
 fn encoded(parts: &[&str]) -> Encoded {
     let mut served = Served::default();
-    served.apply(objects(&parts.join("\n---\n")).into_iter().collect());
+    served.apply(Instant::now(), objects(&parts.join("\n---\n")).into_iter().collect());
     let _ = served.encode(&mut Numbers::default());
     served.encoded().clone()
 }

@@ -13,6 +13,7 @@ use crate::place::Placement;
 use crate::table::{Entry, Key, Table};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -32,16 +33,23 @@ pub struct Served {
 }
 
 impl Served {
-    /// Takes what a source says. Whether Nodes have changed, so that [`Served::place`] is to be called.
-    pub fn apply(&mut self, changes: Changes) -> bool {
+    /// Takes what a source says, or nothing when [`Served::held_until`] is over. Whether Nodes have changed, so that
+    /// [`Served::place`] is to be called.
+    pub fn apply(&mut self, now: Instant, changes: Changes) -> bool {
         for (identity, change) in changes {
-            self.table.apply(identity, change.object);
+            self.table.apply(now, identity, change.object);
         }
-        let changed = self.table.take_changed();
+        let changed = self.table.take_changed(now);
         self.due.extend(changed.services);
         self.namespaces_due |= changed.namespaces;
         self.entries_due |= changed.entries;
         changed.nodes
+    }
+
+    /// When [`Served::apply`] is to be called although nothing has changed: an endpoint whose Node is ready again does
+    /// not stand for longer without the cloud's word.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.table.due()
     }
 
     /// Endpoints are where this says from now on.

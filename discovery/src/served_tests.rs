@@ -4,6 +4,7 @@ use crate::replica::Replica;
 use crate::testing::{Numbers, objects};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// One word of a source: an object of a small world, in which everything is in the way of everything.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,7 @@ fn word() -> impl Strategy<Value = Word> {
 
 /// Takes changes as both users do.
 fn take(served: &mut Served, changes: Changes, numbers: &mut Numbers) -> (Step, Vec<String>) {
-    if served.apply(changes) {
+    if served.apply(Instant::now(), changes) {
         let placement = Placement::new(served.table().nodes(), &[], None);
         served.place(placement);
     }
@@ -151,7 +152,7 @@ fn service(n: u32, endpoint: &str) -> Changes {
 fn many(count: u32) -> (Served, Numbers) {
     let (mut served, mut numbers) = (Served::default(), Numbers::default());
     for n in 1..=count {
-        served.apply(service(n, "172.17.0.2"));
+        served.apply(Instant::now(), service(n, "172.17.0.2"));
     }
     let _ = served.encode(&mut numbers);
     assert_eq!(served.encodings(), u64::from(count));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::served::Served;
 use crate::testing::{Numbers, objects};
+use std::time::Instant;
 
 const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
 const A_SLICE: &str = "{kind: EndpointSlice, metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}, \
@@ -14,7 +15,7 @@ fn head(sequence: u64) -> Head {
 #[test]
 fn a_snapshot_comes_back_whole_or_not_at_all() {
     let (mut served, mut numbers) = (Served::default(), Numbers::default());
-    served.apply(objects(&[A, A_SLICE, NS].join("\n---\n")).into_iter().collect());
+    served.apply(Instant::now(), objects(&[A, A_SLICE, NS].join("\n---\n")).into_iter().collect());
     let (mut step, _) = served.encode(&mut numbers);
     served.set_zone(7, &mut step);
     let bytes = to_snapshot(&head(9), served.encoded());
@@ -32,12 +33,12 @@ fn a_snapshot_comes_back_whole_or_not_at_all() {
 #[test]
 fn r3_what_changed_is_appended_and_a_torn_end_is_left_out() {
     let (mut served, mut numbers) = (Served::default(), Numbers::default());
-    served.apply(objects(A).into_iter().collect());
+    served.apply(Instant::now(), objects(A).into_iter().collect());
     let _ = served.encode(&mut numbers);
     let (mut bytes, mut states) = (to_snapshot(&head(1), served.encoded()), Vec::new());
     for (sequence, yaml) in [(2, A_SLICE), (3, NS)] {
         states.push((bytes.len(), head(sequence - 1), served.encoded().clone()));
-        served.apply(objects(yaml).into_iter().collect());
+        served.apply(Instant::now(), objects(yaml).into_iter().collect());
         let (step, _) = served.encode(&mut numbers);
         bytes.extend(to_addition(&head(sequence), &served.encoded().way(&step)));
     }

@@ -8,6 +8,7 @@
 //! come in when the table is encoded. Bounded by the objects; it keeps one copy of each, and joins on demand.
 
 use crate::claims::{Claims, asked};
+use crate::held::Held;
 use crate::object::{
     Endpoint, EndpointGroup, EndpointSlice, Endpoints, EntryPoints, Identity, Kind, Node, Object, Service,
     ServiceKind, ServicePort,
@@ -16,6 +17,7 @@ use edgemesh_core::wire::feed;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Namespace and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -37,7 +39,10 @@ pub struct Table {
     /// Prefixes that ClusterIPs come from, by the object that says so.
     service_cidrs: BTreeMap<String, Vec<(IpAddr, u8)>>,
     claims: Claims,
+    held: Held,
     changed: Changed,
+    /// Nodes that are ready now and were not, or the other way.
+    turned: BTreeSet<String>,
 }
 
 /// What may differ from before.
@@ -84,7 +89,7 @@ pub struct Group {
 
 impl Table {
     /// An object is as given, or gone.
-    pub fn apply(&mut self, identity: Identity, object: Option<Object>) {
+    pub fn apply(&mut self, now: Instant, identity: Identity, object: Option<Object>) {
         let Identity { kind, namespace, name } = identity;
         match (kind, object) {
             (Kind::Service, object) => {
@@ -93,16 +98,16 @@ impl Table {
             }
             (Kind::EndpointSlice, object) => {
                 let slice = if let Some(Object::EndpointSlice(slice)) = object { Some(slice) } else { None };
-                self.set_slice(Key { namespace, name }, slice);
+                self.set_slice(now, Key { namespace, name }, slice);
             }
             (Kind::Endpoints, object) => {
                 let endpoints = if let Some(Object::Endpoints(e)) = object { Some(e) } else { None };
-                self.edit(Key { namespace, name }, |parts| parts.mirrored = endpoints.filter(|e| !e.skip));
+                self.set_mirrored(now, Key { namespace, name }, endpoints.filter(|e| !e.skip));
             }
             (Kind::Namespace, Some(_)) => self.changed.namespaces |= self.namespaces.insert(name),
             (Kind::Namespace, None) => self.changed.namespaces |= self.namespaces.remove(&name),
-            (Kind::Node, Some(Object::Node(node))) => self.set_node(name, Some(node)),
-            (Kind::Node, _) => self.set_node(name, None),
+            (Kind::Node, Some(Object::Node(node))) => self.set_node(now, name, Some(node)),
+            (Kind::Node, _) => self.set_node(now, name, None),
             (Kind::ServiceCidr, Some(Object::ServiceCidr(cidrs))) => {
                 drop(self.service_cidrs.insert(name, cidrs));
             }
@@ -111,8 +116,19 @@ impl Table {
     }
 
     /// What may differ since this was asked last.
-    pub fn take_changed(&mut self) -> Changed {
-        std::mem::take(&mut self.changed)
+    pub fn take_changed(&mut self, now: Instant) -> Changed {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.services.extend(self.held.expire(now));
+        let turned = std::mem::take(&mut self.turned);
+        if !turned.is_empty() {
+            changed.services.extend(self.keys_on(&turned).cloned());
+        }
+        changed
+    }
+
+    /// When [`Table::take_changed`] has something although no object has changed.
+    pub fn due(&self) -> Option<Instant> {
+        self.held.due()
     }
 
     /// How many Services there are. One walk.
@@ -152,7 +168,14 @@ impl Table {
         let mut service = parts.service.clone()?;
         let others = |key: &Key| self.services.get(key)?.service.as_ref();
         let problem = self.claims.settle(key, &mut service, others);
-        Some(Entry { service, groups: parts.groups(), problem })
+        let mut groups = parts.groups(self.held.of(key));
+        for endpoint in groups.iter_mut().flat_map(|group| &mut group.endpoints) {
+            let ready = endpoint.conditions & feed::ENDPOINT_READY != 0;
+            if ready && self.nodes.get(&endpoint.node).is_some_and(Node::is_down) {
+                endpoint.conditions |= feed::ENDPOINT_HELD;
+            }
+        }
+        Some(Entry { service, groups, problem })
     }
 
     /// Namespaces that are known as such; every Service's namespace exists besides.
@@ -174,6 +197,9 @@ impl Table {
         let after = asked(service.as_ref()).to_vec();
         let mut before = Vec::new();
         let mut entries = false;
+        if service.is_none() {
+            self.held.forget(&key);
+        }
         let key = self.edit(key, |parts| {
             before = asked(parts.service.as_ref()).to_vec();
             entries = entry_points(parts.service.as_ref()) != entry_points(service.as_ref());
@@ -183,18 +209,27 @@ impl Table {
         self.changed.services.extend(self.claims.service(&key, &before, &after));
     }
 
-    fn set_slice(&mut self, slice: Key, mut content: Option<EndpointSlice>) {
+    fn set_slice(&mut self, now: Instant, slice: Key, mut content: Option<EndpointSlice>) {
+        let gone = content.is_none();
         let owner = content.as_mut().and_then(|slice| slice.service.take());
         let owner = owner.map(|name| Key { namespace: slice.namespace.clone(), name });
         let before = self.owners.get(&slice).cloned();
         if let Some(before) = before.filter(|before| Some(&**before) != owner.as_ref()) {
             self.owners.remove(&slice);
-            self.edit((*before).clone(), |parts| parts.slices.retain(|(name, _)| *name != slice.name));
+            let mut old = None;
+            let before = self.edit((*before).clone(), |parts| {
+                let at = parts.slices.iter().position(|(name, _)| *name == slice.name);
+                old = at.map(|at| parts.slices.remove(at).1.group);
+            });
+            if gone {
+                self.note(now, &before, [old.as_ref().map(std::slice::from_ref), None]);
+            }
         }
         let (Some(owner), Some(content)) = (owner, content) else { return };
+        let (new, mut old) = (content.group.clone(), None);
         let owner = self.edit(owner, |parts| {
             match parts.slices.binary_search_by(|(name, _)| name.cmp(&slice.name)) {
-                Ok(at) => parts.slices[at].1 = content,
+                Ok(at) => old = Some(std::mem::replace(&mut parts.slices[at].1, content).group),
                 Err(at) => {
                     // Most Services have one slice.
                     parts.slices.reserve_exact(1);
@@ -202,14 +237,39 @@ impl Table {
                 }
             }
         });
+        let groups = [old.as_ref(), Some(&new)].map(|group| group.map(std::slice::from_ref));
+        self.note(now, &owner, groups);
         self.owners.insert(slice, owner);
     }
 
-    fn set_node(&mut self, name: String, node: Option<Node>) {
+    fn set_mirrored(&mut self, now: Instant, key: Key, endpoints: Option<Endpoints>) {
+        let groups = |endpoints: Option<&Endpoints>| endpoints.map(|endpoints| endpoints.groups.clone());
+        let (new, mut old) = (groups(endpoints.as_ref()), None);
+        let key = self.edit(key, |parts| old = std::mem::replace(&mut parts.mirrored, endpoints));
+        self.note(now, &key, [old.as_ref().map(|old| &*old.groups), new.as_deref()]);
+    }
+
+    /// Endpoints of a Service were these, and are those now: some may be held.
+    fn note(&mut self, now: Instant, key: &Arc<Key>, groups: [Option<&[EndpointGroup]>; 2]) {
+        let parts = self.services.get(key);
+        self.held.note(now, key, groups, |group| parts?.listed(group), &self.nodes);
+    }
+
+    fn set_node(&mut self, now: Instant, name: String, node: Option<Node>) {
+        let before = self.nodes.get(&name);
         let addresses = |node: Option<&Node>| node.map(|node| node.addresses.clone()).unwrap_or_default();
-        let (before, after) = (addresses(self.nodes.get(&name)), addresses(node.as_ref()));
-        if before != after {
-            self.changed.services.extend(self.claims.node(&name, &before, &after));
+        let (old, new) = (addresses(before), addresses(node.as_ref()));
+        if before.is_some_and(Node::is_down) != node.as_ref().is_some_and(Node::is_down) {
+            let services = &self.services;
+            let listed = |key: &Key, group: &EndpointGroup| {
+                let conditions = services.get(key).and_then(|parts| parts.listed(group));
+                conditions.is_some_and(|conditions| conditions & feed::ENDPOINT_TERMINATING == 0)
+            };
+            self.changed.services.extend(self.held.node(now, &name, node.as_ref(), listed));
+            self.turned.insert(name.clone());
+        }
+        if old != new {
+            self.changed.services.extend(self.claims.node(&name, &old, &new));
         }
         match node {
             Some(node) => self.changed.nodes |= self.nodes.insert(name, node.clone()) != Some(node),
@@ -223,7 +283,7 @@ impl Table {
         let parts = self.services.entry(key.clone()).or_default();
         change(parts);
         let is_api = key.namespace == "default" && key.name == "kubernetes";
-        let servers = is_api.then(|| parts.groups().into_iter().flat_map(|group| group.endpoints));
+        let servers = is_api.then(|| parts.groups([]).into_iter().flat_map(|group| group.endpoints));
         let servers = servers.map(|endpoints| endpoints.map(|e| e.address).collect());
         if parts.is_empty() {
             self.services.remove(&key);
@@ -252,17 +312,27 @@ impl Parts {
         self.slices.iter().map(|(_, slice)| &slice.group).chain(mirrored).flat_map(|group| &group.endpoints)
     }
 
-    /// The endpoints, joined with the Service's ports; none without the Service.
-    fn groups(&self) -> Vec<Group> {
+    /// The endpoints, joined with the Service's ports, and those that are held; none without the Service.
+    fn groups<'a>(&'a self, held: impl IntoIterator<Item = &'a EndpointGroup>) -> Vec<Group> {
         let Some(service) = &self.service else { return Vec::new() };
         if !self.slices.is_empty() {
             // The controllers make slices of Endpoints: with both at hand, Endpoints are copies.
             let headless = service.kind == ServiceKind::Headless;
             let used = self.slices.iter().map(|(_, slice)| slice).filter(|slice| headless || !slice.headless);
-            return groups(&service.ports, used.map(|slice| &slice.group));
+            return groups(&service.ports, used.map(|slice| &slice.group).chain(held));
         }
         let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
-        groups(&service.ports, mirrored)
+        groups(&service.ports, mirrored.chain(held))
+    }
+
+    /// The best conditions under which an endpoint (a group of one) is listed at these ports.
+    fn listed(&self, one: &EndpointGroup) -> Option<u8> {
+        let wanted = one.endpoints.first()?;
+        let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
+        let groups = self.slices.iter().map(|(_, slice)| &slice.group).chain(mirrored);
+        let same = |e: &&Endpoint| (&e.node, e.address) == (&wanted.node, wanted.address);
+        let found = groups.filter(|group| group.ports == one.ports).flat_map(|group| &group.endpoints);
+        found.filter(same).map(|e| e.conditions).max_by_key(|c| c & feed::ENDPOINT_READY)
     }
 }
 
@@ -317,7 +387,8 @@ fn targets(ports: &[ServicePort], slice: &[ServicePort]) -> Vec<u16> {
 impl FromIterator<(Identity, Object)> for Table {
     fn from_iter<T: IntoIterator<Item = (Identity, Object)>>(objects: T) -> Self {
         let mut table = Self::default();
-        objects.into_iter().for_each(|(identity, object)| table.apply(identity, Some(object)));
+        let now = Instant::now();
+        objects.into_iter().for_each(|(identity, object)| table.apply(now, identity, Some(object)));
         table
     }
 }

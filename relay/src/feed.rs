@@ -20,7 +20,7 @@ use edgemesh_discovery::served::Served;
 use edgemesh_host::state::StateError;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 /// States that are remembered for nodes that come back.
@@ -30,6 +30,8 @@ const FEED_HEAD: usize = 2 + 2;
 
 /// How long enrolments are gathered before the table is placed anew.
 const GATHER: Duration = Duration::from_millis(200);
+/// How often it is looked for endpoints that stood long enough.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One state of the table, by name.
 pub(crate) struct Version {
@@ -163,7 +165,7 @@ impl Feed {
     /// Takes what the source says. It counts once it is published.
     pub(crate) fn take(&self, changes: Changes) {
         let mut source = self.source();
-        let nodes_changed = source.served.apply(changes);
+        let nodes_changed = source.served.apply(Instant::now(), changes);
         source.nodes_due |= nodes_changed || !source.heard;
         source.heard = true;
     }
@@ -186,19 +188,27 @@ impl Feed {
         self.joined.notify_one();
     }
 
-    /// Places the table anew whenever the nodes have changed, until the future is dropped. Without exits an endpoint
-    /// is where it says, whoever has joined: then there is nothing to do.
+    /// Places the table anew whenever the nodes have changed, and lets go of endpoints that stood in for the cloud's
+    /// word long enough, until the future is dropped. Without exits an endpoint is where it says, whoever has joined:
+    /// then there is nothing to do.
     pub(crate) async fn follow_nodes(self: Arc<Self>, directory: Arc<Mutex<Directory>>) {
         loop {
-            self.joined.notified().await;
-            tokio::time::sleep(GATHER).await;
+            // A change while this waits may bring an end nearer: looked at again soon enough.
+            let joined = tokio::time::timeout(LOOK_EVERY, self.joined.notified()).await.is_ok();
+            if joined {
+                tokio::time::sleep(GATHER).await;
+            }
             let (feed, directory) = (self.clone(), directory.clone());
             let placed = tokio::task::spawn_blocking(move || {
                 let mut source = feed.source();
                 let nodes = source.served.table().nodes();
-                let matters = source.heard && Placement::has_exits(nodes, &feed.exits);
-                source.nodes_due |= matters;
-                if matters { feed.place(&mut source, &directory, |_| {}) } else { Ok(()) }
+                let exits = source.heard && Placement::has_exits(nodes, &feed.exits);
+                source.nodes_due |= exits && joined;
+                let stood = source.served.held_until().is_some_and(|until| until <= Instant::now());
+                if stood {
+                    source.served.apply(Instant::now(), Changes::default());
+                }
+                if source.nodes_due || stood { feed.place(&mut source, &directory, |_| {}) } else { Ok(()) }
             });
             if let Ok(Err(error)) = placed.await {
                 tracing::error!(%error, "the Services cannot be fed");

@@ -70,11 +70,7 @@ pub(super) fn node(raw: RawNode) -> Result<Node, FieldError> {
         }
     }
     let ready = status.conditions.into_iter().flatten().find(|c| c.r#type == "Ready");
-    let ready = ready.and_then(|c| match c.status.as_str() {
-        "True" => Some(true),
-        "False" => Some(false),
-        _ => None,
-    });
+    let ready = ready.map(|condition| condition.status == "True");
     let pod_cidrs = cidrs("spec.podCIDRs", raw.spec.unwrap_or_default().pod_cidrs)?;
     Ok(Node { addresses, labels, ready, pod_cidrs })
 }
@@ -147,7 +143,7 @@ status:
             let Object::Node(node) = object(&yaml).unwrap() else { panic!() };
             node.ready
         };
-        assert_eq!((ready("False"), ready("Unknown")), (Some(false), None));
+        assert_eq!((ready("False"), ready("Unknown")), (Some(false), Some(false)));
         let bad = "{kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: x}]}}";
         assert!(object(bad).unwrap_err().starts_with("status.addresses[0].address"));
     }

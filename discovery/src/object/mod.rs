@@ -130,13 +130,18 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Labels that say where it is or what EdgeMesh is to do with it; others are dropped.
     pub labels: BTreeMap<String, String>,
-    /// Condition `Ready`: whether it is true; `None` when it is unknown or absent.
+    /// Condition `Ready`: whether it is true; `None` when there is none.
     pub ready: Option<bool>,
     /// Prefixes of its pods' addresses.
     pub pod_cidrs: Vec<(IpAddr, u8)>,
 }
 
 impl Node {
+    /// Whether the cloud does not know what becomes of its pods.
+    pub fn is_down(&self) -> bool {
+        self.ready == Some(false)
+    }
+
     /// Its zone as the feed writes it, 0 without one.
     pub fn zone(&self) -> u32 {
         self.labels.get(cluster::ZONE_LABEL).map_or(0, |zone| feed::zone(zone))

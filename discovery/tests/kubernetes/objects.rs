@@ -27,7 +27,7 @@ async fn nodes_service_cidrs_and_namespaces_are_in_the_table() {
     assert_eq!(n1.addresses, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
     watched(&server, Resource::Nodes, 1).await;
     server.put(node("Unknown"));
-    feed.until(|t| t.nodes()["n1"].ready.is_none()).await;
+    feed.until(|t| t.nodes()["n1"].is_down()).await;
 }
 
 #[tokio::test]

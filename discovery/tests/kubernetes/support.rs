@@ -68,7 +68,9 @@ impl Feed {
     }
 
     fn take(&mut self, changes: Changes) {
-        changes.into_iter().for_each(|(identity, change)| self.latest.apply(identity, change.object));
+        changes.into_iter().for_each(|(identity, change)| {
+            self.latest.apply(std::time::Instant::now(), identity, change.object)
+        });
     }
 
     /// The next table.

@@ -63,6 +63,11 @@ impl Services {
         self.local.as_ref().map_or_else(|| self.replica.table(), |served| served.encoded())
     }
 
+    /// When an endpoint of a source on this node stood for long enough without the cloud's word.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.local.as_ref()?.held_until().map(Instant::from_std)
+    }
+
     /// The nodes that endpoints of a source on this node are on.
     pub(super) fn named_nodes(&self) -> BTreeSet<&str> {
         self.local.as_ref().map(|served| served.table().named_nodes()).unwrap_or_default()
@@ -144,7 +149,7 @@ impl Join {
             changes.merge(more);
         }
         let served = self.services.local.get_or_insert_default();
-        if served.apply(changes) {
+        if served.apply(std::time::Instant::now(), changes) {
             let placement = Placement::new(served.table().nodes(), &[], None);
             served.place(placement);
         }

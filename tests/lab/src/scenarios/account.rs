@@ -11,7 +11,7 @@ use crate::{Context, Result, ensure};
 
 use super::reach::answers;
 
-const API: &str = "127.0.0.1:6443";
+pub(super) const API: &str = "127.0.0.1:6443";
 const NODES: [&str; 3] = ["a1", "b1", "cloud"];
 
 /// As long as those of Kubernetes, and with what an attacker would look for in the middle.
@@ -20,7 +20,7 @@ fn token(node: &str) -> String {
 }
 
 /// An API server beside EdgeMesh's, with the lab's Services and one token for a pod on each node.
-fn api_server(mesh: &Mesh) -> Result<Process> {
+pub(super) fn api_server(mesh: &Mesh) -> Result<Process> {
     let machine = &mesh.lab.server;
     let mut command = machine.command(binary("edgemesh-testapi")?);
     command.args(["--listen", API, "--audience", "edgemesh"]);

@@ -195,6 +195,7 @@ pub const ALL: &[Scenario] = &[
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Run::Prepared(trust::not_an_endpoint)),
     row("truth/lost-node", "a node vanishes: connections go to another", Run::Own(truth::lost_node)),
     row("truth/g4-dead-pod", "a pod dies while the cloud is away", Run::Own(truth::dead_pod)),
+    row("truth/g4-not-ready", "the cloud calls a node lost that runs", Run::Prepared(truth::node_not_ready)),
     row("truth/g5-cold-boot", "a node boots without network", Run::Own(truth::cold_boot)),
     row("truth/g6-new-address", "a node gets another address", Run::Own(truth::new_address)),
     row("restart/c5-agents", "agents are killed under load", Run::Own(restart::agents_killed)),

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
+use serde_json::{Value, json};
+
 use crate::manifests::Service;
 use crate::mesh::Mesh;
 use crate::nat::Policy;
@@ -11,6 +13,7 @@ use crate::wait::{secs, wait_until};
 use crate::workloads::curl;
 use crate::{Context, Result, ensure};
 
+use super::account::{API, api_server};
 use super::reach::answers;
 
 /// First pod of every node.
@@ -32,6 +35,16 @@ fn both_twins(mesh: &Mesh) -> Result {
     }
     ensure!(seen == [true; 2], "of 64 connections none reached one of the endpoints: {seen:?}");
     Ok(())
+}
+
+/// What a1 knows of a Service's endpoint on a node.
+fn endpoint(mesh: &Mesh, service: &str, on: &str) -> Result<Value> {
+    let (agent, node) = mesh.agent("a1")?;
+    let services = agent.json(node, "services")?;
+    let found = services.as_array().and_then(|all| all.iter().find(|entry| entry["name"] == service));
+    let endpoints = found.and_then(|entry| entry["endpoints"].as_array()).context(service)?;
+    let one = endpoints.iter().find(|endpoint| endpoint["node"] == on);
+    one.cloned().context(format!("{service} has no endpoint on {on}: {endpoints:?}"))
 }
 
 /// A node vanishes without a word, while the server still lists its endpoint: every connection is served by the other
@@ -59,13 +72,8 @@ pub(super) fn dead_pod(mesh: &mut Mesh) -> Result {
     both_twins(mesh).context("the cloud is away")?;
     mesh.stop_pod("a2")?;
     wait_until("a2 says that its pod does not answer", secs(60), || {
-        let (agent, node) = mesh.agent("a1")?;
-        let services = agent.json(node, "services")?;
-        let twins = services.as_array().and_then(|all| all.iter().find(|entry| entry["name"] == "twins"));
-        let down = |entry: &&serde_json::Value| entry["down"] == true;
-        let endpoints = twins.and_then(|entry| entry["endpoints"].as_array()).context("no twins")?;
-        let down: Vec<_> = endpoints.iter().filter(down).map(|entry| entry["node"].clone()).collect();
-        ensure!(down.contains(&"a2".into()) && !down.contains(&"b1".into()), "down: {down:?}");
+        let down = |node| Ok(endpoint(mesh, "twins", node)?["down"] == true);
+        ensure!(down("a2")? && !down("b1")?, "a2 down: {}, b1 down: {}", down("a2")?, down("b1")?);
         Ok(())
     })?;
     for number in 0..24 {
@@ -75,6 +83,88 @@ pub(super) fn dead_pod(mesh: &mut Mesh) -> Result {
     mesh.start_pod("a2")?;
     wait_until("it is chosen again", secs(30), || both_twins(mesh))?;
     mesh.lab.inet.set_policy(Policy::default())
+}
+
+/// Replaces an object of the API server.
+fn put(mesh: &Mesh, path: &str, object: &Value) -> Result {
+    let (url, body) = (format!("http://{API}{path}"), object.to_string());
+    let json = "Content-Type: application/json";
+    mesh.lab.server.check(&["curl", "-sS", "--fail", "-X", "PUT", "-H", json, "-d", &body, &url])?;
+    Ok(())
+}
+
+/// The API server's word on b1: whether it is ready.
+fn call_b1(mesh: &Mesh, ready: &str) -> Result {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "b1"},
+                      "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+    put(mesh, "/api/v1/nodes/b1", &node)
+}
+
+/// The API server's word on the pod of `park`; `None` when it is gone.
+fn call_park(mesh: &Mesh, conditions: Option<Value>) -> Result {
+    let pod = |conditions| json!({"addresses": [POD], "nodeName": "b1", "conditions": conditions});
+    let endpoints: Vec<Value> = conditions.map(pod).into_iter().collect();
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                       "metadata": {"name": "park-x7k2p", "namespace": "default",
+                                    "labels": {"kubernetes.io/service-name": "park"}},
+                       "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints});
+    put(mesh, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/park-x7k2p", &slice)
+}
+
+/// The cloud calls a Node not ready and evicts its pods, which run: neighbours keep being served. A pod that dies is
+/// left alone; one that is deleted while its Node is ready is gone.
+pub(super) fn node_not_ready(mesh: &mut Mesh) -> Result {
+    let mut api = api_server(mesh)?;
+    let source = ["--kubernetes", "--api-server", &format!("http://{API}")];
+    mesh.server.restart_with(&mesh.lab.server, &source)?;
+    mesh.server.wait_ready(&mesh.lab.server)?;
+    mesh.join_all()?;
+    call_b1(mesh, "True")?;
+    answers(mesh.pod("a1")?, "park", "b1-p1")?;
+
+    call_b1(mesh, "Unknown")?;
+    call_park(mesh, Some(json!({"ready": false, "serving": false, "terminating": true})))?;
+    let held = || -> Result {
+        let park = endpoint(mesh, "park", "b1")?;
+        ensure!(park["held"] == true && park["ready"] == true && park["down"] == false, "{park}");
+        Ok(())
+    };
+    wait_until("the last word stands", secs(15), held)?;
+    answers(mesh.pod("a1")?, "park", "b1-p1").context("called terminating")?;
+    call_park(mesh, None)?;
+    // The next word after it has arrived once this one is seen.
+    put(
+        mesh,
+        "/api/v1/namespaces/after",
+        &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "after"}}),
+    )?;
+    let client = mesh.pod("a1")?;
+    wait_until("a1 hears more", secs(15), || {
+        let said = client.check(&["dig", "1-1-1-1.after.pod.cluster.local", "A"])?;
+        ensure!(said.contains("NOERROR"), "{said}");
+        Ok(())
+    })?;
+    held()?;
+    answers(client, "park", "b1-p1").context("evicted")?;
+
+    mesh.stop_pod("b1")?;
+    wait_until("its node says that it does not answer", secs(30), || {
+        let park = endpoint(mesh, "park", "b1")?;
+        ensure!(park["down"] == true, "{park}");
+        Ok(())
+    })?;
+    mesh.start_pod("b1")?;
+    wait_until("it is served again", secs(30), || answers(mesh.pod("a1")?, "park", "b1-p1"))?;
+
+    call_b1(mesh, "True")?;
+    let client = mesh.pod("a1")?;
+    wait_until("its Node is back and it is gone", secs(15), || {
+        let refused = client.run(&["curl", "-sS", "--max-time", "10", "http://park/"])?;
+        ensure!(refused.status.code() == Some(7), "{refused:?}");
+        Ok(())
+    })?;
+    api.kill();
+    answers(mesh.pod("a1")?, "near", "a2-p1").context("without an API server")
 }
 
 /// A node boots without any network: names and its own Services work from what it kept, and it says how old that is.
