@@ -53,6 +53,7 @@ struct Inner {
     answering: Vec<IpAddr>,
     stopping: bool,
     interception: Interception,
+    entry_points: Option<EntryPoints>,
 }
 
 /// How Services are taken on this node.
@@ -65,6 +66,16 @@ pub struct Interception {
     pub beside: Option<String>,
     /// VIPs that are taken.
     pub taken: usize,
+}
+
+/// Where clients come in from outside the cluster.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryPoints {
+    /// Addresses that have NodePorts.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses and ports that lead to Services.
+    pub count: usize,
 }
 
 impl Inner {
@@ -212,6 +223,16 @@ impl Shared {
     /// Services are taken in this way now.
     pub fn intercepting(&self, mode: &str, beside: Option<String>, taken: usize) {
         self.inner().interception = Interception { mode: mode.to_owned(), beside, taken };
+    }
+
+    /// These entry points are served now.
+    pub fn entered(&self, entry_points: EntryPoints) {
+        self.inner().entry_points = Some(entry_points);
+    }
+
+    /// The entry points; `None` where this node is not asked to have any.
+    pub fn entry_points(&self) -> Option<EntryPoints> {
+        self.inner().entry_points.clone()
     }
 
     /// How Services are taken.

@@ -2,7 +2,7 @@
 
 use super::Admin;
 use crate::agent::data::Data;
-use crate::agent::status::{Interception, Shared};
+use crate::agent::status::{EntryPoints, Interception, Shared};
 use crate::clock;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Engine, PeerStatus};
@@ -37,6 +37,9 @@ pub struct Status {
     /// How Services are taken.
     #[serde(default)]
     pub interception: Interception,
+    /// Where clients come in from outside the cluster, if this node is asked to let them (`--node-ports`).
+    #[serde(default)]
+    pub entry_points: Option<EntryPoints>,
     /// What was changed outside the agent's own rule table.
     pub touched: Vec<String>,
     /// Counters by name.
@@ -126,6 +129,7 @@ impl Admin {
             servers: self.shared.servers.clone(),
             connected,
             interception: self.shared.interception(),
+            entry_points: self.shared.entry_points(),
             touched: self.shared.touched_list().unwrap_or_default(),
             counters,
         })

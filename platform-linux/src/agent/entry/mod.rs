@@ -190,6 +190,11 @@ impl Entry {
         (rules, problems)
     }
 
+    /// Addresses of this node that have NodePorts.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.place.addresses.clone()
+    }
+
     /// Runs the health check servers that the last rules ask for; what of them cannot be, in words.
     pub(super) async fn serve_checks(&mut self) -> Vec<String> {
         self.servers.set(&self.checks, &self.place.addresses).await

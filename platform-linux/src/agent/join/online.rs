@@ -6,6 +6,7 @@ use crate::agent::claims::{self, Owners};
 use crate::agent::entry::{Answer, Entry};
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
+use crate::agent::status::EntryPoints;
 use crate::cli::{Run, Source};
 use crate::clock;
 use crate::interception::entry::Entries;
@@ -51,6 +52,10 @@ impl Join {
         };
         if mode == Mode::Shadow {
             entries.behind(&shadowed);
+        }
+        if let Some(entry) = &self.entry {
+            let (addresses, count) = (entry.addresses(), entries.ways.len());
+            self.status.entered(EntryPoints { addresses, count });
         }
         if self.lingering.replace(&routed) {
             self.linger_due.get_or_insert_with(Instant::now);

@@ -83,6 +83,13 @@ pub(super) fn node_port(mesh: &mut Mesh) -> Result {
         fails(node, &format!("http://{other}:30080/"), 7)?;
     }
     fails(client, "http://192.168.1.12:30080/", 7)?;
+    for (name, wanted) in
+        [("a1", serde_json::json!({"addresses": [NODE], "count": 2})), ("a2", serde_json::Value::Null)]
+    {
+        let (agent, node) = mesh.agent(name)?;
+        let status = agent.json(node, "status")?;
+        ensure!(status["entryPoints"] == wanted, "{name}: {}", status["entryPoints"]);
+    }
     let files = mesh.big.path.parent().context("directory of files")?.to_owned();
     let _own = workloads::nginx(node, 8088, &files)?;
     answers(client, &format!("{NODE}:8088"), "a1")?;
