@@ -11,7 +11,7 @@ use crate::place::{Place, Placement};
 use crate::table::{Entry, Key};
 use blake2::Blake2s256;
 use blake2::digest::Digest;
-use edgemesh_core::wire::feed::{self, EndpointDef, PortDef, ServiceDef, Update};
+use edgemesh_core::wire::feed::{self, EndpointDef, Home, PortDef, ServiceDef, Update};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,8 +65,8 @@ struct Item {
 pub struct Encoded {
     services: BTreeMap<Arc<Key>, Item>,
     namespaces: BTreeSet<String>,
-    /// Zone of the node that the table is for, 0 for none or for any node. Not a part of what is signed.
-    zone: u32,
+    /// Where the node is that the table is for. Not a part of what is signed.
+    home: Home,
 }
 
 /// What of a table differs from an earlier state of it.
@@ -76,8 +76,8 @@ pub struct Step {
     services: BTreeSet<Arc<Key>>,
     /// Namespaces that are new.
     namespaces: BTreeSet<String>,
-    /// A namespace is gone, which no update says, or the zone is another, which gives hints another meaning: only the
-    /// full list leads there.
+    /// A namespace is gone, which no update says, or the node is elsewhere, which gives hints and domains another
+    /// meaning: only the full list leads there.
     whole: bool,
 }
 
@@ -179,17 +179,17 @@ impl Encoded {
         self.namespaces.insert(name.to_owned())
     }
 
-    /// The node that the table is for is in this zone ([`feed::zone`]).
-    pub fn set_zone(&mut self, zone: u32, step: &mut Step) {
-        if zone != self.zone {
-            self.zone = zone;
+    /// The node that the table is for is here.
+    pub fn set_home(&mut self, home: Home, step: &mut Step) {
+        if home != self.home {
+            self.home = home;
             *step = Step::whole();
         }
     }
 
-    /// The zone of the node that the table is for.
-    pub fn zone(&self) -> u32 {
-        self.zone
+    /// Where the node is that the table is for.
+    pub fn home(&self) -> Home {
+        self.home
     }
 
     /// What `step` changed becomes as it is in `other`, sharing its memory.
@@ -227,7 +227,7 @@ impl Encoded {
         self.services.get(key).map(|item| &item.run)
     }
 
-    /// The table as a full list, for a node whose zone is told elsewhere.
+    /// The table as a full list, for a node whose home is told elsewhere.
     pub fn full(&self) -> Vec<Run> {
         let mut out = Vec::with_capacity(self.services.len() + self.namespaces.len() + 2);
         out.push(run(&[Update::Begin]));
@@ -241,7 +241,7 @@ impl Encoded {
     /// Services.
     pub fn way(&self, step: &Step) -> Vec<Run> {
         if step.whole {
-            return std::iter::once(run(&[Update::Zone(self.zone)])).chain(self.full()).collect();
+            return std::iter::once(run(&[Update::Home(self.home)])).chain(self.full()).collect();
         }
         let gone = step.services.iter().filter(|key| !self.services.contains_key(*key));
         let gone = gone.map(|key| run(&[Update::Remove { namespace: &key.namespace, name: &key.name }]));
@@ -304,6 +304,7 @@ fn service(key: &Key, entry: &Entry, placement: &Placement, resolver: &mut impl 
     }
     let headless = entry.service.kind == ServiceKind::Headless;
     let unique = unique_hostnames(entry);
+    let mut domain = 0;
     for group in &entry.groups {
         let targets: Vec<u8> = group.targets.iter().flat_map(|t| t.to_le_bytes()).collect();
         put(&mut out, &Update::Targets(&targets));
@@ -317,11 +318,15 @@ fn service(key: &Key, entry: &Entry, placement: &Placement, resolver: &mut impl 
             };
             let zones: Vec<u8> = endpoint.zones.iter().flat_map(|zone| zone.to_le_bytes()).collect();
             for place in placement.of(endpoint, headless) {
-                let (node, exit) = match place {
-                    Place::Node(name) => (resolver.node(name), 0),
-                    Place::Exit(name) => (resolver.node(name), feed::ENDPOINT_EXIT),
-                    Place::Nowhere => (0, 0),
+                let (node, exit, its_domain) = match place {
+                    Place::Node(name) => (resolver.node(name), 0, placement.domain(name)),
+                    Place::Exit(name) => (resolver.node(name), feed::ENDPOINT_EXIT, 0),
+                    Place::Nowhere => (0, 0, 0),
                 };
+                if domain != its_domain {
+                    domain = its_domain;
+                    put(&mut out, &Update::Domain(domain));
+                }
                 let def = EndpointDef {
                     node,
                     address: endpoint.address,

@@ -24,7 +24,7 @@ fn encoded(parts: &[&str], numbers: &mut Numbers) -> Encoded {
 fn step(from: &Encoded, to: &Encoded) -> Step {
     let mut step = Step::default();
     let mut changed = from.clone();
-    changed.set_zone(to.zone, &mut step);
+    changed.set_home(to.home, &mut step);
     changed.set_namespaces(&to.namespaces, &mut step);
     for key in from.services.keys().chain(to.services.keys()) {
         if from.services.get(key) != to.services.get(key) {
@@ -138,14 +138,14 @@ fn endpoint_vips_follow_hostnames_and_are_not_shared() {
 fn t10_a_new_zone_says_everything_again_and_is_no_part_of_what_is_signed() {
     let table = encoded(&[A, A_SLICE, NS], &mut Numbers::default());
     let mut near = table.clone();
-    near.set_zone(7, &mut Step::default());
+    near.set_home(Home { zone: 7, domain: 0 }, &mut Step::default());
     assert_eq!(near.digest(), table.digest());
     assert!(step(&near, &near).is_empty());
     for (old, new) in [(&table, &near), (&near, &table)] {
         let mut replica = Replica::new(old.clone());
         let runs = new.way(&step(old, new)).concat();
         let first = updates(&runs).next();
-        assert_eq!(first, Some(Ok(Update::Zone(new.zone()))));
+        assert_eq!(first, Some(Ok(Update::Home(new.home()))));
         replica.apply_run(&runs).unwrap();
         assert_eq!(replica.table(), new);
     }

@@ -12,6 +12,9 @@ use std::net::IpAddr;
 /// Label of Nodes that are exits, with the value `true`.
 pub const EXIT_LABEL: &str = "edgemesh.io/exit";
 
+/// Label of Nodes that reach each other's pods without the mesh, such as those of one CNI: its value names them.
+pub const DOMAIN_LABEL: &str = "edgemesh.io/domain";
+
 /// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Placement {
@@ -19,6 +22,8 @@ pub struct Placement {
     exits: Vec<String>,
     /// Nodes with an agent; `None` when every node is taken to have one.
     agents: Option<BTreeSet<String>>,
+    /// Domains of the Nodes that are in one, as the feed writes them.
+    domains: HashMap<String, u32>,
 }
 
 /// Where an endpoint is reached.
@@ -43,7 +48,9 @@ impl Placement {
             }
         }
         let exits: BTreeSet<String> = labelled(nodes).chain(exits).cloned().collect();
-        let placement = Self { by_address, exits: Vec::new(), agents };
+        let domains = nodes.iter().map(|(name, node)| (name.clone(), node.home().domain));
+        let domains = domains.filter(|(_, domain)| *domain != 0).collect();
+        let placement = Self { by_address, exits: Vec::new(), agents, domains };
         let exits = exits.into_iter().filter(|exit| placement.has_agent(exit)).collect();
         Self { exits, ..placement }
     }
@@ -60,6 +67,11 @@ impl Placement {
 
     fn has_agent(&self, node: &str) -> bool {
         self.agents.as_ref().is_none_or(|agents| agents.contains(node))
+    }
+
+    /// The domain of a node, 0 without one.
+    pub fn domain(&self, node: &str) -> u32 {
+        self.domains.get(node).copied().unwrap_or_default()
     }
 
     /// The places of an endpoint, at least one. `single`: only the first of several exits, for endpoints that have

@@ -85,7 +85,7 @@ impl Replica {
                 put(&mut bytes, update);
                 self.open = Some((key, bytes));
             }
-            Update::Port(_) | Update::Targets(_) | Update::Endpoint(_) => {
+            Update::Port(_) | Update::Targets(_) | Update::Endpoint(_) | Update::Domain(_) => {
                 put(&mut self.open.as_mut().ok_or(ReplicaError::Order)?.1, update);
             }
             Update::Commit => {
@@ -98,7 +98,7 @@ impl Replica {
             }
             Update::Begin => {
                 let mut list = Encoded::default();
-                list.set_zone(self.table.zone(), &mut Step::default());
+                list.set_home(self.table.home(), &mut Step::default());
                 self.list = Some(list);
             }
             Update::End => {
@@ -111,10 +111,10 @@ impl Replica {
                     self.note(|step| step.service(key));
                 }
             }
-            Update::Zone(zone) => {
-                self.table.set_zone(*zone, &mut self.step);
+            Update::Home(home) => {
+                self.table.set_home(*home, &mut self.step);
                 if let Some(list) = &mut self.list {
-                    list.set_zone(*zone, &mut Step::default());
+                    list.set_home(*home, &mut Step::default());
                 }
             }
             Update::Namespace(name) => {

@@ -11,6 +11,7 @@ use crate::encoded::{Encoded, Resolver, Step};
 use crate::entry::{Entries, entries};
 use crate::place::Placement;
 use crate::table::{Entry, Key, Table};
+use edgemesh_core::wire::feed::Home;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -104,9 +105,9 @@ impl Served {
         (std::mem::take(&mut self.entries_due) || first).then(|| entries(&self.table))
     }
 
-    /// The node that the table is for is in this zone; what that changes is added to `step`.
-    pub fn set_zone(&mut self, zone: u32, step: &mut Step) {
-        self.encoded.set_zone(zone, step);
+    /// The node that the table is for is here; what that changes is added to `step`.
+    pub fn set_home(&mut self, home: Home, step: &mut Step) {
+        self.encoded.set_home(home, step);
     }
 
     /// The objects, joined.

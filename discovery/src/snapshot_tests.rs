@@ -1,6 +1,7 @@
 use super::*;
 use crate::served::Served;
 use crate::testing::{Numbers, objects};
+use edgemesh_core::wire::feed::Home;
 use std::time::Instant;
 
 const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
@@ -17,7 +18,7 @@ fn a_snapshot_comes_back_whole_or_not_at_all() {
     let (mut served, mut numbers) = (Served::default(), Numbers::default());
     served.apply(Instant::now(), objects(&[A, A_SLICE, NS].join("\n---\n")).into_iter().collect());
     let (mut step, _) = served.encode(&mut numbers);
-    served.set_zone(7, &mut step);
+    served.set_home(Home { zone: 7, domain: 0 }, &mut step);
     let bytes = to_snapshot(&head(9), served.encoded());
     assert_eq!(from_snapshot(&bytes), Ok((head(9), served.encoded().clone())));
     for len in 0..bytes.len() {

@@ -11,7 +11,7 @@
 use crate::directory::Directory;
 use crate::entries::Listed;
 use edgemesh_core::wire::control::{FeedCommit, PLAINTEXT_MAX, ToNode};
-use edgemesh_core::wire::feed::Update;
+use edgemesh_core::wire::feed::{Home, Update};
 use edgemesh_discovery::change::Changes;
 use edgemesh_discovery::encoded::{Encoded, Run, Step};
 use edgemesh_discovery::object::Node;
@@ -38,16 +38,16 @@ pub(crate) struct Version {
     pub(crate) sequence: u64,
     /// How many Services there are.
     pub(crate) services: usize,
-    /// Zones of nodes, by name, where they have one.
-    zones: Arc<BTreeMap<String, u32>>,
+    /// Where nodes are, by name, where that is known.
+    homes: Arc<BTreeMap<String, Home>>,
     digest: [u8; 32],
     signature: [u8; 64],
 }
 
 impl Version {
-    /// The zone of a node, 0 without one.
-    pub(crate) fn zone(&self, node: &str) -> u32 {
-        self.zones.get(node).copied().unwrap_or_default()
+    /// Where a node is.
+    pub(crate) fn home(&self, node: &str) -> Home {
+        self.homes.get(node).copied().unwrap_or_default()
     }
 }
 
@@ -58,7 +58,7 @@ struct Source {
     heard: bool,
     /// Nodes have changed, or who has joined.
     nodes_due: bool,
-    zones: Arc<BTreeMap<String, u32>>,
+    homes: Arc<BTreeMap<String, Home>>,
     /// What was encoded and is not published.
     pending: Step,
 }
@@ -229,7 +229,7 @@ impl Feed {
             let nodes = served.table().nodes();
             let agents = Placement::has_exits(nodes, &self.exits).then(|| directory.members());
             let placement = Placement::new(nodes, &self.exits, agents);
-            source.zones = Arc::new(zones(nodes));
+            source.homes = Arc::new(homes(nodes));
             served.place(placement);
         }
         // Should the directory not take the numbers, others may stand for the same names next time.
@@ -249,13 +249,13 @@ impl Feed {
         news.into_iter().for_each(report);
         let step = std::mem::take(pending);
         let old = self.newest();
-        if old.is_some_and(|old| old.sequence == mark.sequence && old.zones == source.zones) {
+        if old.is_some_and(|old| old.sequence == mark.sequence && old.homes == source.homes) {
             return Ok(());
         }
         let version = Arc::new(Version {
             sequence: mark.sequence,
             services: served.encoded().len(),
-            zones: source.zones.clone(),
+            homes: source.homes.clone(),
             digest: mark.digest,
             signature,
         });
@@ -265,17 +265,17 @@ impl Feed {
     }
 }
 
-/// The zones of the nodes that have one.
-fn zones(nodes: &BTreeMap<String, Node>) -> BTreeMap<String, u32> {
-    let zone = |(name, node): (&String, &Node)| (name.clone(), node.zone());
-    nodes.iter().map(zone).filter(|(_, zone)| *zone != 0).collect()
+/// Where the nodes are of which that is known.
+fn homes(nodes: &BTreeMap<String, Node>) -> BTreeMap<String, Home> {
+    let home = |(name, node): (&String, &Node)| (name.clone(), node.home());
+    nodes.iter().map(home).filter(|(_, home)| *home != Home::default()).collect()
 }
 
 /// A state on its way to one node.
 pub(crate) struct Cursor {
     version: Arc<Version>,
-    /// What the node is to hear first: its zone, unless it knows it.
-    zone: Option<Run>,
+    /// What the node is to hear first: where it is, unless it knows it.
+    home: Option<Run>,
     runs: Arc<[Run]>,
     run: usize,
     at: usize,
@@ -283,10 +283,10 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// On this way to `version`; `zone` is the node's, unless it knows it.
-    pub(crate) fn new(version: Arc<Version>, runs: Arc<[Run]>, zone: Option<u32>) -> Self {
-        let zone = zone.and_then(|zone| postcard::to_allocvec(&Update::Zone(zone)).ok()).map(Run::from);
-        Self { version, zone, runs, run: 0, at: 0, committed: false }
+    /// On this way to `version`; `home` is where the node is, unless it knows it.
+    pub(crate) fn new(version: Arc<Version>, runs: Arc<[Run]>, home: Option<Home>) -> Self {
+        let home = home.and_then(|home| postcard::to_allocvec(&Update::Home(home)).ok()).map(Run::from);
+        Self { version, home, runs, run: 0, at: 0, committed: false }
     }
 
     /// The next plaintext, written to `out`; `None` when the node has it all.
@@ -316,7 +316,7 @@ impl Cursor {
     /// As many whole updates as fit one frame.
     fn body(&mut self) -> Vec<u8> {
         let mut body = Vec::with_capacity(PLAINTEXT_MAX);
-        body.extend_from_slice(self.zone.take().as_deref().unwrap_or_default());
+        body.extend_from_slice(self.home.take().as_deref().unwrap_or_default());
         while let Some(run) = self.runs.get(self.run) {
             let rest = run.get(self.at..).unwrap_or_default();
             if rest.is_empty() {

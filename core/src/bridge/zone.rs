@@ -16,10 +16,10 @@ pub(crate) struct TableZone<'t, 'a> {
 }
 
 impl TableZone<'_, '_> {
-    /// Pods of this node by their own address, others by the one that stands for them cluster-wide.
+    /// Pods that this node's kernel reaches by their own address, others by the one that stands for them cluster-wide.
     fn address(&self, endpoint: &EndpointView<'_>) -> IpAddr {
         match endpoint.vip() {
-            Some(vip) if endpoint.node() != self.own => vip,
+            Some(vip) if !endpoint.is_direct(self.own) => vip,
             _ => endpoint.address(),
         }
     }
@@ -27,7 +27,7 @@ impl TableZone<'_, '_> {
     /// A pod of another node is named by what stands for it; its own address is somebody else's here. Addresses
     /// of no node are those that a user wrote down for the world outside.
     fn is_reachable(&self, endpoint: &EndpointView<'_>) -> bool {
-        let here = endpoint.node() == self.own || endpoint.node() == 0;
+        let here = endpoint.is_direct(self.own) || endpoint.node() == 0;
         here || endpoint.vip().is_some()
     }
 }

@@ -3,7 +3,7 @@
 use super::names::Name;
 use super::slots::{
     ALL_HINTS, CLUSTER_IP, CONDITIONS, EXTERNAL_NAME, EndpointSlot, FLAGS, HEADLESS, PortSlot, ServiceSlot,
-    TARGETS, TargetSlot, missing_hints, zone_conditions,
+    TARGETS, TargetSlot, domain_conditions, missing_hints, zone_conditions,
 };
 use super::{MAX_PORTS, Part, Table, TableError, protocol_number};
 use crate::storage::Slot;
@@ -27,6 +27,8 @@ pub(super) struct Building {
     service: ServiceSlot,
     last_port: u32,
     last_endpoint: u32,
+    /// Of the endpoints that follow.
+    domain: u32,
     ports: u8,
 }
 
@@ -70,10 +72,16 @@ impl Table<'_> {
                 }
                 Ok(())
             }
-            Update::Zone(zone) => {
-                self.zone = *zone;
+            Update::Home(home) => {
+                self.home = *home;
                 Ok(())
             }
+            Update::Domain(domain) => self.or_refuse(None, |t| {
+                if let Pending::Building(b) = &mut t.pending {
+                    b.domain = *domain;
+                }
+                Ok(())
+            }),
             Update::End => {
                 self.discard();
                 self.sweep();
@@ -139,7 +147,8 @@ impl Table<'_> {
                 service.external = self.name_or_release(name, &service)?;
             }
         }
-        self.pending = Pending::Building(Building { service, last_port: 0, last_endpoint: 0, ports: 0 });
+        let (last_port, last_endpoint, domain, ports) = (0, 0, 0, 0);
+        self.pending = Pending::Building(Building { service, last_port, last_endpoint, domain, ports });
         if service.vips.iter().filter_map(|vip| vip.ip()).any(is_confined) {
             return Err(TableError::Address);
         }
@@ -213,7 +222,9 @@ impl Table<'_> {
             address: def.address.into(),
             vip: def.vip.map_or(Address::NONE, Address::from),
             hostname,
-            conditions: def.conditions & CONDITIONS | zone_conditions(def.zones, self.zone),
+            conditions: def.conditions & CONDITIONS
+                | zone_conditions(def.zones, self.home.zone)
+                | domain_conditions(b.domain, self.home.domain),
             ..EndpointSlot::EMPTY
         };
         let Some(new) = self.endpoints.insert(slot) else {

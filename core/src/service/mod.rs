@@ -30,7 +30,7 @@ pub use view::{EndpointView, ServiceView};
 use crate::rng::Rng;
 use crate::storage::link::{self, id};
 use crate::storage::{Index, Link, Pool};
-use crate::wire::feed::{ENDPOINT_READY, Protocol};
+use crate::wire::feed::{ENDPOINT_READY, Home, Protocol};
 use crate::wire::ip::{Address, Mesh, SCTP, SHADOW_BITS, TCP, UDP};
 use build::Pending;
 use core::hash::Hasher;
@@ -145,7 +145,7 @@ pub struct Table<'a> {
     generation: u32,
     complete: bool,
     /// This node's.
-    zone: u32,
+    home: Home,
     mesh: Mesh,
     pending: Pending,
 }
@@ -180,7 +180,7 @@ impl<'a> Table<'a> {
             next_uid: 0,
             generation: 0,
             complete: false,
-            zone: 0,
+            home: Home::default(),
             mesh: Mesh::NONE,
             pending: Pending::None,
         }
@@ -262,11 +262,12 @@ impl<'a> Table<'a> {
         ServiceView::new(self, id)
     }
 
-    /// The first `N` nodes with a ready endpoint of this service.
+    /// The first `N` other nodes that a tunnel leads to for a ready endpoint of this service.
     pub fn nodes_of<const N: usize>(&self, service: u32) -> heapless::Vec<u32, N> {
         let mut nodes = heapless::Vec::new();
         let endpoints = self.service_by_id(service).into_iter().flat_map(|s| s.endpoints());
-        for node in endpoints.filter(|e| e.ready()).map(|e| e.node()) {
+        let own = self.mesh.own_index();
+        for node in endpoints.filter(|e| e.ready() && !e.is_direct(own)).map(|e| e.node()) {
             if !nodes.contains(&node) && nodes.push(node).is_err() {
                 break;
             }

@@ -1,7 +1,7 @@
 //! Choosing endpoints, and saying what this node serves itself.
 
 use super::affinity::Key;
-use super::slots::{EndpointSlot, FOR_OWN_ZONE, ServiceSlot};
+use super::slots::{EndpointSlot, FOR_OWN_ZONE, IN_DOMAIN, ServiceSlot};
 use super::{Table, slots};
 use crate::rng::Rng;
 use crate::storage::link::id;
@@ -34,7 +34,7 @@ pub struct Request {
 pub enum Selection {
     /// To this endpoint.
     Endpoint {
-        /// Index of the node that has it; 0 when no node of ours does.
+        /// Index of the node that has it, this node's for one of its domain; 0 when no node of ours does.
         node: u32,
         /// Its address on that node.
         address: IpAddr,
@@ -80,7 +80,13 @@ impl Place<'_> {
     /// How far the endpoint is; `None` when it cannot be reached or was tried.
     fn cost(&self, endpoint: &EndpointSlot) -> Option<u32> {
         let (node, address) = (endpoint.node, endpoint.address.ip_or_unspecified());
-        if self.tried == Some((node, address)) { None } else { (self.cost)(node, address) }
+        let by = endpoint.reached_by(self.own);
+        match self.tried {
+            Some(tried) if tried == (by, address) => None,
+            // Behind those of this node itself; how far its node is in the mesh does not matter.
+            _ if by != node => Some(1),
+            _ => (self.cost)(node, address),
+        }
     }
 }
 
@@ -149,7 +155,9 @@ impl Table<'_> {
                 let is_it = |e: &EndpointSlot| {
                     id(e.service) == owner && serving(e) && self.target(id(e.targets), index) == number
                 };
+                let direct = |e: &EndpointSlot| e.has(IN_DOMAIN) && e.address == address && is_it(e);
                 self.find_endpoint(node, address, is_it).is_some()
+                    || node == self.mesh.own_index() && self.chain(id(service.endpoints)).any(direct)
             }),
             None => {
                 let vip = Address::from(vip);
@@ -218,7 +226,7 @@ impl Table<'_> {
     fn outcome(&self, want: &Want, picked: Option<u32>) -> Selection {
         match picked.and_then(|id| self.endpoints.get(id)) {
             Some(endpoint) => Selection::Endpoint {
-                node: endpoint.node,
+                node: endpoint.reached_by(self.mesh.own_index()),
                 address: endpoint.address.ip_or_unspecified(),
                 port: self.target(id(endpoint.targets), want.port),
             },
@@ -301,7 +309,11 @@ impl Table<'_> {
     }
 
     fn list(&self, want: &Want) -> impl Iterator<Item = &EndpointSlot> {
-        let mut at = want.list;
+        self.chain(want.list)
+    }
+
+    fn chain(&self, first: u32) -> impl Iterator<Item = &EndpointSlot> {
+        let mut at = first;
         core::iter::from_fn(move || {
             let slot = self.endpoints.get(at)?;
             at = id(slot.next);

@@ -101,6 +101,14 @@ pub(super) fn zone_conditions(zones: &[u8], own: u32) -> u8 {
     if is_own { FOR_ZONE | FOR_OWN_ZONE } else { FOR_ZONE }
 }
 
+/// Condition of the table's own: the endpoint is in this node's domain.
+pub(super) const IN_DOMAIN: u8 = 0x20;
+
+/// What the domain of an endpoint's node means in the domain `own`.
+pub(super) fn domain_conditions(domain: u32, own: u32) -> u8 {
+    if domain != 0 && domain == own { IN_DOMAIN } else { 0 }
+}
+
 /// Flags that a source may set; the others are the table's own.
 pub(super) const FLAGS: u8 = FLAG_NO_PROXY | FLAG_INTERNAL_LOCAL | FLAG_NEAREST;
 /// Every ready endpoint of a family is hinted for a node, or for a zone: otherwise such hints count for nothing
@@ -195,6 +203,16 @@ impl EndpointSlot {
 
     pub(super) fn has(&self, conditions: u8) -> bool {
         self.conditions & conditions == conditions
+    }
+
+    /// Whether the kernel of the node `own` reaches it by itself.
+    pub(super) fn is_direct(&self, own: u32) -> bool {
+        self.reached_by(own) == own
+    }
+
+    /// The node whose kernel a packet of the node `own` is given to for it.
+    pub(super) fn reached_by(&self, own: u32) -> u32 {
+        if self.has(IN_DOMAIN) { own } else { self.node }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::feed::{
     ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, EndpointDef, FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY,
-    PortDef, ServiceDef, ServiceKind, Update, zone,
+    Home, PortDef, ServiceDef, ServiceKind, Update, zone,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,7 @@ const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
 
 mod affinity;
 mod categories;
+mod domain;
 mod rows;
 mod shadow;
 mod topology;

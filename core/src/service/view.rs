@@ -173,6 +173,11 @@ impl<'t> EndpointView<'t> {
         self.slot.conditions & CONDITIONS
     }
 
+    /// Whether the kernel of the node `own` reaches it: it is there, or in the domain of that node.
+    pub fn is_direct(&self, own: u32) -> bool {
+        self.slot.is_direct(own)
+    }
+
     /// Whether it is ready.
     pub fn ready(&self) -> bool {
         self.slot.has(ENDPOINT_READY)

@@ -51,9 +51,20 @@ pub enum Update<'a> {
     Namespace(&'a str),
     /// The full list is complete.
     End,
-    /// The zone of the node that this is for, as [`zone`] writes it, 0 without one. It says what hints mean in what
-    /// follows: after a change everything is said again (row T10).
-    Zone(u32),
+    /// Where the node is that this is for. It says what hints and domains mean in what follows: after a change
+    /// everything is said again (row T10).
+    Home(Home),
+    /// The domain, as [`Home`] has it, of the endpoints that follow in this service; 0 before the first of these.
+    Domain(u32),
+}
+
+/// Where a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Home {
+    /// Its zone as [`zone`] writes it, 0 without one.
+    pub zone: u32,
+    /// Its domain, written alike: nodes of one domain reach each other's pods without the mesh.
+    pub domain: u32,
 }
 
 /// A Service's head.

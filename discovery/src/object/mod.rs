@@ -142,9 +142,10 @@ impl Node {
         self.ready == Some(false)
     }
 
-    /// Its zone as the feed writes it, 0 without one.
-    pub fn zone(&self) -> u32 {
-        self.labels.get(cluster::ZONE_LABEL).map_or(0, |zone| feed::zone(zone))
+    /// Where it is, as the feed writes it.
+    pub fn home(&self) -> feed::Home {
+        let named = |label| self.labels.get(label).map_or(0, |name| feed::zone(name));
+        feed::Home { zone: named(cluster::ZONE_LABEL), domain: named(crate::place::DOMAIN_LABEL) }
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Interception {
     pub beside: Option<String>,
     /// VIPs that are taken.
     pub taken: usize,
+    /// What takes connections to Services before this agent can, and what to do about it.
+    pub obstacle: Option<String>,
 }
 
 /// Where clients come in from outside the cluster.
@@ -222,7 +224,13 @@ impl Shared {
 
     /// Services are taken in this way now.
     pub fn intercepting(&self, mode: &str, beside: Option<String>, taken: usize) {
-        self.inner().interception = Interception { mode: mode.to_owned(), beside, taken };
+        let interception = &mut self.inner().interception;
+        (interception.mode, interception.beside, interception.taken) = (mode.to_owned(), beside, taken);
+    }
+
+    /// What takes connections to Services before this agent can.
+    pub fn balancer(&self, found: Option<String>) {
+        self.inner().interception.obstacle = found;
     }
 
     /// These entry points are served now.
@@ -264,7 +272,7 @@ impl Shared {
             (_, None) => Some(format!("not joined yet; waiting for {}", self.servers.join(", "))),
             _ if inner.touched.is_none() || inner.dns.is_none() => Some("going online".into()),
             _ if inner.current.is_none() => Some(format!("no Services heard yet from {}", self.source)),
-            _ => None,
+            _ => inner.interception.obstacle.clone(),
         }
     }
 }

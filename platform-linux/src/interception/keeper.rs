@@ -9,11 +9,12 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use edgemesh_core::time::{Duration, Instant};
+use edgemesh_core::time::Duration;
 
 use super::ledger::{Ledger, Touched};
 use super::overlap::{self, describe};
@@ -34,6 +35,8 @@ const IPTABLES_FILTER: &str = "filter";
 /// The one that holds the raw PREROUTING chain.
 const IPTABLES_RAW: &str = "raw";
 const MAIN_TABLE: u32 = 254;
+/// The BPF file system.
+const BPF: &str = "/sys/fs/bpf";
 
 /// Something that was missing or wrong and was put right.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +72,8 @@ pub enum Report {
     Proxy(Option<Proxy>),
     /// What was asked for last is in place.
     Programmed,
+    /// What takes connections to Services before they reach this node's network, in words; or it is gone.
+    Balancer(Option<String>),
     /// Connections that the kernel translated otherwise than the plan says begin anew.
     Forgotten(usize),
 }
@@ -349,6 +354,7 @@ impl Keeper {
             touched: touched.clone(),
             failure: None,
             beside,
+            balancer: None,
             report,
         };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || thread.run())?;
@@ -371,14 +377,16 @@ struct Thread<R> {
     failure: Option<String>,
     /// The other service proxy that was told of last.
     beside: Option<Proxy>,
+    /// The same of what takes connections before they reach this node's network.
+    balancer: Option<String>,
     report: R,
 }
 
 impl<R: FnMut(Report)> Thread<R> {
     fn run(mut self) {
-        let mut look = Look::default();
+        let mut look = Look { proxy: true, ..Look::default() };
         let mut next_full = clock::now().after(FULL_LOOK);
-        let mut next_look: Option<Instant> = None;
+        let mut next_look = Some(clock::now());
         loop {
             let deadline = next_look.map_or(next_full, |at| at.min(next_full));
             let (mut woken, mut ready) = (false, false);
@@ -444,6 +452,11 @@ impl<R: FnMut(Report)> Thread<R> {
         if found != self.beside {
             self.beside = found;
             (self.report)(Report::Proxy(found));
+        }
+        let balancer = proxy::socket_balancer(Path::new(BPF));
+        if balancer != self.balancer {
+            self.balancer.clone_from(&balancer);
+            (self.report)(Report::Balancer(balancer));
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::forward::Met;
 use edgemesh_core::noise::ik::{Responder, Transport};
 use edgemesh_core::wire::control::{FEATURE_ACCOUNT, FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
 use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
+use edgemesh_core::wire::feed::Home;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -89,8 +90,8 @@ struct Admitted {
     feed: Option<watch::Receiver<Option<Arc<Version>>>>,
     /// The state of the feed that the node has: as it says, later as it was sent.
     held: Option<u64>,
-    /// The zone that it was told it is in.
-    zone: Option<u32>,
+    /// Where it was told that it is.
+    home: Option<Home>,
     /// It asked for the entry points.
     entries: Option<Follower>,
 }
@@ -163,7 +164,7 @@ async fn admit(
     tracing::info!(node = name, index = admission.index, %peer, agent, "node connected");
     let mut feed = wants_feed.then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    Ok(Some(Admitted { name, id, pushes, feed, held: Some(sequence), zone: None, entries: None }))
+    Ok(Some(Admitted { name, id, pushes, feed, held: Some(sequence), home: None, entries: None }))
 }
 
 async fn refuse(
@@ -260,13 +261,13 @@ impl Session<'_> {
     /// The way to the newest state of the feed.
     fn newest(&mut self) -> Option<Cursor> {
         let feed = &self.shared.feed;
-        let zone = feed.newest()?.zone(&self.admitted.name);
+        let home = feed.newest()?.home(&self.admitted.name);
         let held = self.admitted.held.take();
-        let before = self.admitted.zone.replace(zone);
-        // In another zone hints mean something else: everything is to be heard again.
-        let held = held.filter(|_| before.is_none_or(|before| before == zone));
+        let before = self.admitted.home.replace(home);
+        // Elsewhere hints and domains mean something else: everything is to be heard again.
+        let held = held.filter(|_| before.is_none_or(|before| before == home));
         let (version, way) = feed.way(held)?;
-        Some(Cursor::new(version, way, (before != Some(zone)).then_some(zone)))
+        Some(Cursor::new(version, way, (before != Some(home)).then_some(home)))
     }
 
     async fn entries_frame(&mut self) -> io::Result<()> {

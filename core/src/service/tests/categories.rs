@@ -18,7 +18,7 @@ type Row = (u32, u8, &'static [&'static str]);
 fn chosen(own: &str, flags: u8, rows: &[Row]) -> String {
     let mut memory = Memory::new(16);
     let mut table = memory.table();
-    table.apply(&Update::Zone(zone(own))).unwrap();
+    table.apply(&Update::Home(Home { zone: zone(own), domain: 0 })).unwrap();
     let backends: Vec<_> = (0u8..)
         .zip(rows)
         .map(|(n, (node, conditions, zones))| Backend {

@@ -13,7 +13,7 @@ fn zoned(node: u32, address: &str, conditions: u8, zones: &'static [&'static str
 fn chosen(own: &str, flags: u8, backends: &[Backend]) -> BTreeSet<String> {
     let mut memory = Memory::new(16);
     let mut table = memory.table();
-    table.apply(&Update::Zone(zone(own))).unwrap();
+    table.apply(&Update::Home(Home { zone: zone(own), domain: 0 })).unwrap();
     apply(&mut table, &Def { flags, ..web(backends) }).unwrap();
     drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1).iter().map(|text| short(text)).collect()
 }
@@ -86,7 +86,7 @@ fn t10_a_new_zone_counts_once_the_source_says_everything_again() {
     let mut table = memory.table();
     let def = web(&[zoned(2, "10.1.2.3", UP, &["zone-a"]), zoned(3, "10.1.2.4", UP, &["zone-b"])]);
     for (own, expected) in [("zone-a", "3"), ("zone-b", "4")] {
-        table.apply(&Update::Zone(zone(own))).unwrap();
+        table.apply(&Update::Home(Home { zone: zone(own), domain: 0 })).unwrap();
         apply(&mut table, &def).unwrap();
         let drawn = drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1);
         assert_eq!(drawn.iter().map(|text| short(text)).collect::<BTreeSet<_>>(), set(&[expected]));
@@ -101,7 +101,7 @@ fn chosen_at(
 ) -> BTreeSet<String> {
     let mut memory = Memory::new(16);
     let mut table = memory.table();
-    table.apply(&Update::Zone(zone("zone-a"))).unwrap();
+    table.apply(&Update::Home(Home { zone: zone("zone-a"), domain: 0 })).unwrap();
     apply(&mut table, def).unwrap();
     let mut rng = Rng::new([9; 32]);
     let request = request(TCP, "10.96.0.1", 80);

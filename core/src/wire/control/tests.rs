@@ -1,7 +1,7 @@
 //! The bytes of every message. Sites and firmware never upgrade together: a changed line here breaks them.
 
 use super::*;
-use crate::wire::feed::{EndpointDef, PortDef, Protocol, ServiceDef, ServiceKind};
+use crate::wire::feed::{EndpointDef, Home, PortDef, Protocol, ServiceDef, ServiceKind};
 use std::format;
 use std::string::String;
 
@@ -158,7 +158,8 @@ fn updates_of_the_feed() {
         (Update::Remove { namespace: "n", name: "s" }, "06016e0173".into()),
         (Update::Namespace("n"), "07016e".into()),
         (Update::End, "08".into()),
-        (Update::Zone(300), "09ac02".into()),
+        (Update::Home(Home { zone: 300, domain: 1 }), "09ac0201".into()),
+        (Update::Domain(300), "0aac02".into()),
     ];
     let mut stream = std::vec::Vec::new();
     for (update, expected) in &cases {

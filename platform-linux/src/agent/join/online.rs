@@ -13,8 +13,6 @@ use crate::interception::entry::Entries;
 use crate::interception::{Keeper, Ledger, Mesh as KeptMesh, Plan, Report, Wanted};
 use crate::prefix::Prefix;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME};
-use edgemesh_core::service::EndpointView;
-use edgemesh_core::wire::feed::ENDPOINT_EXIT;
 use edgemesh_core::wire::ip::Mesh;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -30,8 +28,8 @@ impl Join {
         let (mode, question) = (self.mode(), self.entry.as_ref().map(Entry::question));
         let every = self.handle.inspect(move |data| {
             let (services, own) = (data.engine.services(), data.engine.own_index());
-            let leaves = |e: &EndpointView<'_>| e.node() == own && e.conditions() & ENDPOINT_EXIT != 0;
-            let exits = services.services().flat_map(|s| s.endpoints()).filter(leaves).map(|e| e.address());
+            let exits = services.services().flat_map(|s| s.endpoints());
+            let exits = exits.filter(|e| taking::leaves_here(e, own)).map(|e| e.address());
             let answer = question.map(|question| question(services, own));
             (taking::vips(&data.engine, mode), exits.collect::<BTreeSet<_>>(), answer)
         });
@@ -162,6 +160,12 @@ impl Join {
             Report::Programmed => {}
             Report::Forgotten(connections) => {
                 tracing::info!(connections, "connections to Services that changed hands begin anew");
+            }
+            Report::Balancer(found) => {
+                if let Some(text) = &found {
+                    tracing::error!("{text}");
+                }
+                self.status.balancer(found);
             }
             Report::Proxy(beside) => {
                 self.beside = beside;

@@ -6,14 +6,14 @@
 //! thread piece by piece, so that packets pass in between.
 
 use super::super::source::Names;
-use super::taking::Mode;
+use super::taking::{Mode, leaves_here};
 use super::{Join, log};
 use crate::agent::state::State;
 use crate::clock;
 use edgemesh_core::node::Engine;
-use edgemesh_core::service::{EndpointView, TableError};
+use edgemesh_core::service::TableError;
 use edgemesh_core::wire::control::updates;
-use edgemesh_core::wire::feed::{ENDPOINT_EXIT, Update};
+use edgemesh_core::wire::feed::{Home, Update};
 use edgemesh_discovery::change::Changes;
 use edgemesh_discovery::encoded::{Encoded, Run, Step};
 use edgemesh_discovery::object::Node;
@@ -46,8 +46,8 @@ pub(super) struct Services {
     local: Option<Box<Served>>,
     /// Sequence of the commit that the replica holds.
     sequence: u64,
-    /// This node's zone, as the engine's table was told.
-    zone: u32,
+    /// Where this node is, as the engine's table was told.
+    home: Home,
     /// What is not stored yet.
     unsaved: Step,
     /// Bytes of the snapshot file as a whole and of the steps behind it; `None` before this run wrote it.
@@ -109,7 +109,7 @@ impl Join {
                 );
                 self.status.restored(head.unix_secs);
                 let way = table.way(&Step::whole());
-                self.services.zone = table.zone();
+                self.services.home = table.home();
                 self.services.replica = Replica::new(table);
                 self.apply(way).await;
             }
@@ -125,10 +125,10 @@ impl Join {
         }
         services.sequence = sequence;
         let step = services.replica.take_step();
-        let zone = services.replica.table().zone();
-        if zone != services.zone {
-            // Hints meant something else when the engine heard the table.
-            services.zone = zone;
+        let home = services.replica.table().home();
+        if home != services.home {
+            // Hints and domains meant something else when the engine heard the table.
+            services.home = home;
             let way = services.replica.table().way(&Step::whole());
             self.apply(way).await;
         }
@@ -175,7 +175,10 @@ impl Join {
         let mut names = Names { status: &self.status, own, unknown: BTreeSet::new() };
         let (mut step, news) = served.encode(&mut names);
         self.unresolved.note(names.unknown);
-        served.set_zone(served.table().nodes().get(&self.status.node).map_or(0, Node::zone), &mut step);
+        served.set_home(
+            served.table().nodes().get(&self.status.node).map(Node::home).unwrap_or_default(),
+            &mut step,
+        );
         news.into_iter().for_each(|text| tracing::warn!("{text}"));
         if !self.status.is_heard() {
             // What was restored may differ from what the engine made of it.
@@ -271,8 +274,8 @@ fn plan_of(engine: &Engine<'_>, key: &Key, mode: Mode, hasher: &RandomState) -> 
     let service = services.service(&key.namespace, &key.name)?;
     let vips = service.vips().filter(|vip| services.is_vip(*vip) && mode.takes(&service, own));
     let vips: Vec<_> = vips.map(|vip| (vip, services.shadow_of(vip))).collect();
-    let leaves = |e: &EndpointView<'_>| e.node() == own && e.conditions() & ENDPOINT_EXIT != 0;
-    let exits: Vec<IpAddr> = service.endpoints().filter(leaves).map(|e| e.address()).collect();
+    let exits: Vec<IpAddr> =
+        service.endpoints().filter(|e| leaves_here(e, own)).map(|e| e.address()).collect();
     (!vips.is_empty() || !exits.is_empty()).then(|| hasher.hash_one((vips, exits)))
 }
 

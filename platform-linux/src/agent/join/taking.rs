@@ -11,7 +11,7 @@ use crate::cli::Interception;
 use crate::interception::Proxy;
 use crate::prefix::Prefix;
 use edgemesh_core::node::Engine;
-use edgemesh_core::service::ServiceView;
+use edgemesh_core::service::{EndpointView, ServiceView};
 use edgemesh_core::wire::feed::ENDPOINT_EXIT;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -54,9 +54,19 @@ fn reaches_beyond(service: &ServiceView<'_>, own: u32) -> bool {
     let here: BTreeSet<IpAddr> =
         service.endpoints().filter(|e| e.node() == own).map(|e| e.address()).collect();
     service.endpoints().any(|e| {
-        let is_ours_too = e.conditions() & ENDPOINT_EXIT != 0 && here.contains(&e.address());
-        e.node() != 0 && e.node() != own && !is_ours_too
+        let is_ours_too = is_exit(&e) && here.contains(&e.address());
+        e.node() != 0 && !e.is_direct(own) && !is_ours_too
     })
+}
+
+/// Whether packets for the endpoint leave the mesh here, so that this node's own address is their source: through
+/// this node as an exit, or to another node of its domain, where nobody knows the way back into the mesh.
+pub(super) fn leaves_here(endpoint: &EndpointView<'_>, own: u32) -> bool {
+    endpoint.is_direct(own) && (endpoint.node() != own || is_exit(endpoint))
+}
+
+fn is_exit(endpoint: &EndpointView<'_>) -> bool {
+    endpoint.conditions() & ENDPOINT_EXIT != 0
 }
 
 /// A VIP that forwarding serves.

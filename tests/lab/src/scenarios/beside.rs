@@ -6,6 +6,7 @@
 //! node: this lab asks for no kernel with `ip_vs`, and the device is a bridge where there is no `dummy`.
 
 use std::fmt::Write;
+use std::fs;
 use std::net::Ipv4Addr;
 
 use crate::machine::Machine;
@@ -204,6 +205,56 @@ fn start_with_single_routes(mesh: &mut Mesh) -> Result {
         mesh.join_with(name, AgentOptions { token, source: Some("server".to_owned()), more: Vec::new() })?;
     }
     mesh.agents.iter_mut().try_for_each(Agent::wait_ready)
+}
+
+/// Two nodes that reach each other's endpoints by themselves, as within one CNI: connections between them need no
+/// tunnel, see the other node's address, and what has no endpoint elsewhere is left to the other proxy.
+pub(super) fn domain(mesh: &mut Mesh) -> Result {
+    let manifests = mesh.server.manifests().to_owned();
+    for node in ["a1", "a2"] {
+        let file = manifests.join(format!("node-{node}.yaml"));
+        let labels = "labels: {edgemesh.io/domain: lan}";
+        let text = format!("apiVersion: v1\nkind: Node\nmetadata:\n  name: {node}\n  {labels}\n");
+        fs::write(&file, text).context(file.display())?;
+    }
+    let host = mesh.lab.a2.address;
+    let service =
+        |name, last| Service::new(name, Ipv4Addr::new(10, 96, 0, last)).port("UDP", "who", 7100, 7100);
+    let near = service("lan", 60).endpoint("a2", host);
+    let wide = service("wide", 61).endpoint("a2", host).endpoint("b1", Ipv4Addr::new(172, 17, 0, 2));
+    for service in [&near, &wide] {
+        service.write_to(&manifests)?;
+    }
+    let _lan = mesh.lab.a2.tool("who-lan", &["udp-server", "7100"])?;
+    let _far = mesh.pod("b1")?.tool("who-far", &["udp-server", "7100"])?;
+    mesh.join_all()?;
+    let client = mesh.pod("a1")?;
+    let seen = |vip: &str| client.run_tool(&["udp-who", "0", &format!("{vip}:7100")], secs(20));
+    let own = format!("{}:", mesh.lab.a1.address);
+    wait_until("a neighbour is reached without a tunnel", secs(5), || {
+        let seen = seen("10.96.0.60")?;
+        ensure!(seen.starts_with(&own), "the endpoint sees {seen}");
+        Ok(())
+    })?;
+    wait_until("both endpoints are reached, each its way", secs(20), || {
+        let sources = (0..16).map(|_| seen("10.96.0.61")).collect::<Result<Vec<_>>>()?;
+        let near = sources.iter().filter(|source| source.starts_with(&own)).count();
+        let far = sources.iter().filter(|source| source.starts_with("242.")).count();
+        ensure!(near > 0 && far > 0 && near + far == sources.len(), "{sources:?}");
+        Ok(())
+    })?;
+    Proxy::Nftables.install(&mesh.lab.a1, &[near, wide])?;
+    is_in_mode(mesh, "shadow")?;
+    wait_until("only what reaches beyond the domain is taken", secs(3), || {
+        let elements = mesh.lab.a1.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
+        ensure!(elements.contains("10.96.0.61 :") && !elements.contains("10.96.0.60 :"), "{elements}");
+        Ok(())
+    })?;
+    ensure!(seen("10.96.0.60")?.starts_with(&own), "by the other proxy");
+    let (agent, node) = mesh.agent("a1")?;
+    let explained = agent.command(node, &["explain", "wide:7100"])?.success()?;
+    ensure!(explained.contains("of this node's domain"), "explain: {explained}");
+    Ok(())
 }
 
 fn is_in_mode(mesh: &Mesh, mode: &str) -> Result {

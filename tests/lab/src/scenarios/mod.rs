@@ -215,6 +215,7 @@ pub const ALL: &[Scenario] = &[
     row("beside/nftables", "kube-proxy in nftables mode", Run::Prepared(beside::nftables)),
     row("beside/ipvs", "VIPs that are the node's own, as IPVS has them", Run::Prepared(beside::ipvs)),
     row("beside/comes-and-goes", "kube-proxy comes and goes", Run::Own(beside::comes_and_goes)),
+    row("beside/domain", "endpoints of one domain go without tunnels", Run::Prepared(beside::domain)),
     row("beside/given-back", "a Service is given back to kube-proxy", Run::Prepared(beside::given_back)),
     row("reach/s14-lingers", "a removed Service keeps its connections", Run::Prepared(beside::lingers)),
     row("restart/r1-restored", "what others delete is back in a second", Run::Prepared(beside::restored)),

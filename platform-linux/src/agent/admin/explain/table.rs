@@ -172,13 +172,13 @@ impl Look<'_> {
     ) -> Found {
         let own = self.data.engine.own_index();
         let (node, address) = (endpoint.node(), endpoint.address());
-        let local = node != 0 && node == own;
-        let (client, why_client) = client(&self.data.engine.flows().mesh(), address, local, kind, node);
+        let local = node != 0 && endpoint.is_direct(own);
+        let (client, why_client) = client(&self.data.engine.flows().mesh(), endpoint, kind);
         let ours = |flow: &&FlowRecord| {
             let peer = if local { 0 } else { node };
             flow.peer == peer && flow.endpoint.0 == address && (port == 0 || flow.endpoint.1 == port)
         };
-        let name = if local { self.shared.node.clone() } else { self.shared.name_of(node) };
+        let name = if node == own { self.shared.node.clone() } else { self.shared.name_of(node) };
         let reach = EndpointReach {
             node: if node == 0 { "no node of this mesh".into() } else { name },
             ip: address.to_string(),
@@ -265,21 +265,20 @@ impl Look<'_> {
 }
 
 /// The source address that an endpoint sees, and why.
-fn client(
-    mesh: &Mesh,
-    endpoint: IpAddr,
-    local: bool,
-    kind: Kind,
-    node: u32,
-) -> (Option<IpAddr>, &'static str) {
-    let v6 = endpoint.is_ipv6();
-    match (local, kind) {
+fn client(mesh: &Mesh, endpoint: &EndpointView<'_>, kind: Kind) -> (Option<IpAddr>, &'static str) {
+    let (v6, own) = (endpoint.address().is_ipv6(), mesh.own_index());
+    match (endpoint.is_direct(own), kind) {
+        _ if endpoint.node() == 0 => (None, "because it is reached without this mesh"),
         (true, Kind::Headless) => (None, "because it is reached without this mesh"),
+        (true, _) if endpoint.node() != own => (
+            None,
+            "but for this node's address in place of it: its node is of this node's domain, and is reached without \
+             tunnels",
+        ),
         (true, _) => (
             Some(mesh.alias(v6)),
             "the alias for connections inside a node, because a kernel refuses packets from its own addresses",
         ),
-        (false, _) if node == 0 => (None, "because it is reached without this mesh"),
         (false, _) => (
             Some(mesh.own(v6)),
             "this node's mesh address, because pod addresses repeat from node to node and replies must find back",

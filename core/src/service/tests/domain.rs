@@ -1,0 +1,67 @@
+//! Endpoints of other nodes that this node's kernel reaches without the mesh.
+
+use super::*;
+use crate::wire::control::Network;
+use crate::wire::ip::Mesh;
+
+fn table(memory: &mut Memory) -> Table<'_> {
+    let mut table = memory.table();
+    let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xfd; 16] };
+    table.set_mesh(Mesh::new(network, 1));
+    table.apply(&Update::Home(Home { zone: 0, domain: zone("cloud") })).unwrap();
+    table
+}
+
+/// The Service `web` of nodes 1, 2 and 3, each in a domain.
+fn define(table: &mut Table<'_>, domains: [&str; 3]) {
+    let head = ServiceDef {
+        namespace: "default",
+        name: "web",
+        kind: ServiceKind::ClusterIp([ip("10.96.0.1")].into_iter().collect()),
+        affinity_secs: 0,
+        flags: 0,
+    };
+    table.apply(&Update::Service(head)).unwrap();
+    table.apply(&Update::Port(PortDef { name: "", protocol: Protocol::Udp, port: 53 })).unwrap();
+    table.apply(&Update::Targets(&[53, 0])).unwrap();
+    for (node, domain) in (1..).zip(domains) {
+        table.apply(&Update::Domain(zone(domain))).unwrap();
+        let address = ip(&std::format!("10.0.{node}.1"));
+        let def = EndpointDef { node, address, vip: None, hostname: "", conditions: UP, zones: &[] };
+        table.apply(&Update::Endpoint(def)).unwrap();
+    }
+    table.apply(&Update::Commit).unwrap();
+}
+
+#[test]
+fn endpoints_of_the_domain_are_given_to_this_nodes_kernel() {
+    let mut memory = Memory::new(8);
+    let mut table = table(&mut memory);
+    define(&mut table, ["", "cloud", "edge"]);
+    let all = set(&["1 10.0.1.1 53", "1 10.0.2.1 53", "3 10.0.3.1 53"]);
+    assert_eq!(drawn(&mut table, &request(UDP, "10.96.0.1", 53), 1), all);
+    let direct: Vec<bool> = table.services().flat_map(|s| s.endpoints()).map(|e| e.is_direct(1)).collect();
+    assert_eq!(direct, [true, true, false]);
+    assert_eq!(
+        table.nodes_of::<4>(table.service("default", "web").unwrap().id()),
+        [3],
+        "no other tunnel is needed"
+    );
+    let still = |table: &Table<'_>| table.still_serves(UDP, ip("10.96.0.1"), 53, (1, ip("10.0.2.1"), 53));
+    assert!(still(&table));
+    assert_eq!(table.serves(1, UDP, ip("10.0.2.1"), 53), Serves::Nothing, "peers reach it on its own node");
+    define(&mut table, ["", "edge", "edge"]);
+    assert!(!still(&table));
+    let all = set(&["1 10.0.1.1 53", "2 10.0.2.1 53", "3 10.0.3.1 53"]);
+    assert_eq!(drawn(&mut table, &request(UDP, "10.96.0.1", 53), 1), all);
+}
+
+#[test]
+fn nodes_without_a_domain_are_of_none() {
+    let mut memory = Memory::new(8);
+    let mut table = table(&mut memory);
+    table.apply(&Update::Home(Home::default())).unwrap();
+    define(&mut table, ["", "", "cloud"]);
+    let direct: Vec<bool> = table.services().flat_map(|s| s.endpoints()).map(|e| e.is_direct(1)).collect();
+    assert_eq!(direct, [true, false, false]);
+}
