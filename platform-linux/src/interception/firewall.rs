@@ -55,8 +55,9 @@ fn needed(flavours: &[Flavour], plan: &Plan) -> Result<Vec<Touched>, ToolError> 
         if flavour.chain("filter", "DOCKER-USER")?.is_some() {
             docker = true;
             rules.push(flavour.accept("filter", "DOCKER-USER", &inbound));
+            // Answers to what left the mesh here come by another device than Docker's.
+            rules.push(flavour.accept("filter", "DOCKER-USER", &outbound));
             if entered {
-                rules.push(flavour.accept("filter", "DOCKER-USER", &outbound));
                 rules.push(flavour.accept("filter", "DOCKER-USER", &ENTERED));
             }
         }

@@ -341,11 +341,14 @@ fn accepts_go_into_the_flavour_that_holds_the_chain() {
             let state = Scratch::new();
             let _tun = Tun::open(DEVICE, 1408).unwrap();
             let keeper = start(plan(), state.path()).unwrap();
-            assert!(sh(&format!("{tool} -S DOCKER-USER")).contains("-A DOCKER-USER -i emtest0 -j ACCEPT"));
+            for direction in ["-i", "-o"] {
+                let rule = format!("-A DOCKER-USER {direction} emtest0 -j ACCEPT");
+                assert!(sh(&format!("{tool} -S DOCKER-USER")).contains(&rule), "{rule}");
+            }
             let raw = sh(&format!("{tool} -t raw -S PREROUTING"));
             assert!(raw.contains("-P PREROUTING ACCEPT\n-A PREROUTING -i emtest0 -j ACCEPT\n"), "{raw}");
             assert!(!sh(&format!("{tool} -S FORWARD")).contains("emtest0"));
-            assert_eq!(keeper.touched().iter().filter(|t| t.starts_with(tool)).count(), 2);
+            assert_eq!(keeper.touched().iter().filter(|t| t.starts_with(tool)).count(), 3);
             if other == "iptables-legacy" {
                 assert_eq!(sh("cat /proc/net/ip_tables_names"), "", "looking loaded the legacy tables");
             }

@@ -130,3 +130,39 @@ impl Lingering {
         self.routed.union(&self.left).copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_follows_what_is_on_the_node_and_a_setting_does_not() {
+        let found = Some(Proxy::Nftables);
+        for (setting, beside, mode) in [
+            (Interception::Auto, None, Mode::Route),
+            (Interception::Auto, found, Mode::Shadow),
+            (Interception::Route, found, Mode::Route),
+            (Interception::Shadow, None, Mode::Shadow),
+        ] {
+            assert_eq!(Mode::new(setting, beside), mode, "{setting:?} {beside:?}");
+        }
+    }
+
+    #[test]
+    fn c5_a_route_stays_while_a_connection_uses_it() {
+        let [one, two] = ["10.96.0.1/32", "10.96.0.2/32"].map(|text| text.parse::<Prefix>().unwrap());
+        let used = BTreeSet::from([one.address()]);
+        let mut lingering = Lingering::default();
+        assert!(!lingering.replace(&[one, two]));
+        assert!(lingering.replace(&[]));
+        assert!(lingering.keep(&used));
+        assert_eq!(lingering.all(), [one]);
+        assert!(lingering.replace(&[two]), "other changes leave it");
+        assert_eq!(lingering.all(), [one, two]);
+        assert!(!lingering.keep(&used));
+        assert!(lingering.keep(&BTreeSet::new()) && !lingering.is_waiting());
+        assert_eq!(lingering.all(), [two]);
+        lingering.replace(&[one]);
+        assert!(!lingering.replace(&[one, two]), "wanted again");
+    }
+}

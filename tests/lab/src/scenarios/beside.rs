@@ -225,6 +225,8 @@ pub(super) fn domain(mesh: &mut Mesh) -> Result {
     for service in [&near, &wide] {
         service.write_to(&manifests)?;
     }
+    // Its answers come back by the way that others' rules have to let through.
+    mesh.lab.a1.docker_firewall("iptables")?;
     let _lan = mesh.lab.a2.tool("who-lan", &["udp-server", "7100"])?;
     let _far = mesh.pod("b1")?.tool("who-far", &["udp-server", "7100"])?;
     mesh.join_all()?;

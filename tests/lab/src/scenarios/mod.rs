@@ -217,7 +217,7 @@ pub const ALL: &[Scenario] = &[
     row("beside/comes-and-goes", "kube-proxy comes and goes", Run::Own(beside::comes_and_goes)),
     row("beside/domain", "endpoints of one domain go without tunnels", Run::Prepared(beside::domain)),
     row("beside/given-back", "a Service is given back to kube-proxy", Run::Prepared(beside::given_back)),
-    row("reach/s14-lingers", "a removed Service keeps its connections", Run::Prepared(beside::lingers)),
+    row("reach/c5-lingers", "a removed Service keeps its connections", Run::Prepared(beside::lingers)),
     row("restart/r1-restored", "what others delete is back in a second", Run::Prepared(beside::restored)),
     row("docker/forward-drop", "beside Docker's own firewall", Run::Prepared(reach::beside_docker)),
     row(
