@@ -55,8 +55,10 @@ fn needed(flavours: &[Flavour], plan: &Plan) -> Result<Vec<Touched>, ToolError> 
         if flavour.chain("filter", "DOCKER-USER")?.is_some() {
             docker = true;
             rules.push(flavour.accept("filter", "DOCKER-USER", &inbound));
-            // Answers to what left the mesh here come by another device than Docker's.
-            rules.push(flavour.accept("filter", "DOCKER-USER", &outbound));
+            // Answers to what left the mesh here, and clients of entry points.
+            if entered || !plan.services.exits.is_empty() {
+                rules.push(flavour.accept("filter", "DOCKER-USER", &outbound));
+            }
             if entered {
                 rules.push(flavour.accept("filter", "DOCKER-USER", &ENTERED));
             }

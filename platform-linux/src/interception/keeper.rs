@@ -186,7 +186,8 @@ impl Keeper {
             self.changed.table = true;
             self.listings.clear();
         }
-        self.changed.firewall |= old.entries.ways.is_empty() != new.entries.ways.is_empty();
+        let opens = |services: &Wanted| (services.entries.ways.is_empty(), services.exits.is_empty());
+        self.changed.firewall |= opens(&old) != opens(new);
         self.stale_connections |= old.shadowed != new.shadowed;
     }
 
