@@ -72,7 +72,7 @@ fn engine(memory: Resources<'_>) -> Result<Engine<'_>> {
         secret: None,
         account: false,
         agent: "example",
-        feed: false,
+        feed: edgemesh_core::control::Feed::None,
     };
     let config = Config {
         identity: StaticSecret::from_bytes([1; 32]),
@@ -123,6 +123,7 @@ fn serve(engine: &mut Engine<'_>, socket: &UdpSocket) -> Result<()> {
             socket.send_to(answer.get(..len).unwrap_or_default(), client)?;
         }
         Verdict::Forward => println!("{client} asked for a name that is not ours"),
+        Verdict::Wait(_) => println!("{client} waits: only a table on demand asks a server"),
         Verdict::Drop(reason) => println!("{client}: {reason}"),
     }
     Ok(())

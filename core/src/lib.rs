@@ -31,6 +31,7 @@
 extern crate std;
 
 mod bridge;
+mod commands;
 pub mod control;
 pub mod counters;
 pub mod dns;

@@ -222,6 +222,11 @@ impl Encoded {
         self.services.keys()
     }
 
+    /// The namespaces that are named by themselves, in order.
+    pub fn namespaces(&self) -> &BTreeSet<String> {
+        &self.namespaces
+    }
+
     /// The updates of one Service.
     pub fn get(&self, key: &Key) -> Option<&Run> {
         self.services.get(key).map(|item| &item.run)

@@ -73,6 +73,10 @@ pub struct Run {
     /// Where Services come from: server, kubernetes, or manifests:DIR.
     #[arg(long, env = "EDGEMESH_SOURCE", value_name = "SOURCE", default_value = "server")]
     pub source: Source,
+    /// With --source server: the whole table, or only the Services that this node has endpoints of or uses, which needs
+    /// --service-cidr.
+    #[arg(long, env = "EDGEMESH_FEED", value_enum, default_value_t = Feed::Whole)]
+    pub feed: Feed,
     /// With --source kubernetes: where server and credentials are; without it they are those of the pod.
     #[arg(long, env = "EDGEMESH_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -157,6 +161,15 @@ pub enum Interception {
     Route,
     /// Those with endpoints elsewhere, translated.
     Shadow,
+}
+
+/// What of the server's feed is held.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Feed {
+    /// Everything.
+    Whole,
+    /// What is used.
+    OnDemand,
 }
 
 /// Whether the ClusterIP of the cluster's DNS is answered here.

@@ -10,15 +10,18 @@
 
 use crate::directory::Directory;
 use crate::entries::Listed;
-use edgemesh_core::wire::control::{FeedCommit, PLAINTEXT_MAX, ToNode};
+use crate::fingerprints::Fingerprints;
+use edgemesh_core::wire::ask;
+use edgemesh_core::wire::control::{ANSWER_CONTEXT, Answer, FeedCommit, PLAINTEXT_MAX, ToNode, said};
 use edgemesh_core::wire::feed::{Home, Update};
 use edgemesh_discovery::change::Changes;
 use edgemesh_discovery::encoded::{Encoded, Run, Step};
 use edgemesh_discovery::object::Node;
 use edgemesh_discovery::place::Placement;
 use edgemesh_discovery::served::Served;
+use edgemesh_discovery::table::Key;
 use edgemesh_host::state::StateError;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -74,12 +77,25 @@ struct Shown {
     changes: usize,
     /// Ways that were asked for, by what the node had.
     ways: BTreeMap<Option<u64>, Arc<[Run]>>,
+    /// Made when the first node asks, kept from then on.
+    prints: Option<Fingerprints>,
+    /// Signatures over answers from the newest state, by fingerprint and digest of what was said.
+    signed: HashMap<(u32, [u8; 32]), [u8; 64]>,
 }
+
+/// A Service, or without a name a namespace, with its updates.
+pub(crate) type Found = (Option<Arc<Key>>, Run);
 
 impl Shown {
     fn advance(&mut self, version: Arc<Version>, from: &Encoded, step: Step) {
         self.table.follow(from, &step);
         self.ways.clear();
+        self.signed.clear();
+        if step.is_whole() {
+            self.prints = None;
+        } else if let Some(prints) = &mut self.prints {
+            step.services().iter().for_each(|key| prints.set(key, self.table.get(key)));
+        }
         let before = self.version.replace(version).map(|before| before.sequence);
         if step.is_whole() {
             (self.steps, self.changes) = (VecDeque::new(), 0);
@@ -103,6 +119,20 @@ impl Shown {
             None => table.full().into(),
         });
         Some((version, way.clone()))
+    }
+
+    /// All that has this fingerprint. A namespace exists when it is named or a Service is in it.
+    fn asked(&mut self, key: u32) -> Option<(Arc<Version>, Vec<Found>)> {
+        let version = self.version.clone()?;
+        let table = &self.table;
+        let prints = self.prints.get_or_insert_with(|| Fingerprints::new(table));
+        let services =
+            prints.get(key).filter_map(|name| Some((Some(name.clone()), table.get(name)?.clone())));
+        let named = table.namespaces().iter().find(|name| ask::namespace(name.bytes()) == key);
+        let namespace = named.map(String::as_str).or_else(|| prints.namespace(key));
+        let namespace = namespace.and_then(|name| postcard::to_allocvec(&Update::Namespace(name)).ok());
+        let namespace = namespace.map(|run| (None, Run::from(run)));
+        Some((version, services.chain(namespace).collect()))
     }
 
     fn since(&self, held: u64, newest: u64) -> Option<Step> {
@@ -160,6 +190,26 @@ impl Feed {
     /// remembered.
     pub(crate) fn way(&self, held: Option<u64>) -> Option<(Arc<Version>, Arc<[Run]>)> {
         self.shown().way(held)
+    }
+
+    /// The newest state, and all in it that has this fingerprint ([`ask`]) or endpoints on the node of this index.
+    pub(crate) fn asked(&self, key: u32) -> Option<(Arc<Version>, Vec<Found>)> {
+        self.shown().asked(key)
+    }
+
+    /// The updates of a Service as it is now.
+    pub(crate) fn run(&self, key: &Key) -> Option<Run> {
+        self.shown().table.get(key).cloned()
+    }
+
+    /// The signature over an answer from the newest state: made once for all nodes that are told the same.
+    pub(crate) fn signature(&self, key: u32, said: [u8; 32], sign: impl FnOnce() -> [u8; 64]) -> [u8; 64] {
+        if let Some(known) = self.shown().signed.get(&(key, said)) {
+            return *known;
+        }
+        let signature = sign();
+        self.shown().signed.insert((key, said), signature);
+        signature
     }
 
     /// Takes what the source says. It counts once it is published.
@@ -279,33 +329,57 @@ pub(crate) struct Cursor {
     runs: Arc<[Run]>,
     run: usize,
     at: usize,
-    committed: bool,
+    /// The message behind the updates, until it was said.
+    end: Option<Vec<u8>>,
 }
 
 impl Cursor {
     /// On this way to `version`; `home` is where the node is, unless it knows it.
     pub(crate) fn new(version: Arc<Version>, runs: Arc<[Run]>, home: Option<Home>) -> Self {
+        let end = encoded(&ToNode::FeedCommit(FeedCommit {
+            sequence: version.sequence,
+            digest: version.digest,
+            signature: &version.signature,
+        }));
+        Self { end, ..Self::open(version, runs, home) }
+    }
+
+    /// These updates, and that they are all `found` things of `version` with the fingerprint `key`. `sign` is given
+    /// what is to be signed, and the digest of the updates.
+    pub(crate) fn answer(
+        version: Arc<Version>,
+        runs: Arc<[Run]>,
+        home: Option<Home>,
+        key: u32,
+        found: u32,
+        sign: impl FnOnce(&[u8], &[u8; 32]) -> [u8; 64],
+    ) -> Self {
+        let sequence = version.sequence;
+        // The digest is of frames as they will be cut.
+        let (mut ahead, mut digest) = (Self::open(version.clone(), runs.clone(), home), [0; 32]);
+        while let body @ [_, ..] = &*ahead.body() {
+            digest = said(&digest, body);
+        }
+        let numbers = [&key.to_le_bytes()[..], &sequence.to_le_bytes(), &found.to_le_bytes()].concat();
+        let signature = sign(&[ANSWER_CONTEXT, &numbers, &digest].concat(), &digest);
+        let end = encoded(&ToNode::Answer(Answer { key, sequence, found, signature: &signature }));
+        Self { end, ..Self::open(version, runs, home) }
+    }
+
+    fn open(version: Arc<Version>, runs: Arc<[Run]>, home: Option<Home>) -> Self {
         let home = home.and_then(|home| postcard::to_allocvec(&Update::Home(home)).ok()).map(Run::from);
-        Self { version, home, runs, run: 0, at: 0, committed: false }
+        Self { version, home, runs, run: 0, at: 0, end: None }
     }
 
     /// The next plaintext, written to `out`; `None` when the node has it all.
     pub(crate) fn next(&mut self, out: &mut [u8; PLAINTEXT_MAX]) -> Option<usize> {
-        if self.committed {
-            return None;
-        }
         let body = self.body();
-        let message = if body.is_empty() {
-            self.committed = true;
-            ToNode::FeedCommit(FeedCommit {
-                sequence: self.version.sequence,
-                digest: self.version.digest,
-                signature: &self.version.signature,
-            })
-        } else {
-            ToNode::Feed(&body)
-        };
-        message.encode(out).ok()
+        if !body.is_empty() {
+            return ToNode::Feed(&body).encode(out).ok();
+        }
+        let end = self.end.take()?;
+        out.get_mut(..end.len())?.copy_from_slice(&end);
+        Some(end.len())
     }
 
     /// What the node has once the cursor is at its end.
@@ -333,4 +407,10 @@ impl Cursor {
         }
         body
     }
+}
+
+fn encoded(message: &ToNode<'_>) -> Option<Vec<u8>> {
+    let mut out = [0; PLAINTEXT_MAX];
+    let len = message.encode(&mut out).ok()?;
+    out.get(..len).map(<[u8]>::to_vec)
 }

@@ -15,6 +15,7 @@ mod counters;
 mod directory;
 mod entries;
 mod feed;
+mod fingerprints;
 mod forward;
 mod run;
 mod source;

@@ -38,7 +38,13 @@ impl<'a> Node<'a> {
         let name = heapless::String::try_from(name)?;
         let config = Config {
             identity,
-            credentials: Credentials { name, secret: None, account: false, agent: "example", feed: false },
+            credentials: Credentials {
+                name,
+                secret: None,
+                account: false,
+                agent: "example",
+                feed: edgemesh_core::control::Feed::None,
+            },
             authority: Authority { root, directory: [0; 32], epoch: 0 },
             dns: Settings {
                 domain: Domain::new("cluster.local")?,

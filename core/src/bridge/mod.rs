@@ -4,12 +4,14 @@
 //! No state of its own beside the timers, and no decision: those are the machines'. Who calls whom and when is in
 //! [`node`](crate::node), which shows the public part of this to shells.
 
+mod demand;
 mod policy;
 mod timers;
 mod types;
 mod ways;
 mod zone;
 
+pub(crate) use demand::{feed, settle, unasked};
 pub(crate) use policy::{Distances, NodePolicy, endpoint, place};
 pub use timers::Timer;
 pub(crate) use timers::Timers;

@@ -9,6 +9,7 @@ use crate::noise::StaticSecret;
 use crate::path::{self, PathInfo, RelayVia, Route, Source};
 use crate::time::Duration;
 use crate::tunnel::{OpenTicket, SendGrant};
+use crate::wire::ask::ASK;
 use crate::wire::ip::Checksum;
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -61,6 +62,15 @@ pub enum Ticket {
     Peer(u32),
     /// The first fragment of its datagram: then hand it in again where it came from.
     Fragment(u32),
+    /// The server's answer about the Services with this fingerprint: then hand packet or query in again.
+    Service(u32),
+}
+
+impl Ticket {
+    /// What waits for the answer to this question of [`crate::peer::Lookups`].
+    pub(crate) fn of(asked: u32) -> Self {
+        if asked & ASK == 0 { Self::Peer(asked) } else { Self::Service(asked) }
+    }
 }
 
 /// Where a datagram is sent.

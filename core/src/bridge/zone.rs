@@ -1,9 +1,12 @@
 //! What the responder sees of the Service table.
 
 use crate::dns::{Endpoint, Kind, Label, NameText, Owner, Port, Zone};
+use crate::peer::Lookups;
 use crate::service::view::{self, EndpointView};
 use crate::service::{Table, Text};
+use crate::wire::ask;
 use crate::wire::ip::Mesh;
+use core::cell::Cell;
 use core::net::IpAddr;
 use core::str::from_utf8;
 
@@ -13,9 +16,24 @@ pub(crate) struct TableZone<'t, 'a> {
     /// This node's index.
     pub(crate) own: u32,
     pub(crate) mesh: Mesh,
+    /// With a table on demand: what the server was asked about, and the first thing that it was not.
+    pub(crate) asked: Option<&'t Lookups<'a>>,
+    pub(crate) missed: Cell<Option<u32>>,
 }
 
-impl TableZone<'_, '_> {
+impl<'t, 'a> TableZone<'t, 'a> {
+    /// The table as seen from node `own`.
+    pub(crate) fn new(table: &'t Table<'a>, asked: &'t Lookups<'a>, own: u32, mesh: Mesh) -> Self {
+        Self { table, own, mesh, asked: table.is_on_demand().then_some(asked), missed: Cell::new(None) }
+    }
+
+    /// Something is not in the table: nobody knows whether it exists before the server was asked.
+    fn miss(&self, key: impl FnOnce() -> u32) {
+        if let (Some(asked), None) = (self.asked, self.missed.get()) {
+            self.missed.set(Some(key()).filter(|key| !asked.is_settled(*key)));
+        }
+    }
+
     /// Pods that this node's kernel reaches by their own address, others by the one that stands for them cluster-wide.
     fn address(&self, endpoint: &EndpointView<'_>) -> IpAddr {
         match endpoint.vip() {
@@ -42,11 +60,19 @@ impl Zone for TableZone<'_, '_> {
     }
 
     fn namespace(&self, namespace: &[u8]) -> bool {
-        from_utf8(namespace).is_ok_and(|name| self.table.has_namespace(name))
+        let found = from_utf8(namespace).is_ok_and(|name| self.table.has_namespace(name));
+        if !found {
+            self.miss(|| ask::namespace(namespace.iter().copied()));
+        }
+        found
     }
 
     fn service(&self, namespace: &[u8], name: &[u8]) -> Option<u32> {
-        self.table.service(from_utf8(namespace).ok()?, from_utf8(name).ok()?).map(|s| s.id())
+        let found = self.table.service(from_utf8(namespace).ok()?, from_utf8(name).ok()?).map(|s| s.id());
+        if found.is_none() {
+            self.miss(|| ask::service(namespace.iter().copied(), name.iter().copied()));
+        }
+        found
     }
 
     fn kind(&self, service: u32) -> Kind {
@@ -101,6 +127,9 @@ impl Zone for TableZone<'_, '_> {
         let endpoints = stand_in.into_iter().chain(own).filter_map(|endpoint| {
             Some(Owner::Endpoint { service: endpoint.service()?.id(), endpoint: endpoint.id() })
         });
+        if service.is_none() && self.table.endpoint_of_vip(address).is_none() {
+            self.miss(|| ask::address(address));
+        }
         let shadowed = service.is_some();
         service.into_iter().chain(endpoints.filter(move |_| !shadowed))
     }
@@ -174,7 +203,8 @@ mod tests {
             table.apply(&update).unwrap();
         }
         let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
-        let zone = TableZone { table: &table, own: 1, mesh: Mesh::new(network, 1) };
+        let asked = Lookups::new(&mut []);
+        let zone = TableZone::new(&table, &asked, 1, Mesh::new(network, 1));
         let service = zone.service(b"d", b"s").unwrap();
         let ready = zone.endpoints(service).filter(|e| e.ready).map(|e| e.address);
         let mut ready: Vec<_> = ready.collect();
@@ -203,7 +233,8 @@ mod tests {
         /// Response code, and type and data of each answer, to a question for `s.d.svc.cluster.local`.
         fn ask(&self, rtype: u8) -> (u16, Vec<(u16, Vec<u8>)>) {
             let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
-            let zone = TableZone { table: &self.table, own: 1, mesh: Mesh::new(network, 1) };
+            let asked = Lookups::new(&mut []);
+            let zone = TableZone::new(&self.table, &asked, 1, Mesh::new(network, 1));
             let settings = Settings {
                 domain: Domain::new("cluster.local").unwrap(),
                 ttl: 30,

@@ -6,8 +6,8 @@
 use crate::counters::DropReason;
 use crate::signature::verify;
 use crate::wire::control::{
-    CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, FeedCommit, Greeting, NodeRecord, RECORD_CONTEXT,
-    SignedRecord, VERSION,
+    ANSWER_CONTEXT, Answer, CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, FeedCommit, Greeting,
+    NodeRecord, RECORD_CONTEXT, SignedRecord, VERSION,
 };
 
 /// The keys of a cluster's directory.
@@ -73,6 +73,18 @@ impl Authority {
     pub fn entries(&self, commit: &FeedCommit<'_>) -> Result<(), DropReason> {
         let sequence = commit.sequence.to_le_bytes();
         signed(&self.directory, &[ENTRIES_CONTEXT, &sequence, &commit.digest], commit.signature)
+    }
+}
+
+impl Authority {
+    /// Whether the directory signed this answer to what was fed, whose digest is `said`.
+    ///
+    /// # Errors
+    /// [`DropReason::Authentication`].
+    pub fn answer(&self, answer: &Answer<'_>, said: &[u8; 32]) -> Result<(), DropReason> {
+        let Answer { key, sequence, found, signature } = answer;
+        let (key, sequence, found) = (key.to_le_bytes(), sequence.to_le_bytes(), found.to_le_bytes());
+        signed(&self.directory, &[ANSWER_CONTEXT, &key, &sequence, &found, said], signature)
     }
 }
 

@@ -20,8 +20,10 @@ use crate::noise::ik::{Initiator, Pending, Transport};
 use crate::noise::{PublicKey, StaticSecret};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
+use crate::wire::ask::{ASK, FORGET};
 use crate::wire::control::{
-    FEATURE_ACCOUNT, FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode, ToServer,
+    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode,
+    ToServer, said,
 };
 use core::net::SocketAddr;
 use heapless::String;
@@ -46,8 +48,19 @@ pub struct Credentials {
     pub account: bool,
     /// Software and version, for the operator.
     pub agent: &'static str,
-    /// Whether Services come from this server.
-    pub feed: bool,
+    /// What of the Services comes from this server.
+    pub feed: Feed,
+}
+
+/// What a node wants of a server's feed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Feed {
+    /// Nothing: Services come from elsewhere.
+    None,
+    /// The whole table.
+    Whole,
+    /// Those Services that this node has endpoints of or asks for.
+    OnDemand,
 }
 
 enum State {
@@ -75,6 +88,8 @@ pub struct Link {
     state: State,
     welcome: bool,
     sequence: u64,
+    /// Digest of what was fed since the last answer.
+    said: [u8; 32],
     /// When the wait for the server ends, or the next ping is due.
     deadline: Option<Instant>,
     ping: Ping,
@@ -99,6 +114,7 @@ impl Link {
             state: State::Down,
             welcome: false,
             sequence: 0,
+            said: [0; 32],
             deadline: None,
             ping: Ping::Quiet,
         }
@@ -175,7 +191,8 @@ impl Link {
         }
     }
 
-    /// Writes the next frame, if there is one; `lookup` gives the indices of nodes to ask for, one a call.
+    /// Writes the next frame, if there is one; `lookup` gives what to ask for, one a call: indices of nodes, and
+    /// fingerprints of Services.
     ///
     /// # Errors
     /// [`DropReason::NoRoom`] when `out` is shorter than a frame may be, [`DropReason::WeakKey`].
@@ -269,21 +286,30 @@ impl Link {
             ToServer::Hello(Hello {
                 name: &self.credentials.name,
                 secret: self.credentials.secret.as_ref().map_or(&[], |s| s.as_slice()),
-                features: if self.credentials.account { FEATURE_ACCOUNT } else { 0 },
+                features: self.features(),
                 agent: self.credentials.agent,
-                feed: self.credentials.feed,
+                feed: self.credentials.feed == Feed::Whole,
                 sequence: self.sequence,
             })
         } else if self.ping == Ping::Due {
             ToServer::Ping(self.sequence)
         } else if !self.welcome {
             return Ok(None);
-        } else if let Some(index) = lookup() {
-            ToServer::LookupIndex(index)
+        } else if let Some(what) = lookup() {
+            match (what & ASK, what & FORGET) {
+                (0, _) => ToServer::LookupIndex(what),
+                (_, 0) => ToServer::Want(what),
+                _ => ToServer::Forget(what & !FORGET),
+            }
         } else {
             return Ok(None);
         };
         message.encode(out).map(Some)
+    }
+
+    fn features(&self) -> u32 {
+        let account = if self.credentials.account { FEATURE_ACCOUNT } else { 0 };
+        account | if self.credentials.feed == Feed::OnDemand { FEATURE_ON_DEMAND } else { 0 }
     }
 
     /// A server speaks of nothing before it has accepted this node or turned it away, and it accepts this node
@@ -298,6 +324,14 @@ impl Link {
             }
             Some(ToNode::Prove) if !self.credentials.account => Err(DropReason::Malformed),
             Some(ToNode::Refused { .. } | ToNode::Prove) | None => Ok(()),
+            Some(ToNode::Feed(updates)) if self.welcome => {
+                self.said = said(&self.said, updates);
+                Ok(())
+            }
+            Some(ToNode::Answer(answer)) if self.welcome => {
+                self.authority.answer(answer, &core::mem::take(&mut self.said))?;
+                if answer.sequence < self.sequence { Err(DropReason::OldRecord) } else { Ok(()) }
+            }
             Some(_) if self.welcome => Ok(()),
             Some(_) => Err(DropReason::Malformed),
         }
@@ -328,6 +362,7 @@ impl Link {
     fn reset(&mut self, state: State) {
         self.state = state;
         self.welcome = false;
+        self.said = [0; 32];
         self.deadline = None;
         self.ping = Ping::Quiet;
     }

@@ -60,7 +60,7 @@ fn link(server: &Server) -> Link {
         secret: Some([7; 16]),
         account: false,
         agent: "test",
-        feed: true,
+        feed: Feed::Whole,
     };
     Link::new(StaticSecret::from_bytes([5; 32]), credentials, authority(server, 0))
 }

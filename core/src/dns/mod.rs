@@ -194,6 +194,9 @@ pub enum Verdict {
     Forward,
     /// Say nothing.
     Drop(DropReason),
+    /// Whether the name exists is being asked: hand the query in again when the ticket with this fingerprint is
+    /// ready.
+    Wait(u32),
 }
 
 /// The responder: settings and no state.

@@ -1,12 +1,11 @@
 //! What the server says, carried out.
 
 use super::{Engine, Event, Ticket};
-use crate::bridge::terms;
-use crate::control::{Message, Network, Peer, Question, Welcome, updates};
+use crate::bridge::{feed, settle, terms};
+use crate::control::{Message, Network, Peer, Welcome, updates};
 use crate::counters::DropReason;
 use crate::flow::Mesh;
 use crate::noise::PublicKey;
-use crate::path::Local;
 use crate::peer::Learned;
 use crate::time::Instant;
 use core::net::SocketAddr;
@@ -69,38 +68,6 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Writes a message of the shell's for the control connection into `out`, of at least 1,600 bytes; `None` while
-    /// it has no place there (see [`Link::ask`](crate::control::Link::ask)). Answers come by [`Engine::control`].
-    ///
-    /// # Errors
-    /// [`DropReason::NoRoom`] for a shorter `out`.
-    pub fn ask(&mut self, question: &Question<'_>, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
-        self.link.ask(question, out)
-    }
-
-    /// The TCP relay connection stands.
-    pub fn relay_tcp_up(&mut self, now: Instant) {
-        self.paths.relay_tcp_up(now);
-        self.settle(now);
-    }
-
-    /// The TCP relay connection failed or broke.
-    pub fn relay_tcp_down(&mut self, now: Instant) {
-        self.paths.relay_tcp_down(now);
-        self.settle(now);
-    }
-
-    /// The addresses of this node that a peer may reach it by, best first.
-    pub fn set_local(&mut self, now: Instant, found: &[Local]) {
-        self.paths.set_local(now, found);
-        self.settle(now);
-    }
-
-    /// Forgets what part of the feed this node holds: the next connection brings the whole table.
-    pub fn forget_feed(&mut self) {
-        self.link.set_sequence(0);
-    }
-
     fn act(&mut self, now: Instant, message: &Message<'_>) -> Result<(), DropReason> {
         match message {
             Message::Welcome(welcome) => self.welcome(now, welcome),
@@ -112,7 +79,8 @@ impl Engine<'_> {
             }
             Message::Feed(body) => {
                 for update in updates(body) {
-                    if self.services.apply(&update?).is_err() {
+                    let Self { services, flows, lookups, own, .. } = self;
+                    if feed(services, flows, lookups, *own, now, &update?).is_err() {
                         self.count(DropReason::Table);
                     }
                 }
@@ -122,6 +90,12 @@ impl Engine<'_> {
                 self.link.authority().commit(commit)?;
                 self.link.set_sequence(commit.sequence);
                 self.tell(Event::ServicesChanged);
+                Ok(())
+            }
+            Message::Answer(answer) => {
+                settle(&mut self.services, &mut self.lookups, now, answer.key, answer.found);
+                self.link.set_sequence(answer.sequence);
+                self.tell(Event::Ready(Ticket::Service(answer.key)));
                 Ok(())
             }
             // No packet waits for a name, and the rest is for the shell.
@@ -135,6 +109,7 @@ impl Engine<'_> {
         if let Some(server) = self.link.server() {
             self.paths.welcome(now, &terms(server, index, welcome));
         }
+        self.services.hear_again();
         // The server may have forgotten the sessions that it gave out before.
         for (id, index) in self.peers.iter() {
             if self.tunnels.is_wanted(id) {

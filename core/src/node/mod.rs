@@ -34,7 +34,6 @@ use crate::service::{Table, TableError, Update};
 use crate::storage::Ring;
 use crate::time::Instant;
 use crate::tunnel::Tunnels;
-use core::net::IpAddr;
 
 /// How many nodes a DNS answer warms a tunnel to.
 const WARM: usize = 4;
@@ -84,10 +83,16 @@ impl<'a> Engine<'a> {
     /// Answers a DNS query into `out`; an answered name starts the tunnels to who serves it.
     pub fn query(&mut self, now: Instant, transport: Transport, query: &[u8], out: &mut [u8]) -> Verdict {
         let rotate = self.rng.u32();
-        let zone = TableZone { table: &self.services, own: self.own, mesh: self.flows.mesh() };
+        let zone = TableZone::new(&self.services, &self.lookups, self.own, self.flows.mesh());
         let verdict = self.responder.query(&zone, query, transport, rotate, out);
+        if let Some(key) = zone.missed.get() {
+            let wait = self.lookups.want(now, key).map_or_else(Verdict::Drop, |()| Verdict::Wait(key));
+            self.settle(now);
+            return wait;
+        }
         match verdict {
             Verdict::Answer { service: Some(service), .. } => {
+                self.services.touch(service);
                 for node in self.services.nodes_of::<WARM>(service) {
                     self.connect(now, node);
                 }
@@ -115,22 +120,6 @@ impl<'a> Engine<'a> {
             _ => _ = self.wait_for(now, index),
         }
         self.settle(now);
-    }
-
-    /// Measures the round trip to the node of this index by the way in use: [`Event::Pong`], or silence. False
-    /// without a session.
-    pub fn ping(&mut self, now: Instant, index: u32) -> bool {
-        let peer = self.peers.find(index).filter(|id| self.tunnels.is_up(*id));
-        if let Some(id) = peer {
-            self.paths.ping(now, id);
-            self.settle(now);
-        }
-        peer.is_some()
-    }
-
-    /// The endpoints of this node that do not answer are these: see [`Peers::set_down`].
-    pub fn set_down(&mut self, now: Instant, down: &[IpAddr]) {
-        self.peers.set_down(now, self.own, down);
     }
 
     /// Counts a drop, also one by the shell: a datagram that it could not open.

@@ -2,7 +2,7 @@
 
 use super::{Burst, Engine, Grant, Outbound, Ticket, Timer, Way};
 use crate::PeerId;
-use crate::bridge::{Distances, NodePolicy, endpoint, place};
+use crate::bridge::{Distances, NodePolicy, endpoint, place, unasked};
 use crate::counters::DropReason;
 use crate::flow::{Flows, NewFlow, Offload, Outcome, Translated};
 use crate::packet::Packet;
@@ -34,7 +34,13 @@ impl<'a> Engine<'a> {
             Translated::Reply => Outbound::Reply(packet.len()),
             Translated::Park(ticket) => Outbound::Park(Ticket::Fragment(ticket.0)),
             Translated::Miss(_) => Outbound::Drop(self.count(DropReason::NoEndpoints)),
-            Translated::Drop(reason) => Outbound::Drop(self.count(reason)),
+            Translated::Drop(reason) => match unasked(&self.services, &self.lookups, packet, reason) {
+                Some(key) if self.lookups.want(now, key).is_ok() => {
+                    self.settle(now);
+                    Outbound::Park(Ticket::Service(key))
+                }
+                _ => Outbound::Drop(self.count(reason)),
+            },
         }
     }
 

@@ -27,8 +27,8 @@ impl Engine<'_> {
             match timer {
                 Timer::Control => self.link.handle_timeout(now),
                 Timer::Lookups => {
-                    if let Some(index) = self.lookups.handle_timeout(now) {
-                        self.tell(Event::Expired(Ticket::Peer(index)));
+                    if let Some(asked) = self.lookups.handle_timeout(now) {
+                        self.tell(Event::Expired(Ticket::of(asked)));
                     }
                 }
                 Timer::Tunnel(peer) => {
@@ -73,8 +73,9 @@ impl Engine<'_> {
     /// # Errors
     /// [`DropReason::NoRoom`] for a shorter `out`; the connection is broken then.
     pub fn poll_frame(&mut self, now: Instant, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
-        let lookups = &mut self.lookups;
-        let frame = self.link.poll_frame(now, &mut self.rng, out, || lookups.next_question(now));
+        let Self { link, lookups, services, rng, .. } = self;
+        let question = || lookups.next_question(now).or_else(|| services.next_held());
+        let frame = link.poll_frame(now, rng, out, question);
         self.settle(now);
         frame
     }
@@ -114,7 +115,7 @@ impl Engine<'_> {
     }
 
     /// Passes on what the machines have to say to each other and to the shell, and takes their deadlines.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(crate) fn settle(&mut self, now: Instant) {
         while let Some(event) = self.tunnels.poll_event() {
             self.tunnel_event(now, event);
         }

@@ -1,13 +1,17 @@
-//! Nodes that the directory is asked about; when full, a new wish is refused and its packet dropped.
+//! Nodes, and fingerprints of Services, that a server is asked about; when full, answers that are remembered make
+//! room, then a new wish is refused and its packet dropped.
 //!
 //! A wish is asked at once, again every [`RETRY`], and given up after [`PATIENCE`]. A connection that comes up
 //! late is no problem: what was not asked yet is asked then.
 
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
+use crate::wire::ask::{ASK, FORGET};
 
 const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer about Services is final. What changes meanwhile is told by the server.
+const SETTLED_FOR: Duration = Duration::from_secs(30);
 
 /// One wish; all-zero is free.
 #[derive(Clone, Copy)]
@@ -17,13 +21,15 @@ pub struct LookupSlot {
     asked: bool,
     /// Not to be asked: only waited for.
     quiet: bool,
+    /// Answered: what is not known now does not exist.
+    settled: bool,
     since: u64,
     next: u64,
 }
 
 impl LookupSlot {
     /// A free slot.
-    pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, since: 0, next: 0 };
+    pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, settled: false, since: 0, next: 0 };
 }
 
 /// All wishes.
@@ -43,11 +49,12 @@ impl<'a> Lookups<'a> {
     /// [`DropReason::QueueFull`] when no slot is free.
     pub fn want(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
         match self.slots.iter_mut().find(|s| s.index == index) {
+            Some(slot) if slot.settled => {}
             // What was only waited for is asked from now on.
             Some(slot) => slot.asked &= !core::mem::take(&mut slot.quiet),
             None => {
                 let (since, next) = (now.as_micros(), now.as_micros());
-                *self.free()? = LookupSlot { index, asked: false, quiet: false, since, next };
+                *self.free()? = LookupSlot { index, since, next, ..LookupSlot::EMPTY };
             }
         }
         Ok(())
@@ -61,7 +68,7 @@ impl<'a> Lookups<'a> {
     pub fn wait(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
         if !self.slots.iter().any(|s| s.index == index) {
             let (since, next) = (now.as_micros(), now.after(PATIENCE).as_micros());
-            *self.free()? = LookupSlot { index, asked: true, quiet: true, since, next };
+            *self.free()? = LookupSlot { index, asked: true, quiet: true, since, next, ..LookupSlot::EMPTY };
         }
         Ok(())
     }
@@ -72,12 +79,41 @@ impl<'a> Lookups<'a> {
         found.map(|slot| *slot = LookupSlot::EMPTY).is_some()
     }
 
-    /// The next index to ask the directory about.
+    /// Remembers for a while that the server has answered about the Services with this fingerprint.
+    pub fn settle(&mut self, now: Instant, key: u32) {
+        let place = self.slots.iter().position(|s| s.index == key);
+        let next = now.after(SETTLED_FOR).as_micros();
+        let slot = match place.and_then(|place| self.slots.get_mut(place)) {
+            Some(slot) => Ok(slot),
+            None => self.free(),
+        };
+        if let Ok(slot) = slot {
+            *slot = LookupSlot { index: key, asked: true, settled: true, next, ..LookupSlot::EMPTY };
+        }
+    }
+
+    /// Whether the server has answered about them of late.
+    pub fn is_settled(&self, key: u32) -> bool {
+        self.slots.iter().any(|s| s.index == key && s.settled)
+    }
+
+    /// Services were given up: what is not known now may exist again. The server is told of the one with `key`.
+    pub fn unsettle(&mut self, now: Instant, key: u32) {
+        self.slots.iter_mut().filter(|s| s.settled).for_each(|s| *s = LookupSlot::EMPTY);
+        // Without a place the server goes on telling changes of it, which bring it back.
+        let _ = self.want(now, key | FORGET);
+    }
+
+    /// The next index to ask the directory about, or fingerprint.
     pub fn next_question(&mut self, now: Instant) -> Option<u32> {
         let slot = self.slots.iter_mut().find(|s| s.index != 0 && !s.asked)?;
+        let index = slot.index;
         slot.asked = true;
         slot.next = now.after(RETRY).as_micros();
-        Some(slot.index)
+        if index & ASK != 0 && index & FORGET != 0 {
+            *slot = LookupSlot::EMPTY;
+        }
+        Some(index)
     }
 
     /// Whether [`Lookups::next_question`] has one.
@@ -95,6 +131,10 @@ impl<'a> Lookups<'a> {
     pub fn handle_timeout(&mut self, now: Instant) -> Option<u32> {
         let due = |s: &&mut LookupSlot| s.index != 0 && s.asked && s.next <= now.as_micros();
         let slot = self.slots.iter_mut().find(due)?;
+        if slot.settled {
+            *slot = LookupSlot::EMPTY;
+            return None;
+        }
         if now.since(Instant::from_micros(slot.since)) >= PATIENCE {
             let index = slot.index;
             *slot = LookupSlot::EMPTY;
@@ -105,7 +145,8 @@ impl<'a> Lookups<'a> {
     }
 
     fn free(&mut self) -> Result<&mut LookupSlot, DropReason> {
-        self.slots.iter_mut().find(|s| s.index == 0).ok_or(DropReason::QueueFull)
+        let free = |s: &&mut LookupSlot| s.index == 0 || s.settled;
+        self.slots.iter_mut().filter(free).min_by_key(|s| s.next).ok_or(DropReason::QueueFull)
     }
 }
 
@@ -146,6 +187,31 @@ mod tests {
         assert_eq!(lookups.wait(Instant::ZERO, 6), Ok(()));
         let end = lookups.poll_timeout().unwrap();
         assert_eq!(lookups.handle_timeout(end), Some(6));
+    }
+
+    #[test]
+    fn an_answer_about_services_is_final_for_a_while_and_makes_room() {
+        let mut slots = [LookupSlot::EMPTY; 2];
+        let mut lookups = Lookups::new(&mut slots);
+        let (now, key) = (Instant::ZERO, ASK | 7);
+        assert_eq!(lookups.want(now, key), Ok(()));
+        assert_eq!(lookups.next_question(now), Some(key));
+        assert!(!lookups.is_settled(key));
+        lookups.settle(now, key);
+        lookups.settle(now.after(RETRY), ASK | 8);
+        assert!(lookups.is_settled(key) && lookups.is_settled(ASK | 8));
+        assert_eq!((lookups.want(now, key), lookups.next_question(now)), (Ok(()), None));
+        assert_eq!(lookups.want(now, 5), Ok(()));
+        assert!(!lookups.is_settled(key) && lookups.is_settled(ASK | 8), "the older one made room");
+        assert_eq!(lookups.next_question(now), Some(5));
+        lookups.unsettle(now, ASK | 9);
+        assert!(!lookups.is_settled(ASK | 8));
+        assert_eq!(lookups.next_question(now), Some(ASK | FORGET | 9));
+        lookups.settle(now, key);
+        assert!(lookups.answered(5));
+        let end = lookups.poll_timeout().unwrap();
+        assert_eq!((end, lookups.handle_timeout(end)), (now.after(SETTLED_FOR), None));
+        assert!(!lookups.is_settled(key));
     }
 
     #[test]

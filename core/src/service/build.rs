@@ -39,25 +39,38 @@ impl Table<'_> {
     /// # Errors
     /// See [`TableError`].
     pub fn apply(&mut self, update: &Update<'_>) -> Result<(), TableError> {
+        self.apply_or(update, &mut |_| false)
+    }
+
+    /// As [`Table::apply`]; while the table is full and `make_room` says that there is some now, it tries again.
+    ///
+    /// # Errors
+    /// As [`Table::apply`].
+    pub fn apply_or(
+        &mut self,
+        update: &Update<'_>,
+        make_room: &mut dyn FnMut(&mut Self) -> bool,
+    ) -> Result<(), TableError> {
         match update {
             Update::Begin => {
                 self.discard();
                 self.list = self.list.wrapping_add(1);
+                self.demand.listing = true;
                 Ok(())
             }
             Update::Service(def) => {
                 self.discard();
-                self.or_refuse(Some((def.namespace, def.name)), |t| t.begin(def))?;
+                self.or_refuse(Some((def.namespace, def.name)), make_room, |t| t.begin(def))?;
                 let ServiceKind::ClusterIp(vips) = &def.kind else { return Ok(()) };
                 if vips.iter().copied().all(Address::holds) { Ok(()) } else { Err(TableError::Family) }
             }
-            Update::Port(def) => self.or_refuse(None, |t| t.add_port(def)),
-            Update::Targets(ports) => self.or_refuse(None, |t| t.add_targets(ports)),
+            Update::Port(def) => self.or_refuse(None, make_room, |t| t.add_port(def)),
+            Update::Targets(ports) => self.or_refuse(None, make_room, |t| t.add_targets(ports)),
             Update::Endpoint(def) => match (self.pending, unusable(def)) {
                 (Pending::Building(_), Some(error)) => Err(error),
-                _ => self.or_refuse(None, |t| t.add_endpoint(def)),
+                _ => self.or_refuse(None, make_room, |t| t.add_endpoint(def)),
             },
-            Update::Commit => self.or_refuse(None, Self::commit),
+            Update::Commit => self.or_refuse(None, make_room, Self::commit),
             Update::Remove { namespace, name } => {
                 if let Some(id) = self.find_service(namespace, name) {
                     self.remove_service(id);
@@ -76,7 +89,7 @@ impl Table<'_> {
                 self.home = *home;
                 Ok(())
             }
-            Update::Domain(domain) => self.or_refuse(None, |t| {
+            Update::Domain(domain) => self.or_refuse(None, make_room, |t| {
                 if let Pending::Building(b) = &mut t.pending {
                     b.domain = *domain;
                 }
@@ -85,7 +98,7 @@ impl Table<'_> {
             Update::End => {
                 self.discard();
                 self.sweep();
-                self.complete = true;
+                (self.complete, self.demand.listing) = (true, false);
                 Ok(())
             }
         }
@@ -95,7 +108,8 @@ impl Table<'_> {
     fn or_refuse(
         &mut self,
         name: Option<(&str, &str)>,
-        step: impl FnOnce(&mut Self) -> Result<(), TableError>,
+        make_room: &mut dyn FnMut(&mut Self) -> bool,
+        step: impl Fn(&mut Self) -> Result<(), TableError>,
     ) -> Result<(), TableError> {
         if name.is_none() {
             match self.pending {
@@ -104,7 +118,13 @@ impl Table<'_> {
                 Pending::Building(_) => {}
             }
         }
-        let Err(error) = step(self) else { return Ok(()) };
+        let error = loop {
+            match step(self) {
+                Ok(()) => return Ok(()),
+                Err(TableError::Full(_)) if make_room(self) => {}
+                Err(error) => break error,
+            }
+        };
         let old = match (name, self.pending) {
             (_, Pending::Building(b)) => self.find_same(&b.service),
             (Some((namespace, name)), _) => self.find_service(namespace, name),
@@ -256,6 +276,7 @@ impl Table<'_> {
                 id
             }
         };
+        service.list = self.stamp();
         self.pending = Pending::None;
         self.enter(id, service);
         self.generation = self.generation.wrapping_add(1);
@@ -359,7 +380,7 @@ impl Table<'_> {
         }
     }
 
-    fn remove_service(&mut self, id: u32) {
+    pub(super) fn remove_service(&mut self, id: u32) {
         let Some(old) = self.services.get(id).copied() else { return };
         self.leave(id, &old);
         self.release(&old);

@@ -15,6 +15,7 @@
 
 mod affinity;
 mod build;
+mod demand;
 mod names;
 mod select;
 mod slots;
@@ -144,6 +145,7 @@ pub struct Table<'a> {
     next_uid: u32,
     generation: u32,
     complete: bool,
+    demand: demand::Demand,
     /// This node's.
     home: Home,
     mesh: Mesh,
@@ -180,6 +182,7 @@ impl<'a> Table<'a> {
             next_uid: 0,
             generation: 0,
             complete: false,
+            demand: demand::Demand::default(),
             home: Home::default(),
             mesh: Mesh::NONE,
             pending: Pending::None,

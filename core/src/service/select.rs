@@ -95,6 +95,7 @@ impl Table<'_> {
     /// leave (rows T8 to T10) and that can be reached; the serving and terminating ones when none is ready (row T1);
     /// the same as before under client affinity, reachable or not.
     pub fn select(&mut self, now: Instant, request: &Request, place: &Place<'_>, rng: &mut Rng) -> Selection {
+        self.touch_address(request.vip);
         let Some((owner, service)) = self.proxied(request.vip) else { return self.select_by_vip(request) };
         let Some(port) = self.port_index(service, request.protocol, request.port) else {
             return Selection::UnknownPort;

@@ -17,6 +17,7 @@ const DRAINING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
 
 mod affinity;
 mod categories;
+mod demand;
 mod domain;
 mod rows;
 mod shadow;

@@ -133,6 +133,8 @@ pub enum Refusal {
 
 /// Feature of a node: it can show a ServiceAccount token when [`ToNode::Prove`] asks for it.
 pub const FEATURE_ACCOUNT: u32 = 1;
+/// Feature of a node with [`Hello::feed`] false: it asks for Services one by one ([`ToServer::Want`]).
+pub const FEATURE_ON_DEMAND: u32 = 2;
 /// Longest ServiceAccount token, in bytes: those of Kubernetes have 1 to 2 KiB.
 pub const PROOF_MAX: usize = 8_192;
 /// Longest part of it in a [`ToServer::Proof`], in bytes.
@@ -160,6 +162,10 @@ pub enum ToServer<'a> {
     /// Wants the entry points of Services, now if their digest is another than this (all zero for none held), and
     /// whenever they change; answered by [`ToNode::Entries`] (kind 8).
     Entries([u8; 32]),
+    /// Asks for the Services with this fingerprint ([`crate::wire::ask`]), now and whenever they change (kind 6).
+    Want(u32),
+    /// The Service with this fingerprint is not held any more (kind 7).
+    Forget(u32),
 }
 
 /// First message of a node.
@@ -213,6 +219,8 @@ pub enum ToNode<'a> {
     /// The next part of the list of entry points, for nodes that asked for it (kind 80). The engine has no use for
     /// it; its form is that of `edgemesh_discovery::entry`.
     Entries(EntriesPart<'a>),
+    /// What was fed since the last one of these is all that there is with this fingerprint (kind 72).
+    Answer(Answer<'a>),
 }
 
 /// The terms on which a node is accepted.
@@ -274,6 +282,29 @@ pub struct EntriesPart<'a> {
 
 /// What a directory key signs over a list of entry points: this, the sequence as u64 little-endian, the digest.
 pub const ENTRIES_CONTEXT: &[u8] = b"edgemesh entry points 1";
+
+/// End of a part of the feed on demand.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Answer<'a> {
+    /// The fingerprint in question; the node's own index for the Services that it has endpoints of.
+    pub key: u32,
+    /// The state of the table that this was taken from.
+    pub sequence: u64,
+    /// Services and namespaces that there are.
+    pub found: u32,
+    /// The directory's Ed25519 over [`ANSWER_CONTEXT`], key, sequence and found (little-endian), and [`said`], 64
+    /// bytes.
+    pub signature: &'a [u8],
+}
+
+/// What a directory key signs over an answer.
+pub const ANSWER_CONTEXT: &[u8] = b"edgemesh service answer 1";
+
+/// The digest of what was fed for an answer: of the digest before, first 32 zeros, and the next frame's updates.
+pub fn said(before: &[u8; 32], updates: &[u8]) -> [u8; 32] {
+    crate::noise::hash(&[before, updates])
+}
+
 /// What a directory key signs over a feed commit: this, the sequence as u64 little-endian, the digest.
 pub const FEED_CONTEXT: &[u8] = b"edgemesh service feed 1";
 
@@ -290,6 +321,8 @@ impl<'a> ToServer<'a> {
             Self::Ping(body) => encode(4, body, out),
             Self::Proof { part, last } => encode(5, &(part, last), out),
             Self::Entries(body) => encode(8, body, out),
+            Self::Want(body) => encode(6, body, out),
+            Self::Forget(body) => encode(7, body, out),
         }
     }
 
@@ -309,6 +342,8 @@ impl<'a> ToServer<'a> {
                 Self::Proof { part, last }
             }
             8 => Self::Entries(decode(body)?),
+            6 => Self::Want(decode(body)?),
+            7 => Self::Forget(decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -330,6 +365,7 @@ impl<'a> ToNode<'a> {
             Self::FeedCommit(body) => encode(70, body, out),
             Self::Prove => encode(71, &(), out),
             Self::Entries(body) => encode(80, body, out),
+            Self::Answer(body) => encode(72, body, out),
         }
     }
 
@@ -355,6 +391,7 @@ impl<'a> ToNode<'a> {
             70 => Self::FeedCommit(decode(body)?),
             71 => Self::Prove,
             80 => Self::Entries(decode(body)?),
+            72 => Self::Answer(decode(body)?),
             _ => return Ok(None),
         }))
     }

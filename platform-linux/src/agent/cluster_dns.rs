@@ -30,8 +30,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 /// The Service: every distribution keeps this name, for kubelet's sake.
-const NAMESPACE: &str = "kube-system";
-const NAME: &str = "kube-dns";
+pub(super) const NAMESPACE: &str = "kube-system";
+pub(super) const NAME: &str = "kube-dns";
 /// How often the device is looked at while it has the address.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often another program is looked for.

@@ -6,13 +6,13 @@ use super::data::{Data, Outputs};
 use super::join::{self, Join};
 use super::state::{Membership, State};
 use super::{control, kept, locals, privileges, prober, source};
-use crate::cli::{DnsPods, Run, Source};
+use crate::cli::{self, DnsPods, Run, Source};
 use crate::clock;
 use crate::interception;
 use crate::poll::Poller;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
 use crate::udp::Socket;
-use edgemesh_core::control::{Authority, Credentials};
+use edgemesh_core::control::{Authority, Credentials, Feed};
 use edgemesh_core::node::{Config, Engine};
 use edgemesh_core::{dns, path};
 use edgemesh_host::{admin, entropy, signal, token};
@@ -65,6 +65,7 @@ pub fn run(settings: Run) -> Result<(), RunError> {
         let text = "--nodeport-addresses: nothing has NodePorts here; accepted: with --node-ports only";
         return Err(RunError::Usage(text.to_owned()));
     }
+    check(&settings).map_err(RunError::Usage)?;
     let state = State::open(&settings.state_dir).map_err(failed)?;
     let invitation = settings.join.as_deref().map(token::from_argument).transpose();
     let invitation = invitation.map_err(|error| RunError::Usage(format!("--join: {error}")))?;
@@ -76,6 +77,24 @@ pub fn run(settings: Run) -> Result<(), RunError> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(run_async(settings, state, membership))
+}
+
+/// What clap cannot see.
+fn check(settings: &Run) -> Result<(), String> {
+    let on_demand = settings.feed == cli::Feed::OnDemand;
+    if on_demand && settings.source != Source::Server {
+        return Err(format!(
+            "--feed: on-demand with --source {}; accepted: --source server",
+            settings.source
+        ));
+    }
+    if on_demand && settings.service_cidr.is_empty() {
+        // A VIP that is not known yet would have no route, and its first packets would go elsewhere.
+        return Err(
+            "--feed: on-demand without --service-cidr; accepted: the cluster's Service CIDRs".to_owned()
+        );
+    }
+    Ok(())
 }
 
 async fn run_async(settings: Run, state: State, membership: Membership) -> Result<(), RunError> {
@@ -187,7 +206,11 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
             secret: membership.secret.as_slice().try_into().ok(),
             account: true,
             agent: concat!("edgemesh-agent/", env!("CARGO_PKG_VERSION")),
-            feed: settings.source == Source::Server,
+            feed: match (settings.source == Source::Server, settings.feed) {
+                (true, cli::Feed::Whole) => Feed::Whole,
+                (true, cli::Feed::OnDemand) => Feed::OnDemand,
+                (false, _) => Feed::None,
+            },
         },
         authority: Authority {
             root: membership.root,
@@ -217,5 +240,9 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
             memory.lend()
         }
     };
-    Ok(Engine::new(clock::now(), resources, config))
+    let mut engine = Engine::new(clock::now(), resources, config);
+    if settings.feed == cli::Feed::OnDemand {
+        engine.hold_on_demand();
+    }
+    Ok(engine)
 }

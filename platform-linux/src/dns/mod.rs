@@ -60,6 +60,8 @@ pub enum Resolved {
     Chase,
     /// The name is an upstream's.
     Forward,
+    /// Whether the name exists could not be found out.
+    Unknown,
     /// No answer is due.
     Drop,
 }
@@ -70,6 +72,7 @@ impl From<Verdict> for Resolved {
             Verdict::Answer { .. } => Self::Answer,
             Verdict::Chase { .. } => Self::Chase,
             Verdict::Forward => Self::Forward,
+            Verdict::Wait(_) => Self::Unknown,
             Verdict::Drop(_) => Self::Drop,
         }
     }
@@ -171,6 +174,7 @@ impl<R: Resolve> Service<R> {
             Resolved::Answer => Some(out),
             Resolved::Chase => self.chase(query, transport, &out).await,
             Resolved::Forward => self.forwarder.forward(query, transport).await,
+            Resolved::Unknown => turned_away(query, Rcode::SERVFAIL),
             Resolved::Drop => {
                 Stats::add(&self.stats().dropped);
                 None

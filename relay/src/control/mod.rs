@@ -4,6 +4,7 @@
 //! their node is known, 10 s for that. What is neither costs a counter and the connection.
 
 mod account;
+mod demand;
 mod frames;
 mod hub;
 mod session;

@@ -3,6 +3,7 @@
 //! Answers and pushes go before feed frames, and the feed goes one frame at a time, so a node that receives ten
 //! thousand Services still gets the record it asks for. A node that says nothing for a minute is gone.
 
+use super::demand::Interest;
 use super::frames::{self, Reader};
 use super::hub::Push;
 use super::{Shared, account};
@@ -11,7 +12,9 @@ use crate::entries::Follower;
 use crate::feed::{Cursor, Version};
 use crate::forward::Met;
 use edgemesh_core::noise::ik::{Responder, Transport};
-use edgemesh_core::wire::control::{FEATURE_ACCOUNT, FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal};
+use edgemesh_core::wire::control::{
+    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal,
+};
 use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
 use edgemesh_core::wire::feed::Home;
 use std::io;
@@ -94,6 +97,8 @@ struct Admitted {
     home: Option<Home>,
     /// It asked for the entry points.
     entries: Option<Follower>,
+    /// What it asked for, when it is fed on demand.
+    interest: Option<Interest>,
 }
 
 /// Handshake and hello. `None` when the node was turned away.
@@ -162,9 +167,12 @@ async fn admit(
     welcome(shared, sender, peer, now).await?;
     let (id, pushes) = shared.hub.enter(admission.index, peer, &agent);
     tracing::info!(node = name, index = admission.index, %peer, agent, "node connected");
-    let mut feed = wants_feed.then(|| shared.feed.subscribe());
+    let on_demand = !wants_feed && features & FEATURE_ON_DEMAND != 0;
+    let interest = on_demand.then(|| Interest::new(admission.index));
+    let mut feed = (wants_feed || on_demand).then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    Ok(Some(Admitted { name, id, pushes, feed, held: Some(sequence), home: None, entries: None }))
+    let (held, home, entries) = (Some(sequence), None, None);
+    Ok(Some(Admitted { name, id, pushes, feed, held, home, entries, interest }))
 }
 
 async fn refuse(
@@ -237,8 +245,12 @@ impl Session<'_> {
                 push = self.admitted.pushes.recv() => Turn::Push(push),
                 frame = self.reader.next() => {
                     heard = tokio::time::Instant::now();
-                    if let Some(held) = answer(self.shared, &mut self.sender, frame?).await? {
+                    let interest = self.admitted.interest.as_mut();
+                    if let Some(held) = answer(self.shared, &mut self.sender, interest, frame?).await? {
                         self.admitted.entries = Some(Follower::new(self.shared.feed.entries(), held));
+                    }
+                    if cursor.is_none() {
+                        cursor = self.asked();
                     }
                     Turn::Answered
                 }
@@ -258,8 +270,23 @@ impl Session<'_> {
         }
     }
 
+    /// The next answer to what the node asked.
+    fn asked(&mut self) -> Option<Cursor> {
+        let interest = self.admitted.interest.as_mut().filter(|interest| interest.is_due())?;
+        let home = self.shared.feed.newest()?.home(&self.admitted.name);
+        let before = self.admitted.home.replace(home);
+        if before.is_some_and(|before| before != home) {
+            interest.tell_again();
+        }
+        interest.next(self.shared, (before != Some(home)).then_some(home))
+    }
+
     /// The way to the newest state of the feed.
     fn newest(&mut self) -> Option<Cursor> {
+        if let Some(interest) = &mut self.admitted.interest {
+            interest.look_again();
+            return self.asked();
+        }
         let feed = &self.shared.feed;
         let home = feed.newest()?.home(&self.admitted.name);
         let held = self.admitted.held.take();
@@ -291,7 +318,7 @@ impl Session<'_> {
             }
             None => {
                 self.admitted.held = Some(open.version().sequence);
-                *cursor = None;
+                *cursor = self.asked();
                 Ok(())
             }
         }
@@ -319,17 +346,29 @@ async fn newer(feed: Option<&mut watch::Receiver<Option<Arc<Version>>>>) {
 }
 
 /// Answers a message; the digest of what it holds when the node asked for the entry points.
-async fn answer(shared: &Shared, sender: &mut Sender, frame: &mut [u8]) -> io::Result<Option<[u8; 32]>> {
-    match sender.open(frame)? {
-        Some(ToServer::Ping(number)) => sender.message(&ToNode::Pong(number)).await?,
-        Some(ToServer::LookupIndex(index)) => lookup(shared, sender, Some(index), index, "").await?,
-        Some(ToServer::LookupName(name)) => {
+async fn answer(
+    shared: &Shared,
+    sender: &mut Sender,
+    interest: Option<&mut Interest>,
+    frame: &mut [u8],
+) -> io::Result<Option<[u8; 32]>> {
+    match (sender.open(frame)?, interest) {
+        (Some(ToServer::Want(key)), Some(interest)) => interest.want(key),
+        (Some(ToServer::Forget(key)), Some(interest)) => interest.forget(key, sender.index),
+        (Some(ToServer::Ping(number)), _) => sender.message(&ToNode::Pong(number)).await?,
+        (Some(ToServer::LookupIndex(index)), _) => lookup(shared, sender, Some(index), index, "").await?,
+        (Some(ToServer::LookupName(name)), _) => {
             let index = shared.directory().index_of(name);
             lookup(shared, sender, index, 0, name).await?;
         }
-        Some(ToServer::Entries(held)) => return Ok(Some(held)),
-        // A second hello or a late proof has nothing to add, and kinds of the future are skipped.
-        Some(ToServer::Hello(_) | ToServer::Proof { .. }) | None => {}
+        (Some(ToServer::Entries(held)), _) => return Ok(Some(held)),
+        // A second hello, a late proof and questions of a node that is fed the whole table have nothing to add; kinds
+        // of the future are skipped.
+        (
+            Some(ToServer::Hello(_) | ToServer::Proof { .. } | ToServer::Want(_) | ToServer::Forget(_))
+            | None,
+            _,
+        ) => {}
     }
     Ok(None)
 }

@@ -112,6 +112,11 @@ impl Keys {
         self.directory.sign(&[ENTRIES_CONTEXT, &sequence.to_le_bytes(), digest].concat()).to_bytes()
     }
 
+    /// The directory's signature over an answer about Services.
+    pub(crate) fn sign_answer(&self, text: &[u8]) -> [u8; 64] {
+        self.directory.sign(text).to_bytes()
+    }
+
     /// The key of a node's relay binds: another one for another node key.
     pub(crate) fn relay_key(&self, index: u32, node: &[u8; 32]) -> [u8; 32] {
         let mut mac = <Blake2sMac<U32> as KeyInit>::new((&*self.relay).into());

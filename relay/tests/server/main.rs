@@ -1,5 +1,6 @@
 //! A real server process on loopback, with nodes made of the core's own parts.
 
+mod asking;
 mod directory;
 mod feeding;
 mod joining;

@@ -1,6 +1,6 @@
 //! A real server process and nodes made of the core's own parts, on loopback.
 
-use edgemesh_core::control::{Authority, Credentials, Link, Question};
+use edgemesh_core::control::{Authority, Credentials, Feed, Link, Question};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::{EntriesPart, PROOF_PART_MAX, Preamble, ToNode};
@@ -175,6 +175,8 @@ pub(crate) enum Heard {
     Commit(u64, [u8; 32]),
     /// A part of the entry points, and with the last one their digest.
     Entries(Vec<u8>, Option<[u8; 32]>),
+    /// Fingerprint and how many there are.
+    Answer(u32, u32),
 }
 
 /// A node with its control connection.
@@ -197,7 +199,7 @@ impl Node {
             secret: Some(token.secret),
             account: false,
             agent: "test 1",
-            feed,
+            feed: if feed { Feed::Whole } else { Feed::None },
         };
         Self::with(credentials, token.root, server, seed, sequence)
     }
@@ -209,7 +211,7 @@ impl Node {
             secret: None,
             account: true,
             agent: "test 1",
-            feed: false,
+            feed: Feed::None,
         };
         let mut node = Self::with(credentials, cluster.root, server, seed, 0);
         node.proof = proof.to_vec();
@@ -283,7 +285,21 @@ impl Node {
         }
     }
 
-    /// Asks for a node.
+    /// Connects and joins as a node that asks for Services one by one.
+    pub(crate) fn join_on_demand(token: &Token, server: SocketAddr, seed: u8) -> Self {
+        let credentials = Credentials {
+            name: heapless::String::try_from(token.node.as_str()).unwrap(),
+            secret: Some(token.secret),
+            account: false,
+            agent: "test 1",
+            feed: Feed::OnDemand,
+        };
+        let mut node = Self::with(credentials, token.root, server, seed, 0);
+        assert!(matches!(node.hear(), Some(Heard::Welcome { .. })));
+        node
+    }
+
+    /// Asks for a node, or for Services by their fingerprint.
     pub(crate) fn ask(&mut self, index: u32) {
         self.flush(Some(index));
     }
@@ -361,6 +377,8 @@ impl Node {
                     commit.iter().for_each(|commit| authority.unwrap().entries(commit).unwrap());
                     Heard::Entries(part.to_vec(), commit.map(|commit| commit.digest))
                 }
+                // Its signature was checked by the link.
+                ToNode::Answer(answer) => Heard::Answer(answer.key, answer.found),
                 ToNode::Pong(_) | ToNode::Prove => continue,
             });
         }

@@ -69,6 +69,8 @@ fn messages_to_the_server() {
     assert_eq!(to_server(&ToServer::LookupIndex(300)), "0102ac02");
     assert_eq!(to_server(&ToServer::LookupName("b")), "01030162");
     assert_eq!(to_server(&ToServer::Ping(7)), "010407");
+    assert_eq!(to_server(&ToServer::Want(300)), "0106ac02");
+    assert_eq!(to_server(&ToServer::Forget(300)), "0107ac02");
     assert_eq!(to_server(&ToServer::Proof { part: &[1, 2], last: true }), "010502010201");
     assert_eq!(to_server(&ToServer::Entries([0x99; 32])), format!("0108{}", "99".repeat(32)));
 }
@@ -107,6 +109,8 @@ fn messages_to_the_node() {
     assert_eq!(to_node(&ToNode::Pong(7)), "014407");
     assert_eq!(to_node(&ToNode::Feed(&[1, 2])), "0145020102");
     assert_eq!(to_node(&ToNode::Prove), "0147");
+    let answer = Answer { key: 0x8000_0001, sequence: 300, found: 1, signature: &[0x99; 2] };
+    assert_eq!(to_node(&ToNode::Answer(answer)), "01488180808008ac0201029999");
     let commit = FeedCommit { sequence: 300, digest: [0x77; 32], signature: &[0x88; 2] };
     assert_eq!(to_node(&ToNode::FeedCommit(commit.clone())), format!("0146ac02{}028888", "77".repeat(32)));
     assert_eq!(to_node(&ToNode::Entries(EntriesPart { part: &[1, 2], commit: None })), "015002010200");

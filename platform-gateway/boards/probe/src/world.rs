@@ -126,7 +126,7 @@ fn config(node: u8) -> Config {
             secret: None,
             account: false,
             agent: "probe",
-            feed: true,
+            feed: edgemesh_core::control::Feed::Whole,
         },
         authority: Authority { root: *golden!("root.key"), directory: [0; 32], epoch: 0 },
         dns: Settings {

@@ -157,12 +157,13 @@ fn ask(data: &mut Data, query: &[u8]) -> Option<Vec<u8>> {
             out.truncate(len);
             Some(out)
         }
-        Verdict::Forward | Verdict::Drop(_) => None,
+        // On demand it has been asked for now.
+        Verdict::Forward | Verdict::Drop(_) | Verdict::Wait(_) => None,
     }
 }
 
 /// Addresses that the engine gives for a name of the cluster.
-pub(super) fn addresses(data: &mut Data, name: &str) -> Vec<String> {
+pub(in crate::agent) fn addresses(data: &mut Data, name: &str) -> Vec<String> {
     let types = [RecordType::A, RecordType::AAAA];
     let messages = types.iter().filter_map(|rtype| ask(data, &query(name, *rtype)?));
     messages.flat_map(|message| parse(&message)).map(|answer| answer.data).collect()

@@ -5,7 +5,7 @@
 //!
 //! Bounds: one measurement (`ping`, `explain`) at a time; a second one waits for the first.
 
-mod dns;
+pub(super) mod dns;
 mod explain;
 mod listing;
 mod netcheck;

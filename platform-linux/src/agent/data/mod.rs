@@ -7,6 +7,7 @@
 
 mod inbound;
 mod outbound;
+mod waiting;
 
 use super::command::{Command, QueryReply};
 use super::park::ParkingLot;
@@ -29,6 +30,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::mpsc as commands;
 use tokio::sync::{mpsc, watch};
+use waiting::{Query, Waiting};
 
 /// Super-packets or receive batches of one direction in one turn.
 const TURN: usize = 8;
@@ -62,6 +64,8 @@ pub enum Note {
     Feed(Vec<u8>),
     /// The directory knows no node of this name.
     NoNode(String),
+    /// The server has answered about some Services, from the state with this sequence.
+    Answer(u64),
     /// The feed is consistent.
     FeedCommit {
         /// Its sequence.
@@ -128,6 +132,7 @@ pub struct Data {
     /// UDP sockets by number: 0 for IPv4, 1 for IPv6.
     pub sockets: [Option<Socket>; 2],
     tun: Tun,
+    waiting: Waiting,
     outputs: Outputs,
     refusals: Refusals,
     coalescer: Coalescer,
@@ -149,6 +154,7 @@ impl Data {
             sockets,
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
             tun,
+            waiting: Waiting::default(),
             outputs,
             refusals: Refusals::default(),
             packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
@@ -263,13 +269,7 @@ impl Data {
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Query { transport, query, reply } => {
-                let mut answer =
-                    vec![0; if transport == Transport::Udp { UDP_ANSWER } else { usize::from(u16::MAX) }];
-                let verdict = self.engine.query(now, transport, &query, &mut answer);
-                if let Verdict::Answer { len, .. } | Verdict::Chase { len } = verdict {
-                    answer.truncate(len);
-                }
-                let _ = reply.send(QueryReply { verdict, answer });
+                self.query(now, Query { transport, query, reply });
             }
             Command::ControlUp(server) => self.engine.control_up(now, server),
             Command::ControlDown => self.engine.control_down(now),
@@ -281,6 +281,18 @@ impl Data {
             Command::Stop => {}
         }
         self.drain(now);
+    }
+
+    fn query(&mut self, now: Instant, query: Query) {
+        let room = if query.transport == Transport::Udp { UDP_ANSWER } else { usize::from(u16::MAX) };
+        let mut answer = vec![0; room];
+        let verdict = self.engine.query(now, query.transport, &query.query, &mut answer);
+        match verdict {
+            Verdict::Wait(key) if self.engine.link().is_up() => return self.waiting.keep(key, query),
+            Verdict::Answer { len, .. } | Verdict::Chase { len } => answer.truncate(len),
+            _ => {}
+        }
+        let _ = query.reply.send(QueryReply { verdict, answer });
     }
 
     fn frame(&mut self, now: Instant, frame: &mut [u8]) {
@@ -305,6 +317,7 @@ impl Data {
             }),
             Ok(Some(Message::NoPeer { index: 0, name })) => Some(Note::NoNode(name.to_owned())),
             Ok(Some(Message::Feed(body))) => Some(Note::Feed(body.to_vec())),
+            Ok(Some(Message::Answer(answer))) => Some(Note::Answer(answer.sequence)),
             Ok(Some(Message::FeedCommit(commit))) => {
                 Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
             }
@@ -370,7 +383,12 @@ impl Data {
         }
         match event {
             Event::Ready(ticket) => self.unpark(now, ticket),
-            Event::Expired(ticket) => self.parking.drop_all(ticket),
+            Event::Expired(ticket) => {
+                self.parking.drop_all(ticket);
+                if let Ticket::Service(key) = ticket {
+                    self.waiting.take(key).into_iter().for_each(|query| query.fail(key));
+                }
+            }
             Event::ServicesChanged | Event::Pong { .. } => {}
             Event::PersistStamp(stamp) => {
                 let _ = self.outputs.notes.send(Note::Stamp(stamp));
@@ -389,13 +407,16 @@ impl Data {
     }
 
     fn unpark(&mut self, now: Instant, ticket: Ticket) {
+        if let Ticket::Service(key) = ticket {
+            self.waiting.take(key).into_iter().for_each(|query| self.query(now, query));
+        }
         for parked in self.parking.take(ticket) {
             self.packet[HEADROOM..HEADROOM + parked.bytes.len()].copy_from_slice(&parked.bytes);
             match (parked.origin, ticket) {
                 (super::park::Origin::Tun(header), Ticket::Peer(index)) => {
                     self.resume(now, &header, parked.bytes.len(), index);
                 }
-                (super::park::Origin::Tun(header), Ticket::Fragment(_)) => {
+                (super::park::Origin::Tun(header), Ticket::Fragment(_) | Ticket::Service(_)) => {
                     self.outbound(now, &header, parked.bytes.len());
                 }
                 (super::park::Origin::Peer(peer), _) => self.again(now, peer, parked.bytes.len()),

@@ -195,6 +195,7 @@ impl Join {
                 }
             }
             Note::Entries { part, digest } => self.take_entries(&part, digest).await,
+            Note::Answer(sequence) => self.answered(sequence).await,
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => log(self.state.save_stamp(stamp)),
             Note::PeerRefused(refusal) => self.tell(&refusal),

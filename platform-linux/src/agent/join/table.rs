@@ -5,10 +5,13 @@
 //! given to the engine, looked at for routes, and appended to the snapshot file. Long ways are given to the data
 //! thread piece by piece, so that packets pass in between.
 
+use super::super::admin::dns::addresses;
+use super::super::cluster_dns;
 use super::super::source::Names;
 use super::taking::{Mode, leaves_here};
 use super::{Join, log};
 use crate::agent::state::State;
+use crate::cli::DnsVip;
 use crate::clock;
 use edgemesh_core::node::Engine;
 use edgemesh_core::service::TableError;
@@ -133,6 +136,31 @@ impl Join {
             self.apply(way).await;
         }
         self.table_changed(step).await;
+    }
+
+    /// A part of the feed on demand is complete. What the engine gave up for it, or found gone, goes here as well.
+    pub(super) async fn answered(&mut self, sequence: u64) {
+        let services = &mut self.services;
+        (services.sequence, services.home) = (sequence, services.replica.table().home());
+        let known: Vec<Arc<Key>> = services.replica.table().keys().cloned().collect();
+        let gone = self.handle.inspect(move |data| {
+            let held = data.engine.services();
+            let is_gone = |key: &Arc<Key>| held.service(&key.namespace, &key.name).is_none();
+            if held.len() < known.len() { known.into_iter().filter(is_gone).collect() } else { Vec::new() }
+        });
+        let replica = &mut self.services.replica;
+        for key in gone.await.unwrap_or_default() {
+            // Taking away never comes at the wrong time.
+            let _ = replica.apply(&Update::Remove { namespace: &key.namespace, name: &key.name });
+        }
+        let step = replica.take_step();
+        self.table_changed(step).await;
+        if self.settings.names.dns_vip != DnsVip::Off {
+            // Nobody may ask for the cluster's DNS by name before its address is answered here.
+            let domain = crate::agent::status::domain(&self.membership);
+            let name = format!("{}.{}.svc.{domain}.", cluster_dns::NAME, cluster_dns::NAMESPACE);
+            let _ = self.handle.inspect(move |data| drop(addresses(data, &name))).await;
+        }
     }
 
     /// Asks the server for everything.

@@ -199,6 +199,7 @@ pub const ALL: &[Scenario] = &[
     row("truth/g4-not-ready", "the cloud calls a node lost that runs", Run::Prepared(truth::node_not_ready)),
     row("truth/g5-cold-boot", "a node boots without network", Run::Own(truth::cold_boot)),
     row("truth/g6-new-address", "a node gets another address", Run::Own(truth::new_address)),
+    row("feed/on-demand", "a small node in a cluster of 10,000 Services", Run::Prepared(feed::on_demand)),
     row("feed/idle-cost", "an idle node costs its server 1 KB a minute", Run::Prepared(feed::idle_cost)),
     row("restart/c5-agents", "agents are killed under load", Run::Own(restart::agents_killed)),
     row("restart/server", "the server is killed while it relays", Run::Own(restart::server_killed)),

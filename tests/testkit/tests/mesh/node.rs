@@ -100,7 +100,7 @@ impl SimNode {
                 secret: disk.joined.is_none().then_some(server::SECRET),
                 account: false,
                 agent: "simulated",
-                feed: true,
+                feed: edgemesh_core::control::Feed::Whole,
             },
             authority: disk.authority,
             dns: dns::Settings {
@@ -227,7 +227,7 @@ impl SimNode {
                     let verdict = self.engine.resume(now, index, Burst::single(bytes.len()), bytes.len());
                     self.carry(now, bytes, verdict);
                 }
-                (Origin::Tun, Ticket::Fragment(_)) => self.outbound(now, bytes),
+                (Origin::Tun, Ticket::Fragment(_) | Ticket::Service(_)) => self.outbound(now, bytes),
                 (Origin::Peer(peer), _) => {
                     let mut buffer = with_room(&bytes);
                     let mut packet = Packet::new(&mut buffer, HEADROOM, bytes.len()).unwrap();

@@ -1,0 +1,64 @@
+//! What a shell tells an [`Engine`] that concerns one machine alone. Where several meet it is in [`node`](crate::node);
+//! what may be read is in `inspect`.
+
+use crate::control::Question;
+use crate::counters::DropReason;
+use crate::node::Engine;
+use crate::path::Local;
+use crate::time::Instant;
+use core::net::IpAddr;
+
+impl Engine<'_> {
+    /// Writes a message of the shell's for the control connection into `out`, of at least 1,600 bytes; `None` while
+    /// it has no place there (see [`Link::ask`](crate::control::Link::ask)). Answers come by [`Engine::control`].
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoom`] for a shorter `out`.
+    pub fn ask(&mut self, question: &Question<'_>, out: &mut [u8]) -> Result<Option<usize>, DropReason> {
+        self.link.ask(question, out)
+    }
+
+    /// The TCP relay connection stands.
+    pub fn relay_tcp_up(&mut self, now: Instant) {
+        self.paths.relay_tcp_up(now);
+        self.settle(now);
+    }
+
+    /// The TCP relay connection failed or broke.
+    pub fn relay_tcp_down(&mut self, now: Instant) {
+        self.paths.relay_tcp_down(now);
+        self.settle(now);
+    }
+
+    /// The addresses of this node that a peer may reach it by, best first.
+    pub fn set_local(&mut self, now: Instant, found: &[Local]) {
+        self.paths.set_local(now, found);
+        self.settle(now);
+    }
+
+    /// Forgets what part of the feed this node holds: the next connection brings the whole table.
+    pub fn forget_feed(&mut self) {
+        self.link.set_sequence(0);
+    }
+
+    /// Measures the round trip to the node of this index by the way in use: [`Event::Pong`], or silence. False
+    /// without a session.
+    pub fn ping(&mut self, now: Instant, index: u32) -> bool {
+        let peer = self.peers.find(index).filter(|id| self.tunnels.is_up(*id));
+        if let Some(id) = peer {
+            self.paths.ping(now, id);
+            self.settle(now);
+        }
+        peer.is_some()
+    }
+
+    /// The endpoints of this node that do not answer are these: see [`Peers::set_down`].
+    pub fn set_down(&mut self, now: Instant, down: &[IpAddr]) {
+        self.peers.set_down(now, self.own, down);
+    }
+
+    /// Services are fed on demand from here on: held while they are used, or while this node has endpoints of them.
+    pub fn hold_on_demand(&mut self) {
+        self.services.hold_on_demand();
+    }
+}
