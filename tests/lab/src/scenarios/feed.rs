@@ -101,7 +101,7 @@ pub(super) fn on_demand(mesh: &mut Mesh) -> Result {
         mesh.join(node)?;
     }
     let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
-    let more = ["--feed", "on-demand"].map(str::to_owned).to_vec();
+    let more = ["--feed", "on-demand", "--service-cidr", "10.96.0.0/16"].map(str::to_owned).to_vec();
     mesh.join_with("a1", AgentOptions { token, source: None, more })?;
     for node in ["b1", "cloud", "a1"] {
         mesh.agent_mut(node)?.0.wait_ready()?;
