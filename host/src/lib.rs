@@ -17,6 +17,7 @@ pub mod config;
 pub mod entropy;
 pub mod log;
 pub mod metrics;
+pub mod programming;
 pub mod signal;
 pub mod state;
 pub mod tcp;

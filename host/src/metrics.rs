@@ -41,6 +41,15 @@ impl Text {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
+        self.begin(name, kind, help)
+    }
+
+    /// Begins the histogram `edgemesh_{name}`, which is made of parts.
+    pub fn histogram<'a>(&'a mut self, name: &'a str, help: &str) -> Family<'a> {
+        self.begin(name, "histogram", help)
+    }
+
+    fn begin<'a>(&'a mut self, name: &'a str, kind: &str, help: &str) -> Family<'a> {
         let _ = writeln!(self.out, "# HELP edgemesh_{name} {help}\n# TYPE edgemesh_{name} {kind}");
         Family { out: &mut self.out, name }
     }
@@ -73,7 +82,12 @@ impl Text {
 impl Family<'_> {
     /// One value under these labels.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
-        let _ = write!(self.out, "edgemesh_{}", self.name);
+        self.part("", labels, value)
+    }
+
+    /// One value of the part with this ending, under these labels.
+    pub fn part(&mut self, ending: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
+        let _ = write!(self.out, "edgemesh_{}{ending}", self.name);
         for (n, (label, text)) in labels.iter().enumerate() {
             let _ = write!(self.out, "{}{label}=\"", if n == 0 { "{" } else { "," });
             for c in text.chars() {

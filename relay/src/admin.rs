@@ -104,6 +104,7 @@ impl Handler for Admin {
             "Mistakes found in manifests.",
             load(&counters.manifest_problems),
         );
+        counters.programming.write(out);
         let newest = shared.feed.newest();
         out.gauge(
             "feed_sequence",

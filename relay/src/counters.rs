@@ -1,5 +1,6 @@
 //! What the server counts. Counters wrap, as Prometheus counters may.
 
+use edgemesh_host::programming::Programming;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -63,6 +64,8 @@ pub(crate) struct Counters {
     pub(crate) lookups: AtomicU64,
     pub(crate) feed_bytes: AtomicU64,
     pub(crate) manifest_problems: AtomicU64,
+    /// How long changes take to be in the feed.
+    pub(crate) programming: Programming,
     /// By the numbers of `edgemesh_core::wire::control::Refusal`.
     pub(crate) refused: [AtomicU64; 8],
 }

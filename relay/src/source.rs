@@ -36,18 +36,20 @@ pub(crate) fn follow(
     counters: &Arc<Counters>,
 ) -> Result<Followed, Failure> {
     let (directory, feed, counters) = (directory.clone(), feed.clone(), counters.clone());
-    let problems = counters.clone();
+    let (problems, programming) = (counters.clone(), counters.clone());
     let mut report = move |problem: String| {
         problems.manifest_problems.fetch_add(1, Relaxed);
         tracing::warn!("{problem}");
     };
     let mut told = None;
     let publish = move |changes: Changes| {
+        let triggers: Vec<u64> = changes.triggers().collect();
         feed.take(changes);
         while let Err(error) = feed.publish(&directory, &mut report) {
             tracing::error!(%error, "the Services cannot be fed");
             std::thread::sleep(RETRY);
         }
+        programming.programming.done(&triggers);
         let Some(version) = feed.newest() else { return };
         let Version { sequence, services, .. } = *version;
         if told.replace(services) == Some(services) {

@@ -86,3 +86,19 @@ fn events_are_told_apart() {
     assert!(event(Kind::Service, b"{\"type\":\"ADDED\",\"obj").is_err());
     assert!(event(Kind::Service, b"<html>").is_err());
 }
+
+#[test]
+fn r5_the_moment_of_the_change_is_that_of_the_annotation() {
+    let triggered = |at: Value| {
+        let value = json!({
+            "metadata": {"name": "a", "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": at}},
+            "addressType": "IPv4", "endpoints": [],
+        });
+        decode(Kind::EndpointSlice, &value).unwrap().triggered
+    };
+    assert_eq!(triggered(json!("2024-01-02T03:04:05Z")), Some(1_704_164_645_000));
+    assert_eq!(triggered(json!("2024-01-02T04:04:05.678901+01:00")), Some(1_704_164_645_678));
+    for none in [json!("yesterday"), json!(""), json!(5), json!("1960-01-01T00:00:00Z")] {
+        assert_eq!(triggered(none), None);
+    }
+}

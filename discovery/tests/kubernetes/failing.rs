@@ -125,7 +125,7 @@ async fn a_server_that_comes_later_is_waited_for() {
 }
 
 #[tokio::test]
-async fn the_last_good_table_stays_and_its_age_is_known() {
+async fn r4_the_last_good_table_stays_and_its_age_is_known() {
     let mut server = plain().await;
     server.put(service("a"));
     let mut feed = Feed::new(settings(&server));

@@ -23,6 +23,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub trait Handler: Send + Sync + 'static {
     /// Whether the program can do its work; otherwise what it lacks, in words.
     fn ready(&self) -> impl Future<Output = Result<(), String>> + Send;
+    /// What else people want to know who ask whether it is ready, a line each.
+    fn remarks(&self) -> impl Future<Output = Vec<String>> + Send {
+        std::future::ready(Vec::new())
+    }
     /// Writes the program's metrics.
     fn metrics(&self, out: &mut metrics::Text) -> impl Future<Output = ()> + Send;
     /// Answers any other path; [`Response::not_found`] for unknown ones.
@@ -143,10 +147,14 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, handler: &
 async fn answer(request: Request, handler: &impl Handler) -> Response {
     match (request.method, request.path.as_str()) {
         (Method::Get, "/livez") => Response::text(200, "ok\n"),
-        (Method::Get, "/readyz") => match handler.ready().await {
-            Ok(()) => Response::text(200, "ok\n"),
-            Err(lack) => Response::text(503, format!("not ready: {lack}\n")),
-        },
+        (Method::Get, "/readyz") => {
+            let (status, mut text) = match handler.ready().await {
+                Ok(()) => (200, "ok\n".to_owned()),
+                Err(lack) => (503, format!("not ready: {lack}\n")),
+            };
+            handler.remarks().await.iter().for_each(|line| text.extend([line, "\n"]));
+            Response::text(status, text)
+        }
         (Method::Get, "/metrics") => {
             let mut text = metrics::Text::new();
             handler.metrics(&mut text).await;

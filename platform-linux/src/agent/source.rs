@@ -6,6 +6,8 @@
 use super::join::Join;
 use super::start::RunError;
 use super::status::Shared;
+#[cfg(feature = "kubernetes")]
+use super::status::SourceHealth;
 use crate::cli::{Run, Source};
 use edgemesh_discovery::encoded::{Resolver, VipKey};
 #[cfg(feature = "kubernetes")]
@@ -109,6 +111,8 @@ async fn keep_current(health: Arc<kubernetes::Health>, status: Arc<Shared>) {
         if let Some(unix_secs) = health.current() {
             status.confirmed(unix_secs);
         }
+        let kubernetes::Counters { lists, failures, refused_objects } = health.counters();
+        status.source_is(SourceHealth { lists, failures, refused_objects });
     }
 }
 

@@ -3,6 +3,7 @@
 use super::state::{Joined, Membership};
 use crate::cli::Run;
 use crate::dns::Stats;
+use edgemesh_host::programming::Programming;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -31,8 +32,21 @@ pub struct Shared {
     pub dns: IpAddr,
     /// UDP address for tunnels.
     pub listen: SocketAddr,
+    /// How long changes take to have an effect.
+    pub programming: Programming,
     answers: watch::Sender<()>,
     inner: Mutex<Inner>,
+}
+
+/// How a source that is asked again and again has done since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SourceHealth {
+    /// Whole lists heard.
+    pub lists: u64,
+    /// Requests that came to nothing, and watches that broke.
+    pub failures: u64,
+    /// Objects that do not apply, each counted once per version.
+    pub refused_objects: u64,
 }
 
 #[derive(Default)]
@@ -52,6 +66,7 @@ struct Inner {
     /// Addresses of our device beside the plan's.
     answering: Vec<IpAddr>,
     stopping: bool,
+    source_health: Option<SourceHealth>,
     interception: Interception,
     entry_points: Option<EntryPoints>,
 }
@@ -102,6 +117,7 @@ impl Shared {
             domain: domain(membership).to_owned(),
             dns: settings.dns,
             listen: settings.listen,
+            programming: Programming::default(),
             answers: watch::Sender::new(()),
             inner: Mutex::new(Inner { index, ..Inner::default() }),
         }
@@ -191,6 +207,16 @@ impl Shared {
         if inner.heard {
             inner.current = inner.current.max(Some(unix_secs));
         }
+    }
+
+    /// How the source does.
+    pub fn source_is(&self, health: SourceHealth) {
+        self.inner().source_health = Some(health);
+    }
+
+    /// How the source does, if it is one that is asked.
+    pub fn source_health(&self) -> Option<SourceHealth> {
+        self.inner().source_health
     }
 
     /// Whether the source was heard in this run.

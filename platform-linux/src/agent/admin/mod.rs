@@ -19,7 +19,8 @@ pub use netcheck::Netcheck;
 pub use ping::Ping;
 
 use super::command::Handle;
-use super::status::Shared;
+use super::status::{Shared, SourceHealth};
+use crate::clock;
 use edgemesh_host::admin::{Handler, Listener, Method, Request, Response};
 use edgemesh_host::metrics::{Kind, Text};
 use serde::Serialize;
@@ -63,9 +64,34 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// How current the Services are, and what that took.
+    fn source_metrics(&self, out: &mut Text, age_secs: Option<u64>) {
+        if let Some(age) = age_secs {
+            out.gauge("source_age_seconds", "Since the Services were known to be current.", age);
+        }
+        if let Some(SourceHealth { lists, failures, refused_objects }) = self.shared.source_health() {
+            out.counter("source_lists_total", "Whole lists heard.", lists);
+            out.counter("source_failures_total", "Requests in vain, and watches that broke.", failures);
+            out.counter("source_refused_objects_total", "Objects that do not apply.", refused_objects);
+        }
+        self.shared.programming.write(out);
+    }
+}
+
 impl Handler for Admin {
     async fn ready(&self) -> Result<(), String> {
         self.shared.obstacle().map_or(Ok(()), Err)
+    }
+
+    async fn remarks(&self) -> Vec<String> {
+        let stale = if self.shared.is_heard() { "" } else { ", not heard in this run" };
+        let age = self.shared.current().map(|then| clock::wall().secs.saturating_sub(then));
+        let age = age.map_or_else(|| "never current".to_owned(), |secs| format!("current {secs} s ago"));
+        let health = self.shared.source_health().map(|SourceHealth { lists, failures, refused_objects }| {
+            format!(", {lists} lists, {failures} failures, {refused_objects} objects refused")
+        });
+        vec![format!("source {}: {age}{stale}{}", self.shared.source, health.unwrap_or_default())]
     }
 
     async fn metrics(&self, out: &mut Text) {
@@ -73,6 +99,7 @@ impl Handler for Admin {
         out.family("ready", Kind::Gauge, "Whether this node serves.").sample(&[], u64::from(status.ready));
         out.family("stale", Kind::Gauge, "Whether the source was not heard in this run.")
             .sample(&[], u64::from(status.stale));
+        self.source_metrics(out, status.age_secs);
         let mut drops = out.family("drops_total", Kind::Counter, "Packets dropped, by reason.");
         for (name, value) in status.counters.iter().filter_map(|(n, v)| Some((n.strip_prefix("drop_")?, v))) {
             drops.sample(&[("reason", name)], *value);

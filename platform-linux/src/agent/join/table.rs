@@ -176,12 +176,14 @@ impl Join {
         while let Ok(more) = self.changes.1.try_recv() {
             changes.merge(more);
         }
+        let triggers: Vec<u64> = changes.triggers().collect();
         let served = self.services.local.get_or_insert_default();
         if served.apply(std::time::Instant::now(), changes) {
             let placement = Placement::new(served.table().nodes(), &[], None);
             served.place(placement);
         }
         self.encode().await;
+        self.status.programming.done(&triggers);
     }
 
     /// Nodes have become known.
