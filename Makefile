@@ -1,7 +1,7 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
 
-.PHONY: demo deny fmt lab lab-self lab-user lint probe sim test
+.PHONY: demo deny fmt lab lab-self lab-user lint probe scale sim test test-full
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh
@@ -47,6 +47,11 @@ lint: ## formatting and lints, warnings denied
 probe: ## the core on a microcontroller (QEMU): answers, stack, memory, flash, no allocator
 	cross/probe.sh
 
+scale: ## 10,000 Services, 50,000 endpoints, 1,000 nodes, held to the figures of docs/scale.md; about ten minutes
+	tests/lab/packages.sh
+	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-scale
+	target/release/edgemesh-scale full
+
 sim: ## the simulated network with chosen seeds: SEED=7 TEST=name replays one, SEEDS=500 widens
 	SEED=$(SEED) SEEDS=$(SEEDS) cargo test --package edgemesh-testkit $(TEST)
 
@@ -55,3 +60,9 @@ test: lint probe ## everything that gates a change
 	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab
 	$(MAKE) lab-user
+	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-scale
+	target/debug/edgemesh-scale sample
+
+test-full: test ## that, and what takes long: more seeds, scale
+	$(MAKE) sim SEEDS=1000
+	$(MAKE) scale

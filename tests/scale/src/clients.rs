@@ -1,6 +1,6 @@
 //! Many nodes on one server: control connections of the real protocol, without what an agent does behind them.
 
-use edgemesh_core::control::{Authority, Credentials, Link, Message};
+use edgemesh_core::control::{Authority, Credentials, Feed, Link, Message};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
 use edgemesh_host::admin::{self, Address};
@@ -134,7 +134,7 @@ async fn follow(
         secret: Some(token.secret),
         account: false,
         agent: "edgemesh-scale",
-        feed: true,
+        feed: Feed::Whole,
     };
     let authority = Authority { root: token.root, directory: [0; 32], epoch: 0 };
     let mut link = Link::new(StaticSecret::from_bytes(seed), credentials, authority);

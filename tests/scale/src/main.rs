@@ -66,11 +66,11 @@ impl Cli {
                 timed: false,
             },
             Self::Full => Plan {
-                size: Size { services: 10_000, endpoints: 5, namespaces: 5_000, nodes: 500 },
+                size: Size { services: 10_000, endpoints: 5, namespaces: 500, nodes: 500 },
                 clients: 1_000,
                 changes: 100,
                 churn: secs(60),
-                idle: secs(120),
+                idle: secs(60),
                 timed: true,
             },
         }
