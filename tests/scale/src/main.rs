@@ -1,7 +1,7 @@
 //! How the programs do with many Services, many changes and many nodes: real programs, real packets, the test API
 //! server, in a private world as the lab's.
 //!
-//! `edgemesh-scale sample` is small and holds sizes and counts to account, for every change of the tree;
+//! `edgemesh-scale sample` is small and holds sizes and counts to account;
 //! `edgemesh-scale full` measures what `docs/scale.md` tells: 10,000 Services, 50,000 endpoints, 1,000 nodes. Times
 //! are told, and held to account by `full` only: `sample` runs on machines that do other things.
 //!
