@@ -161,6 +161,8 @@ pub const ALL: &[Scenario] = &[
     ),
     row("reach/commands", "status, peers, services, ping, explain, dns", Run::Shared(reach::commands)),
     row("reach/manifests", "Services follow their manifests", Run::Shared(reach::services_follow_manifests)),
+    row("reach/t13-rolling", "pods are replaced, no request fails", Run::Shared(reach::rolling_update)),
+    row("reach/v2-another-range", "ClusterIPs of another range", Run::Shared(reach::another_range)),
     row("tcp/c16-speaks-first", "a server speaks first", Run::Shared(transfer::server_speaks_first)),
     row("tcp/c12-half-close", "a half-closed client is answered", Run::Shared(transfer::half_close)),
     row("tcp/parallel", "200 connections at once", Run::Shared(transfer::parallel)),

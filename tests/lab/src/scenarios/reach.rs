@@ -164,6 +164,62 @@ pub(super) fn services_follow_manifests(mesh: &mut Mesh) -> Result {
     })
 }
 
+/// A Service whose pods are replaced one after the other, each new one ready before an old one ends: no request of a
+/// client that never rests fails, and each generation is reached.
+pub(super) fn rolling_update(mesh: &mut Mesh) -> Result {
+    let pod = Ipv4Addr::new(172, 17, 0, 2);
+    let rolling = |nodes: &[&str]| {
+        let service = crate::manifests::Service::new("rolling", Ipv4Addr::new(10, 96, 0, 96));
+        let service = service.port("TCP", "http", 80, 8080);
+        nodes.iter().fold(service, |service, node| service.endpoint(node, pod))
+    };
+    let manifests = mesh.server.manifests().to_owned();
+    let client = mesh.pod("a1")?;
+    rolling(&["a2"]).write_to(&manifests)?;
+    wait_until("the first pod is reached", secs(10), || answers(client, "rolling", "a2-p1"))?;
+    let ask = "while :; do curl -sS --max-time 10 http://rolling/ || echo FAILED; done";
+    let mut asking = client.spawn("rolling", &["bash", "-c", ask])?;
+    for (old, new) in [("a2", "b1"), ("b1", "cloud"), ("cloud", "a1"), ("a1", "a2")] {
+        rolling(&[old, new]).write_to(&manifests)?;
+        let mut ending = rolling(&[old, new]);
+        if let Some(first) = ending.endpoints.first_mut() {
+            (first.ready, first.terminating) = (false, true);
+        }
+        let served = |log: &str, name: &str| log.matches(name).count();
+        let reached = |name: String| {
+            let before = served(&asking.log(), &name);
+            wait_until(&format!("{name} is reached"), secs(15), || {
+                ensure!(served(&asking.log(), &name) > before, "{}", crate::product::tail(&asking.log()));
+                Ok(())
+            })
+        };
+        reached(format!("{new}-p1"))?;
+        ending.write_to(&manifests)?;
+        reached(format!("{new}-p1"))?;
+        rolling(&[new]).write_to(&manifests)?;
+        reached(format!("{new}-p1"))?;
+    }
+    let log = asking.log();
+    asking.kill();
+    ensure!(!log.contains("FAILED"), "requests failed: {}", crate::product::tail(&log));
+    rolling(&[]).remove_from(&manifests)
+}
+
+/// ClusterIPs of another range than the one that this cluster began with, while everything runs.
+pub(super) fn another_range(mesh: &mut Mesh) -> Result {
+    let manifests = mesh.server.manifests().to_owned();
+    let second = crate::manifests::Service::new("second", Ipv4Addr::new(10, 200, 7, 7))
+        .port("TCP", "http", 80, 8080)
+        .endpoint("b1", Ipv4Addr::new(172, 17, 0, 2));
+    second.write_to(&manifests)?;
+    for client in [mesh.pod("a1")?, mesh.pod("cloud")?, &mesh.lab.a1] {
+        let name = second.full_name();
+        wait_until("it is reached", secs(10), || answers(client, &name, "b1-p1"))?;
+        answers(client, "park.default.svc.cluster.local", "b1-p1")?;
+    }
+    second.remove_from(&manifests)
+}
+
 /// Docker's firewall on the nodes drops what is forwarded to its bridge; pods are endpoints and clients nevertheless.
 pub(super) fn beside_docker(mesh: &mut Mesh) -> Result {
     for node in mesh.lab.nodes() {
