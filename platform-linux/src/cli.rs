@@ -90,7 +90,7 @@ pub struct Run {
     /// Link-local address that the DNS responder listens on.
     #[arg(long, env = "EDGEMESH_DNS", value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::new(169, 254, 96, 16)))]
     pub dns: IpAddr,
-    /// Service CIDR to route to the mesh as a whole (repeatable); without it each ClusterIP is routed alone.
+    /// Service CIDR to route to the mesh as a whole (repeatable); each ClusterIP in no such range is routed alone.
     #[arg(long, env = "EDGEMESH_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<Prefix>,
     /// How packets to ClusterIPs are taken: routed to the mesh, or translated to stand-ins before another service

@@ -42,10 +42,7 @@ impl Join {
         let taken = self.taken(vips, &reserved);
         self.status.intercepting(mode.name(), self.beside.map(|proxy| proxy.to_string()), taken.len());
         let (routed, shadowed) = match mode {
-            Mode::Route if !self.settings.service_cidr.is_empty() => {
-                (self.settings.service_cidr.clone(), BTreeMap::new())
-            }
-            Mode::Route => (taken.iter().map(|vip| Prefix::host(vip.address)).collect(), BTreeMap::new()),
+            Mode::Route => (routes(&self.settings.service_cidr, &taken), BTreeMap::new()),
             Mode::Shadow => (Vec::new(), self.shadowed(&taken)),
         };
         if mode == Mode::Shadow {
@@ -215,6 +212,13 @@ impl Join {
     pub fn is_online(&self) -> bool {
         self.keeper.is_some()
     }
+}
+
+/// What is routed: the given ranges, and each VIP that is in none of them (row V2).
+fn routes(ranges: &[Prefix], taken: &[Vip]) -> Vec<Prefix> {
+    let beyond =
+        taken.iter().map(|vip| vip.address).filter(|ip| !ranges.iter().any(|range| range.contains(*ip)));
+    ranges.iter().copied().chain(beyond.map(Prefix::host)).collect()
 }
 
 /// What the kernel is to do for a node that has joined.
