@@ -41,8 +41,8 @@ impl Engine<'_> {
         self.link.set_sequence(0);
     }
 
-    /// Measures the round trip to the node of this index by the way in use: [`Event::Pong`], or silence. False
-    /// without a session.
+    /// Measures the round trip to the node of this index by the way in use:
+    /// [`Event::Pong`](crate::node::Event::Pong), or silence. False without a session.
     pub fn ping(&mut self, now: Instant, index: u32) -> bool {
         let peer = self.peers.find(index).filter(|id| self.tunnels.is_up(*id));
         if let Some(id) = peer {
@@ -52,7 +52,7 @@ impl Engine<'_> {
         peer.is_some()
     }
 
-    /// The endpoints of this node that do not answer are these: see [`Peers::set_down`].
+    /// The endpoints of this node that do not answer are these: see [`Peers::set_down`](crate::peer::Peers::set_down).
     pub fn set_down(&mut self, now: Instant, down: &[IpAddr]) {
         self.peers.set_down(now, self.own, down);
     }
