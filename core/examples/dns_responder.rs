@@ -38,6 +38,7 @@ edgemesh_core::memory! {
         ports: 8,
         endpoints: 8,
         names: 16,
+        namespaces: 8,
         side: 8,
     }
 }

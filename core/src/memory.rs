@@ -83,8 +83,9 @@ pub const fn places(slots: usize) -> usize {
 ///         ports: 96,      // service ports, and groups of endpoints
 ///         endpoints: 256,
 ///         names: 128,     // blocks of 28 bytes
+///         namespaces: 16,
 ///         side: 16,       // each table beside these: lookups, events, health, acknowledgements, fragments,
-///                         // namespaces, affinity, cookies
+///                         // affinity, cookies
 ///     }
 /// }
 /// static mut MEMORY: SmallMemory = SmallMemory::ZERO;
@@ -103,6 +104,7 @@ macro_rules! memory {
             ports: $ports:expr,
             endpoints: $endpoints:expr,
             names: $names:expr,
+            namespaces: $namespaces:expr,
             side: $side:expr $(,)?
         }
     ) => {
@@ -140,11 +142,11 @@ macro_rules! memory {
             targets: $crate::service::TargetSlot = $crate::service::TargetSlot::ZERO; $ports,
             endpoints: $crate::service::EndpointSlot = $crate::service::EndpointSlot::ZERO; $endpoints,
             names: $crate::service::NameBlock = $crate::service::NameBlock::ZERO; $names,
-            namespaces: $crate::service::NamespaceSlot = $crate::service::NamespaceSlot::ZERO; $side,
+            namespaces: $crate::service::NamespaceSlot = $crate::service::NamespaceSlot::ZERO; $namespaces,
             affinity: $crate::service::AffinitySlot = $crate::service::AffinitySlot::ZERO; $side,
             by_name: $crate::storage::Link = 0; $crate::memory::places($services),
             by_vip: $crate::storage::Link = 0; $crate::memory::places($crate::service::VIPS * $services),
-            by_namespace: $crate::storage::Link = 0; $crate::memory::places($side),
+            by_namespace: $crate::storage::Link = 0; $crate::memory::places($namespaces),
             by_address: $crate::storage::Link = 0; $crate::memory::places($endpoints),
             by_endpoint_vip: $crate::storage::Link = 0; $crate::memory::places($endpoints),
             by_ordinal: $crate::storage::Link = 0; $crate::memory::places($endpoints),

@@ -17,7 +17,7 @@ use edgemesh_core::wire::ip::{Address, Checksum, Mesh, TCP};
 edgemesh_core::memory! {
     struct Memory {
         peers: 2, window: 17, handshakes: 2, flows: 8, admitted: 8,
-        services: 4, ports: 4, endpoints: 8, names: 8, side: 4,
+        services: 4, ports: 4, endpoints: 8, names: 8, namespaces: 4, side: 4,
     }
 }
 

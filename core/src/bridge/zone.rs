@@ -167,6 +167,7 @@ mod tests {
             ports: 8,
             endpoints: 8,
             names: 16,
+            namespaces: 4,
             side: 4,
         }
     }

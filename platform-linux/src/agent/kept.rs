@@ -182,7 +182,7 @@ mod tests {
     edgemesh_core::memory! {
         struct Memory {
             peers: 2, window: 17, handshakes: 2, flows: 65_536, admitted: 65_536,
-            services: 2, ports: 2, endpoints: 2, names: 2, side: 8,
+            services: 2, ports: 2, endpoints: 2, names: 2, namespaces: 8, side: 8,
         }
     }
 

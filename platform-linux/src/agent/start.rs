@@ -34,6 +34,7 @@ edgemesh_core::memory! {
         ports: 32_768,
         endpoints: 65_536,
         names: 49_152,
+        namespaces: 8_192,
         side: 1_024,
     }
 }

@@ -23,6 +23,7 @@ edgemesh_core::memory! {
         ports: SERVICES + 1,
         endpoints: ENDPOINTS + 2,
         names: SERVICES + SERVICES / 4,
+        namespaces: 8,
         side: 8,
     }
 }
@@ -39,6 +40,7 @@ edgemesh_core::memory! {
         ports: 2,
         endpoints: 4,
         names: 4,
+        namespaces: 4,
         side: 4,
     }
 }

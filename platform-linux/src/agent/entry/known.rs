@@ -85,7 +85,7 @@ mod tests {
     edgemesh_core::memory! {
         struct Memory {
             peers: 2, window: 17, handshakes: 2, flows: 8, admitted: 8,
-            services: 4, ports: 4, endpoints: 16, names: 16, side: 8,
+            services: 4, ports: 4, endpoints: 16, names: 16, namespaces: 8, side: 8,
         }
     }
 

@@ -45,6 +45,7 @@ edgemesh_core::memory! {
         ports: 8,
         endpoints: 4,
         names: 12,
+        namespaces: 16,
         side: 16,
     }
 }
