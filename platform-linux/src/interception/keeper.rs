@@ -19,9 +19,10 @@ use edgemesh_core::time::Duration;
 use super::ledger::{Ledger, Touched};
 use super::overlap::{self, describe};
 use super::proxy::{self, Proxy};
+use super::report::{Changed, Report, Restored};
 use super::{Plan, SetupError, TABLES, Wanted, connections, entry, firewall, nft, sysctl};
 use crate::clock;
-use crate::netlink::{Change, Link, LinkChange, Monitor, Netlink, Route};
+use crate::netlink::{Change, Link, LinkChange, Monitor, Netfilter, Netlink, Route};
 use crate::poll::{Event, Interest, Poller, Waker};
 use crate::prefix::Prefix;
 use crate::tun;
@@ -34,48 +35,15 @@ const FULL_LOOK: Duration = Duration::from_secs(10);
 const IPTABLES_FILTER: &str = "filter";
 /// The one that holds the raw PREROUTING chain.
 const IPTABLES_RAW: &str = "raw";
+/// Times that our rules are loaded when others change theirs meanwhile.
+const LOADS: usize = 3;
 const MAIN_TABLE: u32 = 254;
 /// The BPF file system.
 const BPF: &str = "/sys/fs/bpf";
 
-/// Something that was missing or wrong and was put right.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Restored {
-    /// The device was down or had another MTU.
-    Device,
-    /// An address of the device.
-    Address(IpAddr),
-    /// A route to the device.
-    Route(Prefix),
-    /// A route of an earlier plan was taken away.
-    StaleRoute(Prefix),
-    /// Our nftables table.
-    Table,
-    /// The one of entry points.
-    Entries,
-    /// An accept in a chain of others.
-    Rule(Touched),
-}
-
-/// News of the keeper.
-#[derive(Debug)]
-pub enum Report {
-    /// Others had taken this away.
-    Restored(Restored),
-    /// It could not be put right; told once until it changes.
-    Failed(SetupError),
-    /// The device does not exist: open it anew.
-    DeviceGone,
-    /// The failure before has passed.
-    Recovered,
-    /// Another service proxy has appeared on this node, or changed, or gone.
-    Proxy(Option<Proxy>),
-    /// What was asked for last is in place.
-    Programmed,
-    /// What takes connections to Services before they reach this node's network, in words; or it is gone.
-    Balancer(Option<String>),
-    /// Connections that the kernel translated otherwise than the plan says begin anew.
-    Forgotten(usize),
+/// The kernel's count of changed rules; `None` where it has none.
+fn generation() -> Option<u32> {
+    Netfilter::open().and_then(|mut netfilter| netfilter.generation()).ok()
 }
 
 /// What to look at.
@@ -104,27 +72,6 @@ impl Look {
             firewall: self.firewall || other.firewall,
             proxy: self.proxy || other.proxy,
             all: self.all || other.all,
-        }
-    }
-}
-
-/// What a change of the plan brings about, which is nobody else's doing.
-#[derive(Default)]
-struct Changed {
-    asked: bool,
-    routes: HashSet<Prefix>,
-    table: bool,
-    /// There are entry points now, or none any more: other rules let their clients through.
-    firewall: bool,
-}
-
-impl Changed {
-    fn explains(&self, restored: &Restored) -> bool {
-        match restored {
-            Restored::Route(to) | Restored::StaleRoute(to) => self.routes.contains(to),
-            Restored::Table => self.table,
-            Restored::Rule(_) => self.firewall,
-            _ => false,
         }
     }
 }
@@ -304,9 +251,16 @@ impl Keeper {
         if sound {
             return Ok(());
         }
-        nft::load(&self.plan)?;
-        for family in families {
-            self.listings.insert(family, nft::listing(nft::TABLE, family)?);
+        for _ in 0..LOADS {
+            let before = generation();
+            nft::load(&self.plan)?;
+            for family in &families {
+                self.listings.insert(family, nft::listing(nft::TABLE, family)?);
+            }
+            // A change by somebody else in between would be taken for ours.
+            if generation() == before.map(|before| before.wrapping_add(1)) {
+                break;
+            }
         }
         done.push(Restored::Table);
         Ok(())

@@ -23,6 +23,7 @@ mod ledger;
 mod nft;
 mod overlap;
 mod proxy;
+mod report;
 mod sysctl;
 mod tool;
 
@@ -37,7 +38,7 @@ use crate::prefix::Prefix;
 
 pub use cleanup::{Cleaned, cleanup};
 pub use error::SetupError;
-pub use keeper::{Keeper, KeeperHandle, Report, Restored};
+pub use keeper::{Keeper, KeeperHandle};
 pub use ledger::{Ledger, Touched};
 pub use nft::TABLE;
 
@@ -46,6 +47,7 @@ const TABLES: [&str; 2] = [TABLE, entry::TABLE];
 
 pub use overlap::check;
 pub use proxy::{IPVS_DEVICES, Proxy, find as find_proxy, socket_balancer};
+pub use report::{Report, Restored};
 pub use tool::ToolError;
 
 /// The mesh in one address family.

@@ -12,6 +12,9 @@ use super::{Netlink, messages};
 
 const NFT_MSG_GETTABLE: u16 = 10 << 8 | 1;
 const NFT_MSG_GETCHAIN: u16 = 10 << 8 | 4;
+const NFT_MSG_NEWGEN: u16 = 10 << 8 | 15;
+const NFT_MSG_GETGEN: u16 = 10 << 8 | 16;
+const NFTA_GEN_ID: u16 = 1;
 /// `NFTA_TABLE_NAME` and `NFTA_CHAIN_TABLE` alike.
 const NFTA_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
@@ -85,6 +88,20 @@ impl Netfilter {
         let request =
             Request::new(NFT_MSG_GETCHAIN, 0, &head(v6)).attribute(NFTA_TABLE, &messages::terminated(table));
         self.exists(request.attribute(NFTA_CHAIN_NAME, &messages::terminated(chain)))
+    }
+
+    /// How often anybody has changed the rules of nftables in this network namespace; it wraps.
+    ///
+    /// # Errors
+    /// As [`Netfilter::has_table`].
+    pub fn generation(&mut self) -> io::Result<u32> {
+        let mut found = None;
+        self.0.exchange(Request::new(NFT_MSG_GETGEN, 0, &head(false)), |message| {
+            let body = message.body.get(4..).filter(|_| message.kind == NFT_MSG_NEWGEN);
+            let id = body.and_then(|body| wire::attributes(body).find(|(kind, _)| *kind == NFTA_GEN_ID));
+            found = found.or(id.and_then(|(_, value)| value.try_into().ok()).map(u32::from_be_bytes));
+        })?;
+        found.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     fn exists(&mut self, request: Request) -> io::Result<bool> {
@@ -172,6 +189,19 @@ mod tests {
             assert!(!netfilter.has_table(true, "kube-proxy").unwrap());
             assert!(netfilter.has_chain(false, "nat", "KUBE-SERVICES").unwrap());
             assert!(!netfilter.has_chain(true, "nat", "KUBE-SERVICES").unwrap());
+        });
+    }
+
+    #[test]
+    fn every_change_of_rules_is_a_generation() {
+        in_namespace(|| {
+            let mut netfilter = Netfilter::open().unwrap();
+            let before = netfilter.generation().unwrap();
+            assert_eq!(netfilter.generation().unwrap(), before);
+            sh("nft add table ip a");
+            assert_eq!(netfilter.generation().unwrap(), before.wrapping_add(1));
+            sh("nft 'add table ip b; add table ip6 b; delete table ip a'");
+            assert_eq!(netfilter.generation().unwrap(), before.wrapping_add(2), "one file is one change");
         });
     }
 
