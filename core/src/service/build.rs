@@ -3,7 +3,7 @@
 use super::names::Name;
 use super::slots::{
     ALL_HINTS, CLUSTER_IP, CONDITIONS, EXTERNAL_NAME, EndpointSlot, FLAGS, HEADLESS, PortSlot, ServiceSlot,
-    TARGETS, TargetSlot, domain_conditions, missing_hints, zone_conditions,
+    TARGETS, TargetSlot, missing_hints, zone_conditions,
 };
 use super::{MAX_PORTS, Part, Table, TableError, protocol_number};
 use crate::storage::Slot;
@@ -242,9 +242,8 @@ impl Table<'_> {
             address: def.address.into(),
             vip: def.vip.map_or(Address::NONE, Address::from),
             hostname,
-            conditions: def.conditions & CONDITIONS
-                | zone_conditions(def.zones, self.home.zone)
-                | domain_conditions(b.domain, self.home.domain),
+            conditions: def.conditions & CONDITIONS | zone_conditions(def.zones, self.home.zone),
+            in_domain: b.domain != 0 && b.domain == self.home.domain,
             ..EndpointSlot::EMPTY
         };
         let Some(new) = self.endpoints.insert(slot) else {

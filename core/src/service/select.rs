@@ -1,7 +1,7 @@
 //! Choosing endpoints, and saying what this node serves itself.
 
 use super::affinity::Key;
-use super::slots::{EndpointSlot, FOR_OWN_ZONE, IN_DOMAIN, ServiceSlot};
+use super::slots::{EndpointSlot, FOR_OWN_ZONE, ServiceSlot};
 use super::{Table, slots};
 use crate::rng::Rng;
 use crate::storage::link::id;
@@ -156,7 +156,7 @@ impl Table<'_> {
                 let is_it = |e: &EndpointSlot| {
                     id(e.service) == owner && serving(e) && self.target(id(e.targets), index) == number
                 };
-                let direct = |e: &EndpointSlot| e.has(IN_DOMAIN) && e.address == address && is_it(e);
+                let direct = |e: &EndpointSlot| e.in_domain && e.address == address && is_it(e);
                 self.find_endpoint(node, address, is_it).is_some()
                     || node == self.mesh.own_index() && self.chain(id(service.endpoints)).any(direct)
             }),

@@ -101,13 +101,7 @@ pub(super) fn zone_conditions(zones: &[u8], own: u32) -> u8 {
     if is_own { FOR_ZONE | FOR_OWN_ZONE } else { FOR_ZONE }
 }
 
-/// Condition of the table's own: the endpoint is in this node's domain.
-pub(super) const IN_DOMAIN: u8 = 0x20;
-
-/// What the domain of an endpoint's node means in the domain `own`.
-pub(super) fn domain_conditions(domain: u32, own: u32) -> u8 {
-    if domain != 0 && domain == own { IN_DOMAIN } else { 0 }
-}
+const _: () = assert!(CONDITIONS & (FOR_ZONE | FOR_OWN_ZONE) == 0);
 
 /// Flags that a source may set; the others are the table's own.
 pub(super) const FLAGS: u8 = FLAG_NO_PROXY | FLAG_INTERNAL_LOCAL | FLAG_NEAREST;
@@ -185,6 +179,8 @@ pub struct EndpointSlot {
     /// Its number among the service's ready endpoints, plus one; 0 when it is not ready.
     pub(super) ordinal: Link,
     pub(super) conditions: u8,
+    /// Its node is of this node's domain.
+    pub(super) in_domain: bool,
 }
 
 impl EndpointSlot {
@@ -199,6 +195,7 @@ impl EndpointSlot {
         hostname: Name::NONE,
         ordinal: 0,
         conditions: 0,
+        in_domain: false,
     };
 
     pub(super) fn has(&self, conditions: u8) -> bool {
@@ -212,7 +209,7 @@ impl EndpointSlot {
 
     /// The node whose kernel a packet of the node `own` is given to for it.
     pub(super) fn reached_by(&self, own: u32) -> u32 {
-        if self.has(IN_DOMAIN) { own } else { self.node }
+        if self.in_domain { own } else { self.node }
     }
 }
 

@@ -56,6 +56,16 @@ fn endpoints_of_the_domain_are_given_to_this_nodes_kernel() {
     assert_eq!(drawn(&mut table, &request(UDP, "10.96.0.1", 53), 1), all);
 }
 
+/// What a source may say of an endpoint does not change where it is.
+#[test]
+fn no_condition_makes_an_endpoint_one_of_the_domain() {
+    let mut memory = Memory::new(8);
+    let mut table = table(&mut memory);
+    apply(&mut table, &web(&[backend(2, "10.0.2.1", u8::MAX, &[80, 443])])).unwrap();
+    let endpoint = table.services().flat_map(|service| service.endpoints()).next().unwrap();
+    assert!(!endpoint.is_direct(1) && endpoint.ready());
+}
+
 #[test]
 fn nodes_without_a_domain_are_of_none() {
     let mut memory = Memory::new(8);
