@@ -1,7 +1,13 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
 
-.PHONY: demo deny fmt lab lab-self lab-user lint probe scale sim test test-full
+.PHONY: bench demo deny fmt lab lab-self lab-user lint probe scale sim test test-full
+
+bench: ## throughput, delay, packets, connections beside other tunnels and DNS servers; FILTER=name runs some parts
+	tests/lab/packages.sh
+	tests/bench/rivals.sh target/bench
+	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-bench
+	target/release/edgemesh-bench $(FILTER)
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh

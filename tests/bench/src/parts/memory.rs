@@ -1,0 +1,48 @@
+//! Resident memory of the largest program of each tunnel with 10,000 TCP connections and a stream that fills it; and
+//! how long an agent that was killed needs from its start until a datagram through a Service is answered.
+
+use super::{Field, Plan};
+use crate::load::{self, Sources};
+use crate::report::{Table, Wanted, millis, number, target};
+use crate::stats::median;
+use crate::world::{ECHO, HOLD, SINK, Way};
+use edgemesh_lab::Result;
+use std::path::Path;
+use std::thread;
+
+const FLOWS: usize = 10_000;
+
+pub(super) fn run(plan: Plan, directory: &Path) -> Result {
+    let mut field = Field::build(directory)?;
+    let mut table = Table::new(&["10,000 TCP connections and a stream", "resident MB"]);
+    let mut ours = f64::NAN;
+    for contender in field.contenders()?.into_iter().filter(|contender| !contender.is_bare()) {
+        let near = &field.pair()?.near;
+        let held: Vec<_> = (0..FLOWS).map(|_| load::dial(near, contender.at(HOLD))).collect::<Result<_>>()?;
+        let stream = Sources::start(near, contender.at(SINK), 1)?;
+        thread::sleep(plan.span);
+        let resident = contender.meter.resident()? as f64 / 1e6;
+        drop((stream, held));
+        field.sink.rest()?;
+        table.row([contender.name.clone(), number(resident)]);
+        if ours.is_nan() {
+            ours = resident;
+        }
+    }
+    table.print();
+    target("resident memory", ours, Wanted::AtMost(15.0), " MB");
+
+    let mut times = Vec::new();
+    for _ in 0..plan.rounds {
+        let target = field.world.product(Way::Direct)?.at(ECHO);
+        let began = field.world.restart(Way::Direct)?;
+        times.push(millis(load::first_answer(&field.pair()?.near, target, began)?));
+    }
+    target(
+        "start of a killed agent to the first answer through a Service",
+        median(times),
+        Wanted::AtMost(50.0),
+        " ms",
+    );
+    Ok(())
+}
