@@ -1,9 +1,12 @@
 //! Two nodes, 1 with a client and 2 with an endpoint of the same address, and what passes between them.
 
+mod fragments;
+mod life;
 mod model;
 mod refusals;
-mod scenarios;
 mod sctp;
+mod sizes;
+mod translation;
 
 use super::*;
 use crate::rng::Rng;

@@ -1,7 +1,6 @@
 //! What a hostile peer, a stranger and a full table can do: cost a counter.
 
-use super::nat::Depends;
-use super::world::{PEER, R, Site, World, server};
+use super::world::{PEER, R, SECOND, server};
 use crate::counters::DropReason;
 use crate::path::{
     AckSlot, Config, Event, Local, PathSlot, Paths, PeerId, RelayVia, Relayed, Resources, Route, Source,
@@ -20,7 +19,6 @@ use std::vec;
 use std::vec::Vec;
 
 const KEY: [u8; 32] = [5; 32];
-const SECOND: Duration = Duration::from_secs(1);
 const UDP: RelayVia = RelayVia::Udp {
     local: 0,
     server: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1)), 20_004),
@@ -382,109 +380,8 @@ fn what_does_not_fit_the_buffer_is_not_lost() {
     assert!(paths.poll_relay(at(4), &mut [0; 56]).is_some());
 }
 
-#[test]
-fn a_spoiled_nat_mapping_is_recovered_by_a_later_round() {
-    // B's NAT takes a datagram that comes before B sent one for a flow of its own and maps B elsewhere for that
-    // very remote (Linux, when the WAN side accepts input). B is kept from probing at first.
-    let home = Site::Nat(Depends::Nothing, Depends::Port);
-    let mut world = World::new(home, home);
-    world.traffic = [Some((Duration::from_millis(500), 100)); 2];
-    world.nats[1].as_mut().unwrap().spoilable = true;
-    world.bind();
-    world.cut = [false, true];
-    let start = world.connect();
-    world.run(SECOND.times(2));
-    world.cut = [false; 2];
-    assert!(!world.is_direct(0));
-    let took = world.until_direct(start, SECOND.times(200));
-    assert!(took.is_some(), "never direct");
-}
-
-/// A step of a random life.
-#[derive(Clone, Debug)]
-enum Step {
-    Run(u64),
-    Cut(bool, bool),
-    Block(bool, bool),
-    Server(bool),
-    Reboot(usize),
-    Mtu(usize),
-    Loss(u64),
-    Traffic(usize, u64),
-    Move(usize, u8),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (1u64..30_000).prop_map(Step::Run),
-        2 => any::<(bool, bool)>().prop_map(|(a, b)| Step::Cut(a, b)),
-        1 => any::<(bool, bool)>().prop_map(|(a, b)| Step::Block(a, b)),
-        1 => any::<bool>().prop_map(Step::Server),
-        1 => (0usize..2).prop_map(Step::Reboot),
-        1 => prop_oneof![Just(1_500), Just(1_492), Just(1_300), Just(1_280)].prop_map(Step::Mtu),
-        1 => prop_oneof![Just(0), Just(10), Just(3)].prop_map(Step::Loss),
-        2 => (0usize..2, 0u64..5_000).prop_map(|(n, gap)| Step::Traffic(n, gap)),
-        1 => (0usize..2, 20u8..200).prop_map(|(n, host)| Step::Move(n, host)),
-    ]
-}
-
-fn site() -> impl Strategy<Value = Site> {
-    let nat = (0usize..9).prop_map(|n| Site::Nat(super::nat::KINDS[n].0, super::nat::KINDS[n].1));
-    prop_oneof![3 => nat, 1 => Just(Site::Public)]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-
-    /// Whatever happens to the network: callers that know only `poll_deadline` are never late, handled deadlines
-    /// make progress (both checked by the world), and once the network is well again datagrams arrive.
-    #[test]
-    fn any_life_keeps_honest_deadlines_and_recovers(
-        a in site(), b in site(), steps in proptest::collection::vec(step(), 1..40)
-    ) {
-        let mut world = World::new(a, b);
-        world.bind();
-        world.connect();
-        for step in steps {
-            match step {
-                Step::Run(ms) => world.run(Duration::from_millis(ms)),
-                Step::Cut(a, b) => world.cut = [a, b],
-                Step::Block(a, b) => world.udp_blocked = [a, b],
-                Step::Server(down) => world.server_down = down,
-                Step::Reboot(n) => if let Some(nat) = &mut world.nats[n] { nat.reboot() },
-                Step::Mtu(mtu) => world.mtu = mtu,
-                Step::Loss(loss) => world.loss = loss,
-                Step::Traffic(n, gap) => {
-                    world.traffic[n] = (gap > 10).then_some((Duration::from_millis(gap), 200));
-                }
-                Step::Move(n, host) => {
-                    let mut octets = match world.nodes[n].inside.ip() {
-                        std::net::IpAddr::V4(v4) => v4.octets(),
-                        std::net::IpAddr::V6(_) => unreachable!("all here is IPv4"),
-                    };
-                    octets[3] = host + n as u8;
-                    let address = SocketAddr::from((octets, 20_006));
-                    if world.nodes[1 - n].inside != address {
-                        world.nodes[n].inside = address;
-                        let now = world.now;
-                        world.nodes[n].paths.set_local(now, &[Local { socket: 0, address }]);
-                    }
-                }
-            }
-            world.drain();
-        }
-        (world.cut, world.udp_blocked, world.server_down) = ([false; 2], [false; 2], false);
-        (world.mtu, world.loss) = (1_500, 0);
-        world.traffic = [Some((Duration::from_millis(500), 200)); 2];
-        // A node that was on TCP tries UDP once a minute; one that lost both tries TCP every half.
-        world.run(SECOND.times(95));
-        let before = world.nodes.each_ref().map(|n| n.got.len());
-        world.run(SECOND.times(10));
-        for (node, before) in world.nodes.iter().zip(before) {
-            let got = node.got.len() - before;
-            prop_assert!(got >= 19, "{} of 20 arrived", got);
-        }
-    }
 
     /// Any bytes from a peer or the relay, in any order: no panic, and never more than the ration.
     #[test]
