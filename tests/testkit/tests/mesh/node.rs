@@ -7,6 +7,7 @@
 
 use crate::pods::Pods;
 use crate::server;
+use crate::stream::Stream;
 use edgemesh_core::control::{Authority, Credentials, Message};
 use edgemesh_core::dns;
 use edgemesh_core::node::{
@@ -16,7 +17,7 @@ use edgemesh_core::noise::{ChaChaPoly, StaticSecret};
 use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
 use edgemesh_core::path::{self, Local};
 use edgemesh_core::rng::Rng;
-use edgemesh_core::time::{Duration, Instant, WallTime};
+use edgemesh_core::time::{Instant, WallTime};
 use edgemesh_core::wire::control::{Network, Peer, Preamble, SignedRecord, updates};
 use edgemesh_core::wire::ip::{self, Transport};
 use edgemesh_core::{PeerId, tunnel};
@@ -30,8 +31,6 @@ use std::net::SocketAddr;
 pub(crate) const PORT: u16 = 20_006;
 /// The TUN's MTU is the pods' own; inner packets of this size are probed for.
 const MTU: u16 = 1_440;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const BUFFER: usize = 4_096;
 
 edgemesh_core::memory! {
@@ -59,18 +58,6 @@ pub(crate) struct Disk {
     pub(crate) stamp: u64,
     pub(crate) records: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
     pub(crate) feed: Vec<u8>,
-}
-
-/// A connection to the server that is made again when it ends.
-struct Stream {
-    to: SocketAddr,
-    preamble: Preamble,
-    wanted: bool,
-    connecting: bool,
-    pipe: Option<PipeId>,
-    buffer: Vec<u8>,
-    pause: Duration,
-    retry: Option<Instant>,
 }
 
 enum Origin {
@@ -348,62 +335,6 @@ impl SimNode {
             // The only frames that may be refused here are those of a connection that is being given up.
             Err(reason) => assert!(self.engine.link().must_close(), "a good frame was refused: {reason:?}"),
         }
-    }
-}
-
-impl Stream {
-    fn new(to: SocketAddr, preamble: Preamble) -> Self {
-        Self {
-            to,
-            preamble,
-            wanted: false,
-            connecting: false,
-            pipe: None,
-            buffer: Vec::new(),
-            pause: FIRST_PAUSE,
-            retry: None,
-        }
-    }
-
-    fn connect(&mut self) -> Option<Transmit> {
-        self.retry = None;
-        if self.connecting || self.pipe.is_some() || !self.wanted {
-            return None;
-        }
-        self.connecting = true;
-        Some(Transmit::Connect { to: self.to })
-    }
-
-    fn opened(&mut self, pipe: PipeId) -> Transmit {
-        (self.connecting, self.pipe) = (false, Some(pipe));
-        self.buffer.clear();
-        self.pause = FIRST_PAUSE;
-        Transmit::Write { pipe, bytes: self.preamble.bytes().to_vec() }
-    }
-
-    /// It ended or could not be made: tried again after a while.
-    fn pause(&mut self, now: Instant) {
-        (self.connecting, self.pipe) = (false, None);
-        self.retry = self.wanted.then(|| now.after(self.pause));
-        self.pause = self.pause.times(2).min(LONGEST_PAUSE);
-    }
-
-    fn write(&self, frame: &[u8]) -> Option<Transmit> {
-        let bytes = [&(frame.len() as u16).to_le_bytes()[..], frame].concat();
-        self.pipe.map(|pipe| Transmit::Write { pipe, bytes })
-    }
-
-    fn close(&mut self) -> Option<Transmit> {
-        self.pipe.take().map(|pipe| Transmit::Close { pipe })
-    }
-
-    /// The next whole frame.
-    fn frame(&mut self) -> Option<Vec<u8>> {
-        let (len, rest) = self.buffer.split_first_chunk::<2>()?;
-        let len = usize::from(u16::from_le_bytes(*len));
-        let frame = rest.get(..len)?.to_vec();
-        self.buffer.drain(..2 + len);
-        Some(frame)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Ways that close and open under whole nodes: how soon the direct one is used, and what it costs when there is none.
 
-use crate::{Mesh, RECOVER_WITHIN, START_WITHIN, server};
+use crate::mesh::Mesh;
+use crate::{RECOVER_WITHIN, START_WITHIN, server};
 use edgemesh_core::path::{RelayLeg, Route};
 use edgemesh_core::time::Duration;
 use edgemesh_testkit::filter::Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
