@@ -13,6 +13,7 @@
 //! There is no path of its own: the programs under test and `curl -X PUT` see nothing that an API server lacks.
 
 mod answer;
+mod connection;
 mod fault;
 mod requests;
 mod resource;
