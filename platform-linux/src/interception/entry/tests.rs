@@ -1,7 +1,7 @@
 //! On the kernel's own tables: what `nft` takes and prints, and where real packets go.
 
 use super::*;
-use crate::interception::tests::{expect, fresh_machine, kept, plan};
+use crate::interception::tests::{fresh_machine, plan, running, start};
 use crate::interception::{Report, Restored, Wanted};
 use crate::testing::{Scratch, in_namespace, sh, sh_output};
 use crate::tun::Tun;
@@ -85,10 +85,7 @@ fn x1_x3_x6_t4_the_kernel_takes_every_kind_of_rule() {
 #[test]
 fn x8_the_keeper_loads_restores_and_removes_the_table() {
     in_namespace(|| {
-        fresh_machine();
-        let state = Scratch::new();
-        let _tun = Tun::open("emtest0", 1408).unwrap();
-        let (handle, reports) = kept(plan(), state.path());
+        let running = running(plan());
         let there = || sh_output(&format!("nft list table ip {TABLE}")).status.success();
         let until = |wanted: bool| {
             let deadline = std::time::Instant::now() + Duration::from_secs(2);
@@ -98,18 +95,18 @@ fn x8_the_keeper_loads_restores_and_removes_the_table() {
         };
         assert!(!there(), "off by default");
         let wanted = Wanted { entries: all_kinds(), ..plan().services };
-        handle.set_services(wanted.clone());
+        running.handle.set_services(wanted.clone());
         until(true);
         let whole = sh(&format!("nft -s list table ip {TABLE}"));
         sh(&format!("nft flush chain ip {TABLE} prerouting"));
-        expect(&reports, "a flushed chain", |r| matches!(r, Report::Restored(Restored::Entries)));
+        running.expect("a flushed chain", |r| matches!(r, Report::Restored(Restored::Entries)));
         assert_eq!(sh(&format!("nft -s list table ip {TABLE}")), whole);
-        handle.set_services(plan().services);
+        running.handle.set_services(plan().services);
         until(false);
-        handle.set_services(wanted);
+        running.handle.set_services(wanted);
         until(true);
-        drop(handle);
-        let cleaned = crate::interception::cleanup(state.path(), "emtest0").unwrap();
+        drop(running.handle);
+        let cleaned = crate::interception::cleanup(running.state.path(), "emtest0").unwrap();
         assert!(cleaned.failed.is_empty() && !there(), "{cleaned:?}");
     });
 }
@@ -148,7 +145,7 @@ fn q1_q2_q3_q4_q5_datagrams_leave_a_place_that_ended_and_keep_one_that_serves() 
         let mut plan = plan();
         plan.services.entries.outside = vec!["lo".into()];
         let mut kept = Kept::default();
-        let _keeper = super::super::tests::start(plan.clone(), state.path()).unwrap();
+        let _keeper = start(plan.clone(), state.path()).unwrap();
         let client = UdpSocket::bind("192.0.2.1:40000").unwrap();
         let other = UdpSocket::bind("192.0.2.1:40001").unwrap();
         let mut settle = |ways: Vec<(EntryPoint, Way)>| {
@@ -192,26 +189,23 @@ fn q1_q2_q3_q4_q5_datagrams_leave_a_place_that_ended_and_keep_one_that_serves() 
 #[test]
 fn x1_t4_clients_of_entry_points_are_let_through_beside_docker_and_only_then() {
     in_namespace(|| {
-        fresh_machine();
         sh(
             "iptables-nft -N DOCKER-USER && iptables-nft -P FORWARD DROP && iptables-nft -A FORWARD -j DOCKER-USER",
         );
         let before = sh("iptables-nft -S");
-        let state = Scratch::new();
-        let tun = Tun::open("emtest0", 1408).unwrap();
-        let (handle, _reports) = kept(plan(), state.path());
+        let running = running(plan());
         let rules = || sh("iptables-nft -S DOCKER-USER");
         assert!(rules().contains("-i emtest0") && !rules().contains("-o emtest0"), "{}", rules());
-        handle.set_services(Wanted { entries: all_kinds(), ..plan().services });
+        running.handle.set_services(Wanted { entries: all_kinds(), ..plan().services });
         let deadline = std::time::Instant::now() + Duration::from_secs(2);
         while !(rules().contains("-o emtest0 -j ACCEPT")
             && rules().contains("--mark 0x10000000/0x10000000 -j ACCEPT"))
         {
             assert!(std::time::Instant::now() < deadline, "{}", rules());
         }
-        drop((handle, tun));
-        std::fs::remove_dir_all(state.path()).unwrap();
-        let cleaned = crate::interception::cleanup(state.path(), "emtest0").unwrap();
+        drop((running.handle, running.tun));
+        std::fs::remove_dir_all(running.state.path()).unwrap();
+        let cleaned = crate::interception::cleanup(running.state.path(), "emtest0").unwrap();
         assert!(cleaned.failed.is_empty(), "{cleaned:?}");
         assert_eq!(sh("iptables-nft -S"), before);
     });
