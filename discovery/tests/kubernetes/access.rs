@@ -43,15 +43,20 @@ fn account(server: &ApiServer, directory: &Path) -> Settings {
     }
 }
 
-#[tokio::test]
-async fn l8_a_replaced_token_counts_after_the_first_refusal() {
-    let directory = Directory::new("token");
-    let server = secured().await;
+/// A source that follows a server with the files of a ServiceAccount.
+async fn followed(name: &str) -> (Directory, ApiServer, Feed) {
+    let (directory, server) = (Directory::new(name), secured().await);
     directory.write("ca.crt", &server.ca_pem().unwrap());
     directory.write("token", "first");
     let mut feed = Feed::new(account(&server, &directory.0));
     feed.services(&["a"], &[]).await;
     watched(&server, SERVICES, 1).await;
+    (directory, server, feed)
+}
+
+#[tokio::test]
+async fn l8_a_replaced_token_counts_after_the_first_refusal() {
+    let (directory, server, mut feed) = followed("token").await;
     server.set_token(Some("second"));
     server.put(service("b"));
     feed.services(&["a", "b"], &["a"]).await;
@@ -67,19 +72,11 @@ async fn l8_a_replaced_token_counts_after_the_first_refusal() {
 
 #[tokio::test]
 async fn l8_a_replaced_authority_counts_after_the_first_failure() {
-    let directory = Directory::new("authority");
-    let server = secured().await;
-    directory.write("ca.crt", &server.ca_pem().unwrap());
-    directory.write("token", "first");
-    let mut feed = Feed::new(account(&server, &directory.0));
-    feed.services(&["a"], &[]).await;
-    watched(&server, SERVICES, 1).await;
+    let (directory, server, mut feed) = followed("authority").await;
     server.rotate_ca().unwrap();
     server.cut();
     let failures = feed.health().counters().failures;
-    while feed.health().counters().failures < failures + 5 {
-        tokio::task::yield_now().await;
-    }
+    feed.reached(|feed| feed.health().counters().failures >= failures + 5).await;
     server.put(service("b"));
     assert_eq!((feed.more(), names_of(feed.latest())), (0, vec!["a".to_owned()]));
     directory.write("ca.crt", &server.ca_pem().unwrap());
@@ -88,19 +85,11 @@ async fn l8_a_replaced_authority_counts_after_the_first_failure() {
 
 #[tokio::test]
 async fn l8_files_that_cannot_be_read_leave_what_was_read() {
-    let directory = Directory::new("unreadable");
-    let mut server = secured().await;
-    directory.write("ca.crt", &server.ca_pem().unwrap());
-    let token = directory.write("token", "first");
-    let mut feed = Feed::new(account(&server, &directory.0));
-    feed.services(&["a"], &[]).await;
-    watched(&server, SERVICES, 1).await;
-    std::fs::remove_file(token).unwrap();
+    let (directory, mut server, mut feed) = followed("unreadable").await;
+    std::fs::remove_file(directory.0.join("token")).unwrap();
     server.stop().await;
     let told = |feed: &Feed| feed.reports().iter().any(|r| r.contains("token") && r.contains("stay in use"));
-    while !told(&feed) {
-        tokio::task::yield_now().await;
-    }
+    feed.reached(told).await;
     server.put(service("b"));
     server.resume().await.unwrap();
     feed.services(&["a", "b"], &["a"]).await;
@@ -138,9 +127,7 @@ async fn an_authority_that_is_not_the_servers_is_refused() {
     directory.write("ca.crt", &stranger.ca_pem().unwrap());
     directory.write("token", "first");
     let mut feed = Feed::new(account(&server, &directory.0));
-    while feed.health().counters().failures < 10 {
-        tokio::task::yield_now().await;
-    }
+    feed.reached(|feed| feed.health().counters().failures >= 10).await;
     assert_eq!((feed.more(), server.requests().len()), (0, 0));
     assert!(feed.reports()[0].contains("certificate"), "{:?}", feed.reports());
 }

@@ -134,9 +134,7 @@ async fn r4_the_last_good_table_stays_and_its_age_is_known() {
     let current = feed.health().current().unwrap();
     server.stop().await;
     let failures = feed.health().counters().failures;
-    while feed.health().counters().failures < failures + 20 {
-        tokio::task::yield_now().await;
-    }
+    feed.reached(|feed| feed.health().counters().failures >= failures + 20).await;
     assert!(feed.health().current().unwrap() <= current + 1);
     assert_eq!((feed.more(), names_of(feed.latest())), (0, vec!["a".to_owned()]));
     server.resume().await.unwrap();

@@ -105,6 +105,16 @@ impl Feed {
         }
     }
 
+    /// Waits until the source has told or counted what is wanted.
+    pub(crate) async fn reached(&self, wanted: impl Fn(&Self) -> bool) {
+        let look = async {
+            while !wanted(self) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, look).await.expect("the source does not come to it");
+    }
+
     /// Tables that came without being asked for.
     pub(crate) fn more(&mut self) -> usize {
         let mut count = 0;
