@@ -120,15 +120,10 @@ impl Claims {
         if self.api_servers.contains(&ip) {
             return Some("the API server's".to_owned());
         }
-        let mut rivals = self.services.get(&ip)?.iter().filter(|other| ***other != *key);
-        let wins = |other: &&Arc<Key>| {
-            others(other).is_some_and(|rival| precedence(rival, other) < precedence(service, key))
-        };
-        let first = rivals.by_ref().filter(wins).min_by(|a, b| match (others(a), others(b)) {
-            (Some(x), Some(y)) => precedence(x, a).cmp(&precedence(y, b)),
-            _ => a.cmp(b),
-        });
-        first.map(|owner| format!("that of {}/{}", owner.namespace, owner.name))
+        let claimants = self.services.get(&ip)?.iter();
+        let ranks = claimants.filter_map(|other| Some(precedence(others(other)?, other)));
+        let (.., owner) = ranks.filter(|rank| *rank < precedence(service, key)).min()?;
+        Some(format!("that of {}/{}", owner.namespace, owner.name))
     }
 }
 

@@ -1,24 +1,7 @@
 use super::*;
-use crate::change::Changes;
 use crate::replica::Replica;
-use crate::served::Served;
-use crate::testing::{Numbers, objects};
+use crate::testing::{A, A_SLICE, B, NS, Numbers, encoded};
 use edgemesh_core::wire::control::updates;
-use std::time::Instant;
-
-const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
-const A_SLICE: &str = "{kind: EndpointSlice, metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}, \
-    addressType: IPv4, ports: [{name: p, port: 8080}], endpoints: [{addresses: [172.17.0.2], nodeName: edge-1}, {addresses: [172.17.0.2], nodeName: edge-2}]}";
-const B: &str =
-    "{kind: Service, metadata: {name: b, namespace: n}, spec: {type: ExternalName, externalName: x.example}}";
-const NS: &str = "{kind: Namespace, metadata: {name: empty}}";
-
-fn encoded(parts: &[&str], numbers: &mut Numbers) -> Encoded {
-    let mut served = Served::default();
-    served.apply(Instant::now(), objects(&parts.join("\n---\n")).into_iter().collect::<Changes>());
-    let _ = served.encode(numbers);
-    served.encoded().clone()
-}
 
 /// What differs between two tables.
 fn step(from: &Encoded, to: &Encoded) -> Step {

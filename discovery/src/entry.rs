@@ -65,18 +65,15 @@ pub fn digest(bytes: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::parse;
+    use crate::testing::objects;
 
     fn table(label: &str) -> Table {
         let yaml = format!(
             "{{kind: Service, metadata: {{name: a, namespace: n, labels: {{{label}}}}}, spec: {{type: NodePort, \
              clusterIP: 10.0.0.1, externalIPs: [bad], ports: [{{port: 80, nodePort: 30080}}]}}}}"
         );
-        let mut objects = Vec::new();
-        parse(crate::manifests::value(&yaml).unwrap(), &mut objects).unwrap();
         let plain = "{kind: Service, metadata: {name: b}, spec: {clusterIP: 10.0.0.2}}";
-        parse(crate::manifests::value(plain).unwrap(), &mut objects).unwrap();
-        objects.into_iter().collect()
+        objects(&[&yaml, plain].join("\n---\n")).into_iter().collect()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where Services come from: Kubernetes objects in, service table updates out.
 //!
-//! * [`object`]: the few fields of Service, EndpointSlice, Endpoints and Namespace that matter, validated
+//! * [`object`]: the few fields of Services, their endpoints, Namespaces, Nodes and ServiceCIDRs that matter, validated
 //! * [`manifests`]: a directory of unmodified YAML or JSON files, watched for changes
 //! * `kubernetes` (a feature): an API server or KubeEdge's metaServer, listed and watched
 //! * [`change`]: what either says is new

@@ -1,25 +1,11 @@
 use super::*;
-use crate::encoded::Encoded;
-use crate::served::Served;
-use crate::testing::{Numbers, objects};
-use std::time::Instant;
-
-fn encoded(parts: &[&str]) -> Encoded {
-    let mut served = Served::default();
-    served.apply(Instant::now(), objects(&parts.join("\n---\n")).into_iter().collect());
-    let _ = served.encode(&mut Numbers::default());
-    served.encoded().clone()
-}
-
-const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
-const B: &str =
-    "{kind: Service, metadata: {name: b, namespace: n}, spec: {type: ExternalName, externalName: x.example}}";
+use crate::testing::{A, B, Numbers, encoded};
 
 #[test]
 fn half_a_service_and_half_a_list_are_never_seen() {
-    let table = encoded(&[A, B]);
+    let table = encoded(&[A, B], &mut Numbers::default());
     let mut replica = Replica::new(table.clone());
-    let all: Vec<u8> = encoded(&[A]).full().concat();
+    let all: Vec<u8> = encoded(&[A], &mut Numbers::default()).full().concat();
     let parts: Vec<Update<'_>> = updates(&all).map(Result::unwrap).collect();
     for part in &parts[..parts.len() - 1] {
         replica.apply(part).unwrap();

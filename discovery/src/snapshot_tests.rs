@@ -1,13 +1,8 @@
 use super::*;
 use crate::served::Served;
-use crate::testing::{Numbers, objects};
+use crate::testing::{A, A_SLICE, NS, Numbers, objects};
 use edgemesh_core::wire::feed::Home;
 use std::time::Instant;
-
-const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
-const A_SLICE: &str = "{kind: EndpointSlice, metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}, \
-    addressType: IPv4, ports: [{name: p, port: 8080}], endpoints: [{addresses: [172.17.0.2], nodeName: edge-1}]}";
-const NS: &str = "{kind: Namespace, metadata: {name: empty}}";
 
 fn head(sequence: u64) -> Head {
     Head { epoch: 1, sequence, unix_secs: 1_800_000_000 }

@@ -307,9 +307,13 @@ impl Parts {
         self.service.is_none() && self.slices.is_empty() && self.mirrored.is_none()
     }
 
-    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+    fn all_groups(&self) -> impl Iterator<Item = &EndpointGroup> {
         let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
-        self.slices.iter().map(|(_, slice)| &slice.group).chain(mirrored).flat_map(|group| &group.endpoints)
+        self.slices.iter().map(|(_, slice)| &slice.group).chain(mirrored)
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.all_groups().flat_map(|group| &group.endpoints)
     }
 
     /// The endpoints, joined with the Service's ports, and those that are held; none without the Service.
@@ -328,10 +332,9 @@ impl Parts {
     /// The best conditions under which an endpoint (a group of one) is listed at these ports.
     fn listed(&self, one: &EndpointGroup) -> Option<u8> {
         let wanted = one.endpoints.first()?;
-        let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
-        let groups = self.slices.iter().map(|(_, slice)| &slice.group).chain(mirrored);
         let same = |e: &&Endpoint| (&e.node, e.address) == (&wanted.node, wanted.address);
-        let found = groups.filter(|group| group.ports == one.ports).flat_map(|group| &group.endpoints);
+        let at_these = self.all_groups().filter(|group| group.ports == one.ports);
+        let found = at_these.flat_map(|group| &group.endpoints);
         found.filter(same).map(|e| e.conditions).max_by_key(|c| c & feed::ENDPOINT_READY)
     }
 }

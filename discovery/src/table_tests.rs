@@ -1,15 +1,7 @@
 use super::*;
 use crate::claims::Told;
-use crate::object::parse;
+use crate::testing::objects;
 use proptest::prelude::*;
-
-fn objects(yaml: &str) -> Vec<(Identity, Object)> {
-    let mut out = Vec::new();
-    for document in yaml.split("\n---\n") {
-        parse(crate::manifests::value(document).unwrap(), &mut out).unwrap();
-    }
-    out
-}
 
 fn table(yaml: &str) -> Table {
     objects(yaml).into_iter().collect()

@@ -1,8 +1,21 @@
 //! What tests of this crate share.
 
-use crate::encoded::{Resolver, VipKey};
+use crate::encoded::{Encoded, Resolver, VipKey};
 use crate::object::{Identity, Object, parse};
+use crate::served::Served;
 use std::net::IpAddr;
+use std::time::Instant;
+
+/// A Service.
+pub(crate) const A: &str = "{kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: p, port: 80}]}}";
+/// Its endpoints.
+pub(crate) const A_SLICE: &str = "{kind: EndpointSlice, metadata: {name: a-1, namespace: n, labels: {kubernetes.io/service-name: a}}, \
+    addressType: IPv4, ports: [{name: p, port: 8080}], endpoints: [{addresses: [172.17.0.2], nodeName: edge-1}, {addresses: [172.17.0.2], nodeName: edge-2}]}";
+/// A Service of another kind.
+pub(crate) const B: &str =
+    "{kind: Service, metadata: {name: b, namespace: n}, spec: {type: ExternalName, externalName: x.example}}";
+/// A Namespace without Services.
+pub(crate) const NS: &str = "{kind: Namespace, metadata: {name: empty}}";
 
 /// The objects of some YAML.
 pub(crate) fn objects(yaml: &str) -> Vec<(Identity, Object)> {
@@ -11,6 +24,14 @@ pub(crate) fn objects(yaml: &str) -> Vec<(Identity, Object)> {
         parse(crate::manifests::value(document).unwrap(), &mut out).unwrap();
     }
     out
+}
+
+/// The table of some YAML documents in its wire form.
+pub(crate) fn encoded(parts: &[&str], numbers: &mut Numbers) -> Encoded {
+    let mut served = Served::default();
+    served.apply(Instant::now(), objects(&parts.join("\n---\n")).into_iter().collect());
+    let _ = served.encode(numbers);
+    served.encoded().clone()
 }
 
 /// Numbers nodes and VIPs at first mention, as the directory does.
