@@ -62,8 +62,7 @@ impl Authority {
     /// # Errors
     /// [`DropReason::Authentication`].
     pub fn commit(&self, commit: &FeedCommit<'_>) -> Result<(), DropReason> {
-        let sequence = commit.sequence.to_le_bytes();
-        signed(&self.directory, &[FEED_CONTEXT, &sequence, &commit.digest], commit.signature)
+        self.signed_commit(FEED_CONTEXT, commit)
     }
 
     /// Whether the directory signed this list of entry points.
@@ -71,12 +70,14 @@ impl Authority {
     /// # Errors
     /// [`DropReason::Authentication`].
     pub fn entries(&self, commit: &FeedCommit<'_>) -> Result<(), DropReason> {
-        let sequence = commit.sequence.to_le_bytes();
-        signed(&self.directory, &[ENTRIES_CONTEXT, &sequence, &commit.digest], commit.signature)
+        self.signed_commit(ENTRIES_CONTEXT, commit)
     }
-}
 
-impl Authority {
+    fn signed_commit(&self, context: &[u8], commit: &FeedCommit<'_>) -> Result<(), DropReason> {
+        let sequence = commit.sequence.to_le_bytes();
+        signed(&self.directory, &[context, &sequence, &commit.digest], commit.signature)
+    }
+
     /// Whether the directory signed this answer to what was fed, whose digest is `said`.
     ///
     /// # Errors

@@ -320,9 +320,9 @@ impl<'a> ToServer<'a> {
             Self::LookupName(body) => encode(3, body, out),
             Self::Ping(body) => encode(4, body, out),
             Self::Proof { part, last } => encode(5, &(part, last), out),
-            Self::Entries(body) => encode(8, body, out),
             Self::Want(body) => encode(6, body, out),
             Self::Forget(body) => encode(7, body, out),
+            Self::Entries(body) => encode(8, body, out),
         }
     }
 
@@ -341,9 +341,9 @@ impl<'a> ToServer<'a> {
                 let (part, last) = decode(body)?;
                 Self::Proof { part, last }
             }
-            8 => Self::Entries(decode(body)?),
             6 => Self::Want(decode(body)?),
             7 => Self::Forget(decode(body)?),
+            8 => Self::Entries(decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -364,8 +364,8 @@ impl<'a> ToNode<'a> {
             Self::Feed(body) => encode(69, body, out),
             Self::FeedCommit(body) => encode(70, body, out),
             Self::Prove => encode(71, &(), out),
-            Self::Entries(body) => encode(80, body, out),
             Self::Answer(body) => encode(72, body, out),
+            Self::Entries(body) => encode(80, body, out),
         }
     }
 
@@ -390,8 +390,8 @@ impl<'a> ToNode<'a> {
             69 => Self::Feed(decode(body)?),
             70 => Self::FeedCommit(decode(body)?),
             71 => Self::Prove,
-            80 => Self::Entries(decode(body)?),
             72 => Self::Answer(decode(body)?),
+            80 => Self::Entries(decode(body)?),
             _ => return Ok(None),
         }))
     }

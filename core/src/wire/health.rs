@@ -10,6 +10,7 @@
 //!
 //! * `Down`: these of my endpoints do not answer, all others do. A message takes the place of the one before.
 
+use super::{ip_bytes, ip_of};
 use crate::counters::DropReason;
 use core::net::IpAddr;
 
@@ -53,11 +54,7 @@ impl<'a> Down<'a> {
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
         self.entries.chunks_exact(ENTRY).take(DOWN_MAX).filter_map(|entry| {
             let (family, address) = entry.split_first()?;
-            match family {
-                4 => Some(IpAddr::from(*address.first_chunk::<4>()?)),
-                6 => Some(IpAddr::from(*address.first_chunk::<16>()?)),
-                _ => None,
-            }
+            ip_of(*family, address.first_chunk()?)
         })
     }
 
@@ -71,16 +68,10 @@ impl<'a> Down<'a> {
         let (head, rest) = out.split_first_chunk_mut::<4>().ok_or(DropReason::NoRoom)?;
         let mut count = 0u8;
         for (address, entry) in down.zip(rest.chunks_exact_mut(ENTRY)) {
-            match (address, entry) {
-                (IpAddr::V4(v4), [family, a, b, c, d, ..]) => {
-                    *family = 4;
-                    [*a, *b, *c, *d] = v4.octets();
-                }
-                (IpAddr::V6(v6), [family, rest @ ..]) => {
-                    *family = 6;
-                    rest.copy_from_slice(&v6.octets());
-                }
-                _ => {}
+            if let [family, rest @ ..] = entry {
+                let (its_family, bytes) = ip_bytes(address);
+                *family = its_family;
+                rest.copy_from_slice(&bytes);
             }
             count = count.saturating_add(1);
         }

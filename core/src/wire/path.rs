@@ -13,8 +13,9 @@
 //!
 //! An acknowledgement is never longer than the shortest probe, so nobody is amplified.
 
+use super::{ip_bytes, ip_of};
 use crate::counters::DropReason;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 
 /// First byte of every path message: high nibble 1, low nibble the version.
 pub const HEAD: u8 = 0x11;
@@ -260,38 +261,27 @@ fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// Family (4, 6, or 0 for none), port, 16 bytes of address (IPv4 in the first four).
+/// Family (0 for none), port, address.
 fn write_address(address: Option<SocketAddr>) -> [u8; 19] {
     let mut out = [0; 19];
     if let Some(address) = address {
+        let (family, ip) = ip_bytes(address.ip());
+        put(&mut out, 0, &[family]);
         put(&mut out, 1, &address.port().to_le_bytes());
-        match address.ip() {
-            IpAddr::V4(v4) => {
-                put(&mut out, 0, &[4]);
-                put(&mut out, 3, &v4.octets());
-            }
-            IpAddr::V6(v6) => {
-                put(&mut out, 0, &[6]);
-                put(&mut out, 3, &v6.octets());
-            }
-        }
+        put(&mut out, 3, &ip);
     }
     out
 }
 
 fn read_address(bytes: &[u8; 19]) -> Option<SocketAddr> {
     let ([family, p0, p1], ip) = bytes.split_first_chunk::<3>()?;
-    let ip = match family {
-        4 => IpAddr::from(*ip.first_chunk::<4>()?),
-        6 => IpAddr::from(*ip.first_chunk::<16>()?),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, u16::from_le_bytes([*p0, *p1])))
+    Some(SocketAddr::new(ip_of(*family, ip.first_chunk()?)?, u16::from_le_bytes([*p0, *p1])))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::net::IpAddr;
     use proptest::prelude::*;
     use std::vec::Vec;
 

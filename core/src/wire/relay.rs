@@ -13,11 +13,12 @@
 //! `Bound(index, epoch, observed address, mac)`. MACs are keyed BLAKE2s-128 under the node's relay key over
 //! everything before them. The same messages open the TCP fallback, where the cookie may stay 0.
 
+use super::{ip_bytes, ip_of};
 use crate::counters::DropReason;
 use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 
 /// Length of the envelope in bytes.
 pub const ENVELOPE: usize = 8;
@@ -117,11 +118,7 @@ impl<'a> Message<'a> {
             _ => {
                 let [.., p0, p1, family, _, _, _, _, _] = *body;
                 let port = u16::from_le_bytes([p0, p1]);
-                let ip = match family {
-                    4 => IpAddr::from(*cookie.first_chunk::<4>().ok_or(DropReason::Relay)?),
-                    6 => IpAddr::from(cookie),
-                    _ => return Err(DropReason::Relay),
-                };
+                let ip = ip_of(family, &cookie).ok_or(DropReason::Relay)?;
                 Ok(Self::Bound { index, epoch, observed: SocketAddr::new(ip, port) })
             }
         }
@@ -180,26 +177,12 @@ fn head(kind: u8, id: u32) -> [u8; ENVELOPE] {
     [kind, VERSION, 0, 0, a, b, c, d]
 }
 
-/// 16 bytes of address (IPv4 in the first four), port, family.
+/// Address, port, family.
 fn address(address: SocketAddr) -> [u8; 19] {
     let mut out = [0; 19];
-    let (ip, tail) = out.split_at_mut(16);
-    let family = match address.ip() {
-        IpAddr::V4(v4) => {
-            for (to, from) in ip.iter_mut().zip(v4.octets()) {
-                *to = from;
-            }
-            4
-        }
-        IpAddr::V6(v6) => {
-            for (to, from) in ip.iter_mut().zip(v6.octets()) {
-                *to = from;
-            }
-            6
-        }
-    };
-    let [p0, p1] = address.port().to_le_bytes();
-    for (to, from) in tail.iter_mut().zip([p0, p1, family]) {
+    let (family, ip) = ip_bytes(address.ip());
+    let bytes = ip.into_iter().chain(address.port().to_le_bytes()).chain([family]);
+    for (to, from) in out.iter_mut().zip(bytes) {
         *to = from;
     }
     out
