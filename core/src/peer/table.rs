@@ -226,8 +226,22 @@ mod tests {
         Ok(Learned { id: PeerId(id), replaced })
     }
 
-    fn memory() -> ([PeerEntry; 2], [Link; 4], [DownSlot; 3]) {
+    type Memory = ([PeerEntry; 2], [Link; 4], [DownSlot; 3]);
+
+    fn memory() -> Memory {
         ([PeerEntry::EMPTY; 2], [0; 4], [DownSlot::EMPTY; 3])
+    }
+
+    fn none((entries, index, down): &mut Memory) -> Peers<'_> {
+        Peers::new(entries, index, down)
+    }
+
+    /// Peer 1 is node 10, peer 2 node 11.
+    fn two(memory: &mut Memory) -> Peers<'_> {
+        let mut peers = none(memory);
+        peers.learn(at(0), 10, [1; 32], 1, 1).unwrap();
+        peers.learn(at(0), 11, [2; 32], 1, 1).unwrap();
+        peers
     }
 
     fn at(secs: u64) -> Instant {
@@ -236,8 +250,8 @@ mod tests {
 
     #[test]
     fn a_full_table_gives_the_idlest_place_and_never_one_in_use() {
-        let (mut entries, mut index, mut down) = memory();
-        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
+        let mut memory = memory();
+        let mut peers = none(&mut memory);
         assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), learned(1, false));
         assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), learned(2, false));
         assert_eq!(peers.learn(at(2), 12, [3; 32], 1, 1), Err(DropReason::PeersFull));
@@ -253,8 +267,8 @@ mod tests {
 
     #[test]
     fn older_records_are_refused_and_new_keys_reset_the_peer() {
-        let (mut entries, mut index, mut down) = memory();
-        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
+        let mut memory = memory();
+        let mut peers = none(&mut memory);
         peers.learn(at(0), 10, [1; 32], 2, 5).unwrap();
         assert_eq!(peers.learn(at(1), 10, [9; 32], 2, 4), Err(DropReason::OldRecord));
         assert_eq!(peers.learn(at(1), 10, [9; 32], 1, 9), Err(DropReason::OldRecord));
@@ -264,10 +278,8 @@ mod tests {
 
     #[test]
     fn g4_a_node_is_believed_of_its_own_endpoints_for_a_while() {
-        let (mut entries, mut index, mut down) = memory();
-        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
-        peers.learn(at(0), 10, [1; 32], 1, 1).unwrap();
-        peers.learn(at(0), 11, [2; 32], 1, 1).unwrap();
+        let mut memory = memory();
+        let mut peers = two(&mut memory);
         let [a, b] = [[172, 17, 0, 2], [172, 17, 0, 3]].map(IpAddr::from);
         let mut message = [0; MESSAGE_MAX];
         let len = Down::emit(&mut message, [a].into_iter()).unwrap();
@@ -293,10 +305,8 @@ mod tests {
 
     #[test]
     fn g4_every_peer_is_told_until_all_is_well_again() {
-        let (mut entries, mut index, mut down) = memory();
-        let mut peers = Peers::new(&mut entries, &mut index, &mut down);
-        peers.learn(at(0), 10, [1; 32], 1, 1).unwrap();
-        peers.learn(at(0), 11, [2; 32], 1, 1).unwrap();
+        let mut memory = memory();
+        let mut peers = two(&mut memory);
         let pod = IpAddr::from([172, 17, 0, 2]);
         let told = |peers: &mut Peers<'_>, now| {
             let mut out = [0; MESSAGE_MAX];

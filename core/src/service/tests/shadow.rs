@@ -9,6 +9,13 @@ fn mesh(len: u8) -> Mesh {
     Mesh::new(Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: len, mesh_v6 }, 1)
 }
 
+/// The table of a node that has joined.
+fn joined(memory: &mut Memory, len: u8) -> Table<'_> {
+    let mut table = memory.table();
+    table.set_mesh(mesh(len));
+    table
+}
+
 fn named(name: &str, vips: &[&str]) -> Def {
     let backends = [backend(2, "10.0.0.1", UP, &[8080, 53]), backend(2, "fd01::1", UP, &[8080, 53])];
     Def { name: name.into(), vips: vips.iter().map(|vip| ip(vip)).collect(), ..web(&backends) }
@@ -43,8 +50,7 @@ fn a_stand_in_leads_where_its_vip_does() {
 #[test]
 fn of_vips_with_one_stand_in_the_first_has_it() {
     let mut memory = Memory::new(8);
-    let mut table = memory.table();
-    table.set_mesh(mesh(14));
+    let mut table = joined(&mut memory, 14);
     apply(&mut table, &named("first", &["10.96.0.1"])).unwrap();
     apply(&mut table, &named("second", &["10.97.0.1"])).unwrap();
     apply(&mut table, &named("third", &["10.97.0.2"])).unwrap();
@@ -61,8 +67,7 @@ fn of_vips_with_one_stand_in_the_first_has_it() {
 #[test]
 fn a_vip_that_lies_among_the_stand_ins_takes_none_from_another() {
     let mut memory = Memory::new(8);
-    let mut table = memory.table();
-    table.set_mesh(mesh(8));
+    let mut table = joined(&mut memory, 8);
     apply(&mut table, &named("web", &["10.96.0.1"])).unwrap();
     apply(&mut table, &named("hostile", &["242.96.0.1"])).unwrap();
     assert_eq!(table.shadow_of(ip("10.96.0.1")), Some(ip("242.96.0.1")));
