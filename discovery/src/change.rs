@@ -19,22 +19,37 @@ pub struct Change {
 
 /// Changes by object.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changes(BTreeMap<Identity, Change>);
+pub struct Changes {
+    objects: BTreeMap<Identity, Change>,
+    /// The source has not told everything yet: a table of what it has told so far would be wrong. A long list is told
+    /// in pieces, so that there is never a second copy of it.
+    more: bool,
+}
 
 impl Changes {
     /// Whether there is nothing new.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.objects.is_empty()
+    }
+
+    /// The same, said by a source that has not told everything yet.
+    pub fn piece(self) -> Self {
+        Self { more: true, ..self }
+    }
+
+    /// Whether the source has told everything, with this.
+    pub fn is_all(&self) -> bool {
+        !self.more
     }
 
     /// How many objects are new, different or gone.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.objects.len()
     }
 
     /// An object is as given, or gone. What triggered it first goes on waiting for its effect.
     pub fn add(&mut self, identity: Identity, change: Change) {
-        match self.0.entry(identity) {
+        match self.objects.entry(identity) {
             Entry::Occupied(mut old) => {
                 let triggered = change.object.as_ref().and(old.get().triggered).or(change.triggered);
                 *old.get_mut() = Change { triggered, ..change };
@@ -50,12 +65,13 @@ impl Changes {
 
     /// What came later.
     pub fn merge(&mut self, later: Self) {
-        later.0.into_iter().for_each(|(identity, change)| self.add(identity, change));
+        self.more &= later.more;
+        later.into_iter().for_each(|(identity, change)| self.add(identity, change));
     }
 
     /// The moments at which what is told here began, in Unix milliseconds; of what is gone none is known.
     pub fn triggers(&self) -> impl Iterator<Item = u64> {
-        self.0.values().filter_map(|change| change.triggered)
+        self.objects.values().filter_map(|change| change.triggered)
     }
 }
 
@@ -64,7 +80,7 @@ impl IntoIterator for Changes {
     type IntoIter = IntoIter<Identity, Change>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.objects.into_iter()
     }
 }
 

@@ -314,7 +314,7 @@ fn service(key: &Key, entry: &Entry, placement: &Placement, resolver: &mut impl 
         let targets: Vec<u8> = group.targets.iter().flat_map(|t| t.to_le_bytes()).collect();
         put(&mut out, &Update::Targets(&targets));
         for endpoint in &group.endpoints {
-            let own = unique.get(&(endpoint.hostname.as_str(), endpoint.address.is_ipv4())) == Some(&true);
+            let own = unique.get(&(&*endpoint.hostname, endpoint.address.is_ipv4())) == Some(&true);
             let vip = VipKey {
                 service: key,
                 hostname: if own { &endpoint.hostname } else { "" },
@@ -353,8 +353,8 @@ fn unique_hostnames(entry: &Entry) -> HashMap<(&str, bool), bool> {
     let mut first: HashMap<(&str, bool), (&str, IpAddr)> = HashMap::new();
     let mut out = HashMap::new();
     for endpoint in entry.groups.iter().flat_map(|g| &g.endpoints).filter(|e| !e.hostname.is_empty()) {
-        let name = (endpoint.hostname.as_str(), endpoint.address.is_ipv4());
-        let place = (endpoint.node.as_str(), endpoint.address);
+        let name = (&*endpoint.hostname, endpoint.address.is_ipv4());
+        let place = (&*endpoint.node, endpoint.address);
         let same = *first.entry(name).or_insert(place) == place;
         *out.entry(name).or_insert(true) &= same;
     }

@@ -109,7 +109,7 @@ impl Held {
     ) -> BTreeSet<Arc<Key>> {
         let (down, mut changed) = (node.map(Node::is_down), BTreeSet::new());
         self.retain(|key, lost| {
-            if lost.group.endpoints.iter().all(|endpoint| endpoint.node != name) {
+            if lost.group.endpoints.iter().all(|endpoint| *endpoint.node != *name) {
                 return true;
             }
             changed.insert(key.clone());
@@ -194,12 +194,12 @@ fn candidates<'g>(
 
 /// What tells the group's endpoint from others.
 fn identity(group: &EndpointGroup) -> (&[ServicePort], Option<(&str, IpAddr)>) {
-    (&group.ports, group.endpoints.first().map(|endpoint| (endpoint.node.as_str(), endpoint.address)))
+    (&group.ports, group.endpoints.first().map(|endpoint| (&*endpoint.node, endpoint.address)))
 }
 
 /// Whether the group's endpoint is on a Node that is not ready.
 fn is_down(nodes: &BTreeMap<String, Node>, group: &EndpointGroup) -> bool {
-    group.endpoints.iter().any(|e| nodes.get(&e.node).is_some_and(Node::is_down))
+    group.endpoints.iter().any(|e| nodes.get(&*e.node).is_some_and(Node::is_down))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod held;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod manifests;
+mod names;
 pub mod object;
 pub mod place;
 pub mod replica;

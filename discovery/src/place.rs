@@ -77,7 +77,7 @@ impl Placement {
     /// The places of an endpoint, at least one. `single`: only the first of several exits, for endpoints that have
     /// an address of their own in DNS.
     pub fn of<'p>(&'p self, endpoint: &'p Endpoint, single: bool) -> Vec<Place<'p>> {
-        let named = Some(endpoint.node.as_str()).filter(|name| !name.is_empty());
+        let named = Some(&*endpoint.node).filter(|name| !name.is_empty());
         let node = named.or_else(|| self.by_address.get(&endpoint.address).map(String::as_str));
         match node {
             Some(node) if self.exits.is_empty() || self.has_agent(node) => vec![Place::Node(node)],
@@ -110,9 +110,9 @@ mod tests {
         Endpoint {
             address: address.parse().unwrap(),
             node: node.into(),
-            hostname: String::new(),
+            hostname: "".into(),
             conditions: 0,
-            zones: Vec::new(),
+            zones: [].into(),
         }
     }
 

@@ -20,6 +20,7 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub struct Served {
     table: Table,
+    whole: bool,
     placement: Placement,
     encoded: Encoded,
     told: Told,
@@ -37,6 +38,7 @@ impl Served {
     /// Takes what a source says, or nothing when [`Served::held_until`] is over. Whether Nodes have changed, so that
     /// [`Served::place`] is to be called.
     pub fn apply(&mut self, now: Instant, changes: Changes) -> bool {
+        self.whole |= changes.is_all();
         for (identity, change) in changes {
             self.table.apply(now, identity, change.object);
         }
@@ -45,6 +47,11 @@ impl Served {
         self.namespaces_due |= changed.namespaces;
         self.entries_due |= changed.entries;
         changed.nodes
+    }
+
+    /// Whether the source has told everything once. Before that nothing is to be encoded.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// When [`Served::apply`] is to be called although nothing has changed: an endpoint whose Node is ready again does

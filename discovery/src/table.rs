@@ -9,6 +9,7 @@
 
 use crate::claims::{Claims, asked};
 use crate::held::Held;
+use crate::names::Names;
 use crate::object::{
     Endpoint, EndpointGroup, EndpointSlice, Endpoints, EntryPoints, Identity, Kind, Node, Object, Service,
     ServiceKind, ServicePort,
@@ -36,6 +37,7 @@ pub struct Table {
     owners: BTreeMap<Key, Arc<Key>>,
     namespaces: BTreeSet<String>,
     nodes: BTreeMap<String, Node>,
+    names: Names,
     /// Prefixes that ClusterIPs come from, by the object that says so.
     service_cidrs: BTreeMap<String, Vec<(IpAddr, u8)>>,
     claims: Claims,
@@ -148,13 +150,13 @@ impl Table {
 
     /// Services that may have an endpoint on one of these nodes.
     pub fn keys_on(&self, nodes: &BTreeSet<String>) -> impl Iterator<Item = &Arc<Key>> {
-        let on = |parts: &Parts| parts.endpoints().any(|e| nodes.contains(&e.node));
+        let on = |parts: &Parts| parts.endpoints().any(|e| nodes.contains(&*e.node));
         self.services.iter().filter(move |(_, parts)| on(parts)).map(|(key, _)| key)
     }
 
     /// The names of nodes that endpoints are on.
     pub fn named_nodes(&self) -> BTreeSet<&str> {
-        self.services.values().flat_map(Parts::endpoints).map(|e| e.node.as_str()).collect()
+        self.services.values().flat_map(Parts::endpoints).map(|e| &*e.node).collect()
     }
 
     /// The Services as their objects are, in order.
@@ -171,7 +173,7 @@ impl Table {
         let mut groups = parts.groups(self.held.of(key));
         for endpoint in groups.iter_mut().flat_map(|group| &mut group.endpoints) {
             let ready = endpoint.conditions & feed::ENDPOINT_READY != 0;
-            if ready && self.nodes.get(&endpoint.node).is_some_and(Node::is_down) {
+            if ready && self.nodes.get(&*endpoint.node).is_some_and(Node::is_down) {
                 endpoint.conditions |= feed::ENDPOINT_HELD;
             }
         }
@@ -218,17 +220,17 @@ impl Table {
             self.owners.remove(&slice);
             let mut old = None;
             let before = self.edit((*before).clone(), |parts| {
-                let at = parts.slices.iter().position(|(name, _)| *name == slice.name);
-                old = at.map(|at| parts.slices.remove(at).1.group);
+                old = parts.find(&slice.name).ok().map(|at| parts.slices.remove(at).1.group);
             });
             if gone {
-                self.note(now, &before, [old.as_ref().map(std::slice::from_ref), None]);
+                self.note(now, &before, old.as_ref().map(std::slice::from_ref), |_| None);
             }
         }
-        let (Some(owner), Some(content)) = (owner, content) else { return };
-        let (new, mut old) = (content.group.clone(), None);
+        let (Some(owner), Some(mut content)) = (owner, content) else { return };
+        self.names.share(&mut content.group);
+        let mut old = None;
         let owner = self.edit(owner, |parts| {
-            match parts.slices.binary_search_by(|(name, _)| name.cmp(&slice.name)) {
+            match parts.find(&slice.name) {
                 Ok(at) => old = Some(std::mem::replace(&mut parts.slices[at].1, content).group),
                 Err(at) => {
                     // Most Services have one slice.
@@ -237,21 +239,29 @@ impl Table {
                 }
             }
         });
-        let groups = [old.as_ref(), Some(&new)].map(|group| group.map(std::slice::from_ref));
-        self.note(now, &owner, groups);
+        let before = old.as_ref().map(std::slice::from_ref);
+        self.note(now, &owner, before, |parts| Some(std::slice::from_ref(parts.slice(&slice.name)?)));
         self.owners.insert(slice, owner);
     }
 
-    fn set_mirrored(&mut self, now: Instant, key: Key, endpoints: Option<Endpoints>) {
-        let groups = |endpoints: Option<&Endpoints>| endpoints.map(|endpoints| endpoints.groups.clone());
-        let (new, mut old) = (groups(endpoints.as_ref()), None);
+    fn set_mirrored(&mut self, now: Instant, key: Key, mut endpoints: Option<Endpoints>) {
+        endpoints.iter_mut().flat_map(|e| &mut e.groups).for_each(|group| self.names.share(group));
+        let mut old = None;
         let key = self.edit(key, |parts| old = std::mem::replace(&mut parts.mirrored, endpoints));
-        self.note(now, &key, [old.as_ref().map(|old| &*old.groups), new.as_deref()]);
+        let before = old.as_ref().map(|old| &*old.groups);
+        self.note(now, &key, before, |parts| Some(&parts.mirrored.as_ref()?.groups));
     }
 
-    /// Endpoints of a Service were these, and are those now: some may be held.
-    fn note(&mut self, now: Instant, key: &Arc<Key>, groups: [Option<&[EndpointGroup]>; 2]) {
+    /// Endpoints of a Service were these, and are now those that its parts have: some may be held.
+    fn note(
+        &mut self,
+        now: Instant,
+        key: &Arc<Key>,
+        before: Option<&[EndpointGroup]>,
+        after: impl Fn(&Parts) -> Option<&[EndpointGroup]>,
+    ) {
         let parts = self.services.get(key);
+        let groups = [before, parts.and_then(after)];
         self.held.note(now, key, groups, |group| parts?.listed(group), &self.nodes);
     }
 
@@ -305,6 +315,15 @@ pub(crate) fn entry_points(service: Option<&Service>) -> Option<&EntryPoints> {
 impl Parts {
     fn is_empty(&self) -> bool {
         self.service.is_none() && self.slices.is_empty() && self.mirrored.is_none()
+    }
+
+    /// Where the slice of this name is, or belongs.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.slices.binary_search_by(|(other, _)| other.as_str().cmp(name))
+    }
+
+    fn slice(&self, name: &str) -> Option<&EndpointGroup> {
+        Some(&self.slices.get(self.find(name).ok()?)?.1.group)
     }
 
     fn all_groups(&self) -> impl Iterator<Item = &EndpointGroup> {

@@ -58,7 +58,6 @@ impl Version {
 #[derive(Default)]
 struct Source {
     served: Served,
-    heard: bool,
     /// Nodes have changed, or who has joined.
     nodes_due: bool,
     homes: Arc<BTreeMap<String, Home>>,
@@ -212,12 +211,13 @@ impl Feed {
         signature
     }
 
-    /// Takes what the source says. It counts once it is published.
-    pub(crate) fn take(&self, changes: Changes) {
+    /// Takes what the source says; whether that can be published, which is when it counts.
+    pub(crate) fn take(&self, changes: Changes) -> bool {
         let mut source = self.source();
+        let first = !source.served.is_whole();
         let nodes_changed = source.served.apply(Instant::now(), changes);
-        source.nodes_due |= nodes_changed || !source.heard;
-        source.heard = true;
+        source.nodes_due |= nodes_changed || first;
+        source.served.is_whole()
     }
 
     /// Makes what the source said the newest state. Numbers that it needs are assigned by the directory first. What
@@ -251,8 +251,11 @@ impl Feed {
             let (feed, directory) = (self.clone(), directory.clone());
             let placed = tokio::task::spawn_blocking(move || {
                 let mut source = feed.source();
+                if !source.served.is_whole() {
+                    return Ok(());
+                }
                 let nodes = source.served.table().nodes();
-                let exits = source.heard && Placement::has_exits(nodes, &feed.exits);
+                let exits = Placement::has_exits(nodes, &feed.exits);
                 source.nodes_due |= exits && joined;
                 let stood = source.served.held_until().is_some_and(|until| until <= Instant::now());
                 if stood {

@@ -44,7 +44,9 @@ pub(crate) fn follow(
     let mut told = None;
     let publish = move |changes: Changes| {
         let triggers: Vec<u64> = changes.triggers().collect();
-        feed.take(changes);
+        if !feed.take(changes) {
+            return;
+        }
         while let Err(error) = feed.publish(&directory, &mut report) {
             tracing::error!(%error, "the Services cannot be fed");
             std::thread::sleep(RETRY);

@@ -207,7 +207,8 @@ async fn follow_endpoints(shared: Rc<Shared>) {
     }
 }
 
-/// Tells changes, gathered; taking them may use a third of the time.
+/// Tells changes, gathered; taking them may use a third of the time. Before there is enough for a table, what there is
+/// goes out in pieces.
 async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Changes)) {
     let timing = shared.settings.timing;
     let mut first = true;
@@ -217,13 +218,20 @@ async fn publish(shared: Rc<Shared>, mut changed: impl FnMut(Changes)) {
             Some(at) => drop(tokio::time::timeout_at(at, shared.news.notified()).await),
             None => shared.news.notified().await,
         }
-        sleep(timing.gather).await;
+        if first {
+            let _ = tokio::time::timeout(timing.gather, shared.piece.notified()).await;
+        } else {
+            sleep(timing.gather).await;
+        }
         let (enough, all) = shared.readiness();
         if first && enough && !all && wait_until.is_none() {
             wait_until = Some(Instant::now() + timing.grace);
         }
         let late = wait_until.is_some_and(|at| at <= Instant::now());
         if first && !(enough && (all || late)) {
+            if let Some(some) = shared.take_changes(false) {
+                changed(some.piece());
+            }
             continue;
         }
         wait_until = None;

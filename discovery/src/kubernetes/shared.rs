@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+/// Changed objects that are worth taking before the list they are in is at its end.
+const PIECE: usize = 512;
 /// Messages that are told once and remembered.
 const ONCE_MAX: usize = 64;
 
@@ -35,6 +37,8 @@ pub(super) struct Shared {
     told: RefCell<BTreeSet<String>>,
     /// Something to look at for the publisher.
     pub(super) news: Notify,
+    /// So much of it that it should be taken before more comes.
+    pub(super) piece: Notify,
     /// Whether Endpoints are followed, for want of slices.
     pub(super) fallback: watch::Sender<bool>,
 }
@@ -67,6 +71,7 @@ impl Shared {
             report: RefCell::new(report),
             told: RefCell::default(),
             news: Notify::new(),
+            piece: Notify::new(),
             fallback: watch::Sender::new(false),
         }
     }
@@ -174,12 +179,15 @@ impl Shared {
     /// The objects changed.
     pub(super) fn changed(&self) {
         self.news.notify_one();
+        if self.store().changes() >= PIECE {
+            self.piece.notify_one();
+        }
     }
 
     /// What is new since this was asked last, if anything is; the first time also if there is nothing at all.
     pub(super) fn take_changes(&self, first: bool) -> Option<Changes> {
         let mut store = self.store();
-        (store.has_changes() || first).then(|| store.take_changes())
+        (store.changes() > 0 || first).then(|| store.take_changes())
     }
 
     pub(super) fn report(&self, text: String) {

@@ -145,9 +145,9 @@ impl Store {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether there is something new.
-    pub(super) fn has_changes(&self) -> bool {
-        !self.changes.is_empty()
+    /// How much is new.
+    pub(super) fn changes(&self) -> usize {
+        self.changes.len()
     }
 
     fn of(&self, kind: Kind) -> impl Iterator<Item = (&Identity, &Held)> {

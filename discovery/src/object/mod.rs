@@ -16,6 +16,7 @@ pub use parse::{FieldError, parse, parse_ip};
 use edgemesh_core::wire::feed::{self, Protocol};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What tells objects apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -163,14 +164,14 @@ pub struct EndpointGroup {
 pub struct Endpoint {
     /// Its first address (row S9).
     pub address: IpAddr,
-    /// `nodeName`, empty without one.
-    pub node: String,
+    /// `nodeName`, empty without one. Many endpoints have the same one: a table keeps each name once.
+    pub node: Arc<str>,
     /// `hostname`, empty without one.
-    pub hostname: String,
+    pub hostname: Box<str>,
     /// Bit set of `edgemesh_core::wire::feed::ENDPOINT_*`.
     pub conditions: u8,
     /// The zones it is hinted for, as `edgemesh_core::wire::feed::zone` writes them.
-    pub zones: Vec<u32>,
+    pub zones: Box<[u32]>,
 }
 
 #[cfg(test)]

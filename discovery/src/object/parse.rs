@@ -210,6 +210,7 @@ fn service(raw: raw::Service) -> Result<Service, FieldError> {
         let name = port.name.clone().unwrap_or_default();
         ports.push(ServicePort { name, protocol: protocol(port.protocol), port: port.port });
     }
+    ports.shrink_to_fit();
     let created = raw.metadata.created.filter(|text| text.len() <= TIMESTAMP_MAX).unwrap_or_default();
     let mut problems = Vec::new();
     let entry = entry::points(&spec, raw.status.unwrap_or_default(), &mut problems);
@@ -309,8 +310,8 @@ fn slice(raw: raw::EndpointSlice) -> Result<EndpointSlice, FieldError> {
         let (zones, for_node) = hints(endpoint.hints.unwrap_or_default());
         group.endpoints.push(Endpoint {
             address,
-            node: endpoint.node_name.unwrap_or_default(),
-            hostname: endpoint.hostname.unwrap_or_default(),
+            node: endpoint.node_name.unwrap_or_default().into(),
+            hostname: endpoint.hostname.unwrap_or_default().into(),
             conditions: conditions(&endpoint.conditions.unwrap_or_default()) | for_node,
             zones,
         });
@@ -323,13 +324,13 @@ fn slice(raw: raw::EndpointSlice) -> Result<EndpointSlice, FieldError> {
 }
 
 /// The zones of a hint in the order of their numbers, and the condition that stands for hinted nodes (row T8).
-fn hints(raw: raw::Hints) -> (Vec<u32>, u8) {
+fn hints(raw: raw::Hints) -> (Box<[u32]>, u8) {
     let names = raw.for_zones.into_iter().flatten().take(HINTS_MAX);
     let mut zones: Vec<u32> = names.map(|zone| feed::zone(&zone.name)).filter(|zone| *zone != 0).collect();
     zones.sort_unstable();
     zones.dedup();
     let for_node = raw.for_nodes.is_some_and(|nodes| nodes.iter().any(|node| !node.name.is_empty()));
-    (zones, if for_node { feed::ENDPOINT_FOR_NODE } else { 0 })
+    (zones.into(), if for_node { feed::ENDPOINT_FOR_NODE } else { 0 })
 }
 
 /// Ready and serving are true when absent, terminating is false (row S8).
@@ -368,10 +369,10 @@ fn endpoints(raw: raw::Endpoints) -> Result<Endpoints, FieldError> {
                 node_name(|| format!("subsets[{n}].{list}[{m}].nodeName"), one.node_name.as_deref())?;
                 group.endpoints.push(Endpoint {
                     address,
-                    node: one.node_name.unwrap_or_default(),
-                    hostname: one.hostname.unwrap_or_default(),
+                    node: one.node_name.unwrap_or_default().into(),
+                    hostname: one.hostname.unwrap_or_default().into(),
                     conditions,
-                    zones: Vec::new(),
+                    zones: Box::default(),
                 });
             }
         }

@@ -182,7 +182,7 @@ endpoints:
     let mut both = [feed::zone("a"), feed::zone("b")];
     both.sort_unstable();
     let endpoints = &slice.group.endpoints;
-    assert_eq!(endpoints[0].zones, both);
+    assert_eq!(*endpoints[0].zones, both);
     assert_ne!(endpoints[0].conditions & feed::ENDPOINT_FOR_NODE, 0);
     assert!(endpoints[1..].iter().all(|e| e.zones.is_empty() && e.conditions & feed::ENDPOINT_FOR_NODE == 0));
 }

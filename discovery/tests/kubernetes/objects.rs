@@ -3,8 +3,9 @@
 use crate::support::{
     Feed, SERVICES, asked_times, endpoints_of, names_of, plain, service, settings, slice, start, watched,
 };
-use edgemesh_testapi::{Options, Order, Resource, Verb};
+use edgemesh_testapi::{Fault, Options, Order, Resource, Verb};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 #[tokio::test]
 async fn nodes_service_cidrs_and_namespaces_are_in_the_table() {
@@ -28,6 +29,24 @@ async fn nodes_service_cidrs_and_namespaces_are_in_the_table() {
     watched(&server, Resource::Nodes, 1).await;
     server.put(node("Unknown"));
     feed.until(|t| t.nodes()["n1"].is_down()).await;
+}
+
+#[tokio::test]
+async fn a_long_list_comes_in_pieces_and_is_no_table_before_its_end() {
+    let server = plain().await;
+    server.plan(Resource::EndpointSlices, Verb::List, 1, Fault::Slow(Duration::from_millis(500)));
+    let names: Vec<String> = (0..2_000).map(|n| format!("s{n:04}")).collect();
+    for name in &names {
+        server.put(service(name));
+    }
+    server.put(slice("s0000-1", "s0000", &["10.1.0.1"]));
+    let mut feed = Feed::new(settings(&server));
+    let table = feed.next().await;
+    assert_eq!((names_of(table), endpoints_of(table, "s0000")), (names, vec!["10.1.0.1".to_owned()]));
+    assert!(feed.pieces > 0, "the Services came while the slices were waited for");
+    server.put(service("one-more"));
+    feed.until(|table| table.len() == 2_001).await;
+    assert_eq!(feed.count, 2, "then every change makes a table");
 }
 
 #[tokio::test]

@@ -47,6 +47,8 @@ pub(crate) struct Feed {
     reports: Arc<Mutex<Vec<String>>>,
     latest: Table,
     pub(crate) count: usize,
+    /// Parts of the first table.
+    pub(crate) pieces: usize,
 }
 
 impl Feed {
@@ -60,27 +62,37 @@ impl Feed {
             move |text| told.lock().unwrap().push(text),
         )
         .unwrap();
-        Self { source, changes, reports, latest: Table::default(), count: 0 }
+        Self { source, changes, reports, latest: Table::default(), count: 0, pieces: 0 }
     }
 
     pub(crate) fn health(&self) -> Arc<Health> {
         self.source.health()
     }
 
-    fn take(&mut self, changes: Changes) {
+    /// Takes what was told; whether that makes a table.
+    fn take(&mut self, changes: Changes) -> bool {
+        let all = changes.is_all();
         changes.into_iter().for_each(|(identity, change)| {
             self.latest.apply(std::time::Instant::now(), identity, change.object)
         });
+        if all {
+            self.count += 1;
+        } else {
+            self.pieces += 1;
+        }
+        all
     }
 
     /// The next table.
     pub(crate) async fn next(&mut self) -> &Table {
-        match timeout(PATIENCE, self.changes.recv()).await {
-            Ok(Some(changes)) => self.take(changes),
-            _ => panic!("no table came; the last one was {:#?}\nreports: {:#?}", self.latest, self.reports()),
+        loop {
+            let Ok(Some(changes)) = timeout(PATIENCE, self.changes.recv()).await else {
+                panic!("no table came; the last one was {:#?}\nreports: {:#?}", self.latest, self.reports())
+            };
+            if self.take(changes) {
+                return &self.latest;
+            }
         }
-        self.count += 1;
-        &self.latest
     }
 
     /// Tables until one is as wanted.
@@ -119,8 +131,7 @@ impl Feed {
     pub(crate) fn more(&mut self) -> usize {
         let mut count = 0;
         while let Ok(changes) = self.changes.try_recv() {
-            self.take(changes);
-            count += 1;
+            count += usize::from(self.take(changes));
         }
         count
     }

@@ -15,8 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{timeout, timeout_at};
+
+/// How many are on their way to the table at a time: what they do is done by the machine that is measured.
+const JOINING: usize = 32;
+/// How long all may take.
+const WITHIN: Duration = Duration::from_secs(300);
 
 /// A client has a new state of the table.
 pub(crate) struct Committed {
@@ -36,7 +41,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Makes nodes, and connects them all at once; returns when all have the table, and how long that took.
+    /// Makes nodes, and connects them, [`JOINING`] at a time; returns when all have the table, and how long that took.
     ///
     /// # Errors
     /// When the server makes no tokens, or a node is turned away.
@@ -48,11 +53,12 @@ impl Clients {
         }
         let (committed, commits) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicU64::new(0));
-        let began = Instant::now();
+        let (began, turn) = (Instant::now(), Arc::new(Semaphore::new(JOINING)));
         for (n, token) in tokens.into_iter().enumerate() {
-            let (committed, bytes) = (committed.clone(), bytes.clone());
+            let (committed, bytes, turn) = (committed.clone(), bytes.clone(), turn.clone());
             tokio::spawn(async move {
-                if let Err(error) = follow(n, &token, server, &committed, &bytes).await {
+                let turn = turn.acquire_owned().await.ok();
+                if let Err(error) = follow(n, &token, server, turn, &committed, &bytes).await {
                     eprintln!("client {n}: {error}");
                 }
             });
@@ -67,7 +73,7 @@ impl Clients {
     /// # Errors
     /// When that takes too long.
     pub(crate) async fn all(&mut self, sequence: u64) -> Result<(Vec<Instant>, u64)> {
-        let limit = tokio::time::Instant::now() + Duration::from_secs(180);
+        let limit = tokio::time::Instant::now() + WITHIN;
         let (mut moments, mut newest) = (Vec::with_capacity(self.count), sequence);
         while moments.len() < self.count {
             let Ok(Some(commit)) = timeout_at(limit, self.commits.recv()).await else {
@@ -122,6 +128,7 @@ async fn follow(
     n: usize,
     token: &Token,
     server: SocketAddr,
+    mut turn: Option<OwnedSemaphorePermit>,
     committed: &mpsc::UnboundedSender<Committed>,
     bytes: &AtomicU64,
 ) -> Result {
@@ -170,6 +177,7 @@ async fn follow(
             inbox.drain(..len + 2);
             match link.frame(clock::now(), &mut frame).map_err(name)? {
                 Some(Message::FeedCommit(commit)) => {
+                    drop(turn.take());
                     let _ = committed.send(Committed { sequence: commit.sequence, at: Instant::now() });
                 }
                 Some(Message::Refused { detail, .. }) => return fail(detail),

@@ -12,7 +12,7 @@ mod cluster;
 mod probe;
 mod program;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use clients::Clients;
 use cluster::Size;
 use edgemesh_lab::sandbox::{self, Place};
@@ -31,14 +31,34 @@ use tokio::runtime::Runtime;
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
 const SERVER: SocketAddr = SocketAddr::new(HERE, 20_004);
 
-/// What is measured.
-#[derive(Parser, Clone, Copy, PartialEq, Eq, Debug)]
-enum Cli {
+/// What Services, changes and nodes in numbers cost the real programs.
+#[derive(Parser, Debug)]
+struct Cli {
+    /// How much of everything.
+    scale: Scale,
+    /// What is measured; everything unless given.
+    parts: Vec<Part>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Scale {
     /// Small and quick; sizes and counts are held to account.
     Sample,
     /// As large as a large cluster; times are held to account, too.
     Full,
 }
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// An agent that reads the Kubernetes API.
+    Kubernetes,
+    /// An agent that is fed by the server.
+    Server,
+    /// Many nodes on one server.
+    Nodes,
+}
+
+const PARTS: [Part; 3] = [Part::Kubernetes, Part::Server, Part::Nodes];
 
 /// How much of everything.
 #[derive(Clone, Copy)]
@@ -54,7 +74,7 @@ struct Plan {
     timed: bool,
 }
 
-impl Cli {
+impl Scale {
     fn plan(self) -> Plan {
         match self {
             Self::Sample => Plan {
@@ -79,10 +99,11 @@ impl Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let parts: &[Part] = if cli.parts.is_empty() { &PARTS } else { &cli.parts };
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let result = sandbox::enter(&arguments).and_then(|place| match place {
         Place::Left(code) => Ok(ExitCode::from(code)),
-        Place::Inside(directory) => run(cli.plan(), &directory).map(|()| ExitCode::SUCCESS),
+        Place::Inside(directory) => run(cli.scale.plan(), parts, &directory).map(|()| ExitCode::SUCCESS),
     });
     result.unwrap_or_else(|error| {
         eprintln!("edgemesh-scale: {error}");
@@ -90,7 +111,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(plan: Plan, directory: &Path) -> Result {
+fn run(plan: Plan, parts: &[Part], directory: &Path) -> Result {
     for command in ["ip link set lo up", "ip addr add 198.18.0.1/32 dev lo"] {
         let words: Vec<&str> = command.split(' ').collect();
         let done = Command::new(words[0]).args(&words[1..]).status().context(command)?;
@@ -114,12 +135,14 @@ fn run(plan: Plan, directory: &Path) -> Result {
     println!("server: cold start {}, {}", millis(began.elapsed()), memory(&server)?);
 
     let token = clients::token_text(&state, cluster::NODE)?;
-    for source in ["kubernetes", "server"] {
-        println!("agent, --source {source}");
-        agent(plan, source, &token, directory, &mut api, &runtime)?;
+    for part in parts {
+        match part {
+            Part::Kubernetes => agent(plan, "kubernetes", &token, directory, &mut api, &runtime)?,
+            Part::Server => agent(plan, "server", &token, directory, &mut api, &runtime)?,
+            Part::Nodes => many(plan, &api, &server, &state, &runtime)?,
+        }
     }
-    println!("{} nodes on one server", plan.clients);
-    many(plan, &api, &server, &state, &runtime)
+    Ok(())
 }
 
 fn start_server(directory: &Path, api: &ApiServer) -> Result<Program> {
@@ -148,6 +171,7 @@ fn agent(
     api: &mut ApiServer,
     runtime: &Runtime,
 ) -> Result {
+    println!("agent, --source {source}");
     let (state, url) = (directory.join("agent"), api.url());
     // It is the same node with either source, and begins without Services.
     let _ = std::fs::remove_file(state.join("services"));
@@ -314,13 +338,14 @@ fn away(agent: &Program, probe: &mut Probe, api: &mut ApiServer, runtime: &Runti
 
 /// Many control connections.
 fn many(plan: Plan, api: &ApiServer, server: &Program, state: &Path, runtime: &Runtime) -> Result {
+    println!("{} nodes on one server", plan.clients);
     let (mut clients, took) = runtime.block_on(Clients::connect(plan.clients, SERVER, state))?;
     println!("  all have joined and have the table after {}; server: {}", millis(took), memory(server)?);
     let mut newest = runtime.block_on(clients.settled());
     let mut all = Vec::new();
     for n in 0..plan.changes.min(30) {
         let began = Instant::now();
-        cluster::change(api, n * 331, 1_000 + n, plan.size);
+        cluster::change(api, n * 331, 1 + n, plan.size);
         let (moments, sequence) = runtime.block_on(clients.all(newest))?;
         newest = sequence;
         all.extend(moments.into_iter().map(|at| at.saturating_duration_since(began)));

@@ -221,7 +221,7 @@ impl Join {
         let due = [self.records_due, self.services_due, self.membership_due].into_iter().flatten().min();
         tokio::select! {
             Some(changes) = self.changes.1.recv() => Work::Changes(changes),
-            () = until(self.services.held_until()) => Work::Changes(Changes::default()),
+            () = until(self.services.held_until()) => Work::Changes(Changes::default().piece()),
             () = until(due) => Work::Store,
             () = until(self.unresolved.ask_due) => Work::Ask,
             () = until(self.unresolved.remake_due) => Work::Remake,

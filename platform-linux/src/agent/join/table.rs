@@ -201,7 +201,7 @@ impl Join {
 
     async fn encode(&mut self) {
         let own = self.own();
-        let Some(served) = &mut self.services.local else { return };
+        let Some(served) = self.services.local.as_mut().filter(|served| served.is_whole()) else { return };
         let mut names = Names { status: &self.status, own, unknown: BTreeSet::new() };
         let (mut step, news) = served.encode(&mut names);
         self.unresolved.note(names.unknown);
