@@ -154,7 +154,7 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
                     },
                 }
             };
-            join.store();
+            join.finish().await;
             if !join.is_online() {
                 let _ = handle.inspect(Data::withdraw_device).await;
             }

@@ -8,6 +8,7 @@
 //! objects), and the addresses that the kernel routes; [`RECORDS`] node records, the ones heard longest ago going
 //! first.
 
+mod disk;
 mod online;
 mod table;
 mod taking;
@@ -27,10 +28,10 @@ use crate::cli::Run;
 use crate::clock;
 use crate::interception::{KeeperHandle, Proxy, Report};
 use crate::tun::DEFAULT_NAME;
+use disk::{Disk, Failed};
 use edgemesh_core::control::Peer;
 use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord};
 use edgemesh_discovery::change::Changes;
-use edgemesh_host::state::StateError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,15 +45,13 @@ use zeroize::Zeroizing;
 const RECORDS: usize = 1_024;
 /// How long records are gathered before they are stored: after a restart they say whom to tell that we are back.
 const STORE_RECORDS_AFTER: Duration = Duration::from_millis(50);
-/// How long after a failure to store it is tried again.
-const STORE_AGAIN: Duration = Duration::from_secs(10);
 /// How long answers about nodes are gathered before the table is made again.
 const REMAKE_AFTER: Duration = Duration::from_millis(100);
 
 /// See the module's documentation.
 pub struct Join {
     settings: Run,
-    state: State,
+    disk: Disk,
     membership: Membership,
     handle: Handle,
     status: Arc<Shared>,
@@ -61,10 +60,6 @@ pub struct Join {
     keeper: Option<KeeperHandle>,
     responder: Option<Responder>,
     changes: (mpsc::UnboundedSender<Changes>, mpsc::UnboundedReceiver<Changes>),
-    /// What is to be stored, and when.
-    records_due: Option<Instant>,
-    services_due: Option<Instant>,
-    membership_due: Option<Instant>,
     unresolved: Unresolved,
     claims: Claims,
     /// Entry points, where this node is to have any.
@@ -82,6 +77,8 @@ pub enum Work {
     Changes(Changes),
     /// What waits to be stored is due.
     Store,
+    /// It was, or not.
+    Stored(Failed),
     /// The directory is to be asked about nodes.
     Ask,
     /// Nodes have become known: what is on them is to be made again.
@@ -105,7 +102,7 @@ impl Join {
         Self {
             settings: settings.clone(),
             records: state.records(),
-            state,
+            disk: Disk::new(state),
             membership,
             handle,
             status,
@@ -113,9 +110,6 @@ impl Join {
             keeper: None,
             responder: None,
             changes: mpsc::unbounded_channel(),
-            records_due: None,
-            services_due: None,
-            membership_due: None,
             unresolved: Unresolved::default(),
             claims: Claims::default(),
             entry,
@@ -197,7 +191,7 @@ impl Join {
             Note::Entries { part, digest } => self.take_entries(&part, digest).await,
             Note::Answer(sequence) => self.answered(sequence).await,
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
-            Note::Stamp(stamp) => log(self.state.save_stamp(stamp)),
+            Note::Stamp(stamp) => self.disk.stamp(stamp),
             Note::PeerRefused(refusal) => self.tell(&refusal),
             Note::TunReopened => {
                 tracing::warn!(device = DEFAULT_NAME, "the device was deleted and is made anew");
@@ -218,11 +212,11 @@ impl Join {
 
     /// Waits until there is something to do here. Nothing is lost when the wait is given up.
     pub async fn next(&mut self) -> Work {
-        let due = [self.records_due, self.services_due, self.membership_due].into_iter().flatten().min();
         tokio::select! {
             Some(changes) = self.changes.1.recv() => Work::Changes(changes),
             () = until(self.services.held_until()) => Work::Changes(Changes::default().piece()),
-            () = until(due) => Work::Store,
+            () = until(self.disk.due()) => Work::Store,
+            failed = self.disk.written() => Work::Stored(failed),
             () = until(self.unresolved.ask_due) => Work::Ask,
             () = until(self.unresolved.remake_due) => Work::Remake,
             () = until(self.entry.as_ref().map(|entry| entry.look_due)) => Work::Look,
@@ -236,25 +230,12 @@ impl Join {
         match work {
             Work::Changes(changes) => self.changed(changes).await,
             Work::Store => self.store(),
+            Work::Stored(failed) => self.stored(failed),
             Work::Ask => self.ask().await,
             Work::Remake => self.remake().await,
             Work::Look => self.look().await,
             Work::Kept(report) => self.kept(report).await,
             Work::Linger => self.look_at_lingering().await,
-        }
-    }
-
-    /// Stores what waits to be stored.
-    pub fn store(&mut self) {
-        if self.records_due.take().is_some() {
-            self.records_due = again(self.state.save_records(&self.records));
-        }
-        if self.services_due.take().is_some() {
-            let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
-            self.services_due = again(self.services.store(&self.state, epoch));
-        }
-        if self.membership_due.take().is_some() {
-            self.membership_due = again(self.state.save_membership(&self.membership));
         }
     }
 
@@ -296,7 +277,7 @@ impl Join {
             }
             self.membership.secret.clear();
             self.membership.joined = Some(joined);
-            self.membership_due = again(self.state.save_membership(&self.membership));
+            self.disk.membership();
         }
         if first {
             self.go_online().await?;
@@ -318,7 +299,7 @@ impl Join {
                 self.records.pop_first();
             }
             self.records.insert(index, stored);
-            self.records_due.get_or_insert_with(|| Instant::now() + STORE_RECORDS_AFTER);
+            self.disk.records(STORE_RECORDS_AFTER);
         }
     }
 
@@ -351,18 +332,5 @@ pub(super) async fn until(due: Option<Instant>) {
     match due {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// When to store again what could not be stored: the disk may have room then.
-fn again(result: Result<(), StateError>) -> Option<Instant> {
-    let error = result.err()?;
-    tracing::error!("{error}");
-    Some(Instant::now() + STORE_AGAIN)
-}
-
-fn log(result: Result<(), StateError>) {
-    if let Err(error) = result {
-        tracing::error!("{error}");
     }
 }

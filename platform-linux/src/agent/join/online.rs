@@ -1,7 +1,7 @@
 //! Going online: the device's addresses and routes, and DNS, once this node knows its place in the mesh.
 
+use super::Join;
 use super::taking::{self, Mode, Vip};
-use super::{Join, log};
 use crate::agent::claims::{self, Owners};
 use crate::agent::entry::{Answer, Entry};
 use crate::agent::responder::Responder;
@@ -87,7 +87,7 @@ impl Join {
     pub(super) async fn take_entries(&mut self, part: &[u8], digest: Option<[u8; 32]>) {
         match self.entry.as_mut().map(|entry| entry.take(part, digest)) {
             Some(Ok(Some(list))) => {
-                log(self.state.save_entries(&list));
+                self.disk.entries(list);
                 self.tell_kernel().await;
             }
             Some(Err(why)) => tracing::warn!("{why}; the last good list stays"),
@@ -193,7 +193,7 @@ impl Join {
         let wanted = self.wanted().await;
         let plan = plan(&self.settings, &joined, wanted);
         let (beside, reports) = (self.beside, self.reports.0.clone());
-        let root = self.state.root().to_owned();
+        let root = self.disk.state.root().to_owned();
         let kept = tokio::task::spawn_blocking(move || {
             let ledger = Ledger::open(&root).map_err(|e| e.to_string())?;
             let keeper = Keeper::start(plan, ledger).map_err(|e| e.to_string())?;

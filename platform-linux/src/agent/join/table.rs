@@ -8,9 +8,8 @@
 use super::super::admin::dns::addresses;
 use super::super::cluster_dns;
 use super::super::source::Names;
+use super::Join;
 use super::taking::{Mode, leaves_here};
-use super::{Join, log};
-use crate::agent::state::State;
 use crate::cli::DnsVip;
 use crate::clock;
 use edgemesh_core::node::Engine;
@@ -25,7 +24,6 @@ use edgemesh_discovery::replica::Replica;
 use edgemesh_discovery::served::Served;
 use edgemesh_discovery::snapshot::{Head, from_snapshot, to_addition, to_snapshot};
 use edgemesh_discovery::table::Key;
-use edgemesh_host::state::StateError;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -39,6 +37,12 @@ const STORE_AFTER: Duration = Duration::from_secs(1);
 const PIECE: usize = 32 << 10;
 /// Steps behind a snapshot that are always worth appending, in bytes.
 const ADDED_MIN: usize = 64 << 10;
+
+/// What the snapshot file is to be, or what is to be behind what it is.
+pub(super) enum Piece {
+    Whole(Vec<u8>),
+    More(Vec<u8>),
+}
 
 /// The table beside the engine's.
 #[derive(Default)]
@@ -76,33 +80,35 @@ impl Services {
         self.local.as_ref().map(|served| served.table().named_nodes()).unwrap_or_default()
     }
 
-    /// Brings the snapshot file up to date: by what has changed, or as a whole before that outgrows the table.
-    ///
-    /// # Errors
-    /// When it cannot be written; it is written as a whole next time.
-    pub(super) fn store(&mut self, state: &State, epoch: u32) -> Result<(), StateError> {
+    /// What brings the snapshot file up to date: what has changed, or the whole before that outgrows the table.
+    pub(super) fn unsaved(&mut self, epoch: u32) -> Piece {
         let head = Head { epoch, sequence: self.sequence, unix_secs: clock::wall().secs };
         let step = std::mem::take(&mut self.unsaved);
         let way = if step.is_whole() { Vec::new() } else { self.table().way(&step) };
         let more: usize = way.iter().map(|run| run.len()).sum();
-        let stored = match self.saved.take() {
+        match self.saved {
             Some((whole, added)) if !step.is_whole() && added + more <= whole.max(ADDED_MIN) => {
                 let addition = to_addition(&head, &way);
-                state.append_services(&addition).map(|()| (whole, added + addition.len()))
+                self.saved = Some((whole, added + addition.len()));
+                Piece::More(addition)
             }
             _ => {
                 let snapshot = to_snapshot(&head, self.table());
-                state.save_services(&snapshot).map(|()| (snapshot.len(), 0))
+                self.saved = Some((snapshot.len(), 0));
+                Piece::Whole(snapshot)
             }
-        };
-        self.saved = Some(stored.inspect_err(|_| self.unsaved = Step::whole())?);
-        Ok(())
+        }
+    }
+
+    /// [`Services::unsaved`] could not be written: the whole is due.
+    pub(super) fn not_saved(&mut self) {
+        (self.unsaved, self.saved) = (Step::whole(), None);
     }
 }
 
 impl Join {
     pub(super) async fn restore_services(&mut self) {
-        let Some(bytes) = self.state.services() else { return };
+        let Some(bytes) = self.disk.state.services() else { return };
         match from_snapshot(&bytes) {
             Ok((head, table)) => {
                 drop(bytes);
@@ -221,7 +227,7 @@ impl Join {
         if let (Some(entry), Some(entries)) = (&mut self.entry, entries)
             && let Some(news) = entry.set(entries)
         {
-            log(self.state.save_entries(&news));
+            self.disk.entries(news);
         }
         self.table_changed(step).await;
     }
@@ -261,7 +267,7 @@ impl Join {
     async fn table_changed(&mut self, step: Step) {
         self.status.heard(clock::wall().secs);
         self.services.unsaved.merge(&step);
-        self.services_due.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+        self.disk.services(STORE_AFTER);
         // Entry points depend on where endpoints are.
         if self.is_planned_anew(&step).await || self.entry.is_some() {
             self.tell_kernel().await;

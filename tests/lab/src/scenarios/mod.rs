@@ -186,6 +186,7 @@ pub const ALL: &[Scenario] = &[
     row("truth/g4-not-ready", "the cloud calls a node lost that runs", Prepared(truth::node_not_ready)),
     row("truth/g5-cold-boot", "a node boots without network", Own(truth::cold_boot)),
     row("truth/g6-new-address", "a node gets another address", Own(truth::new_address)),
+    row("truth/slow-disk", "a node's disk hangs", Own(truth::slow_disk)),
     row("feed/on-demand", "a small node in a cluster of 10,000 Services", Prepared(feed::on_demand)),
     row("feed/idle-cost", "an idle node costs its server 1 KB a minute", Prepared(feed::idle_cost)),
     row("restart/c5-agents", "agents are killed under load", Own(restart::agents_killed)),

@@ -1,5 +1,6 @@
 //! What a node knows of itself and its neighbours when nobody in the cloud can say it.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -91,6 +92,33 @@ fn put(mesh: &Mesh, path: &str, object: &Value) -> Result {
     let json = "Content-Type: application/json";
     mesh.lab.server.check(&["curl", "-sS", "--fail", "-X", "PUT", "-H", json, "-d", &body, &url])?;
     Ok(())
+}
+
+/// The disk of a1 hangs in the middle of a write, as a worn SD card does: what changes goes on to have its effect, names
+/// and connections stay, and once the disk is back the last table is on it.
+pub(super) fn slow_disk(mesh: &mut Mesh) -> Result {
+    answers(mesh.pod("a1")?, "park", "b1-p1")?;
+    let (_, node) = mesh.agent("a1")?;
+    let file = Agent::state(node).join("services");
+    let path = file.to_string_lossy().into_owned();
+    wait_until("the table is on the disk", secs(10), || fs::metadata(&file).map(drop).context(&path))?;
+    // Whoever opens a pipe waits for its other end.
+    node.check(&["sh", "-c", &format!("rm {path}; mkfifo {path}")])?;
+    let service =
+        |name, last| Service::new(name, Ipv4Addr::new(10, 96, 0, last)).port("TCP", "http", 80, 8080);
+    let began = Instant::now();
+    // The table is stored a second after a change.
+    for on in ["b1", "a2"].iter().cycle().take_while(|_| began.elapsed() < secs(5)) {
+        service("moving", 97).endpoint(on, POD).write_to(mesh.server.manifests())?;
+        wait_until(on, secs(3), || answers(mesh.pod("a1")?, "moving", &format!("{on}-p1")))?;
+    }
+    service("afterwards", 98).endpoint("b1", POD).write_to(mesh.server.manifests())?;
+    node.check(&["timeout", "3", "sh", "-c", &format!("cat {path} >/dev/null; rm {path}")])?;
+    wait_until("the table is on the disk again", secs(20), || {
+        let (bytes, last) = (fs::read(&file).context(&path)?, b"afterwards");
+        ensure!(bytes.windows(last.len()).any(|part| part == last), "without the last Service");
+        Ok(())
+    })
 }
 
 /// The API server's word on b1: whether it is ready.

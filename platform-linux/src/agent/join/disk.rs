@@ -1,0 +1,169 @@
+//! What is to be on disk, written beside everything else: a disk may take seconds (SD cards do), and nobody is to wait
+//! for it.
+//!
+//! Life cycle: what has to be stored is noted with the moment at which it is due; what is noted then is written
+//! together, on a thread for such work, one write at a time; what changes meanwhile waits for the next. What could not
+//! be written is tried again after [`AGAIN`]; the last good files stay. Bounds: one copy of what is being written.
+
+use super::Join;
+use super::table::Piece;
+use crate::agent::state::{Membership, State, StoredRecord};
+use edgemesh_host::state::StateError;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
+
+/// How long after a failure to store it is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// See the module's documentation.
+pub(super) struct Disk {
+    pub(super) state: Arc<State>,
+    records: Option<Instant>,
+    services: Option<Instant>,
+    membership: Option<Instant>,
+    entries: Option<Vec<u8>>,
+    stamp: Option<u64>,
+    writing: Option<JoinHandle<Failed>>,
+}
+
+/// What could not be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Failed {
+    records: bool,
+    services: bool,
+    membership: bool,
+}
+
+/// What is written together.
+struct Write {
+    records: Option<BTreeMap<u32, StoredRecord>>,
+    services: Option<Piece>,
+    membership: Option<Membership>,
+    entries: Option<Vec<u8>>,
+    stamp: Option<u64>,
+}
+
+impl Disk {
+    pub(super) fn new(state: State) -> Self {
+        Self {
+            state: Arc::new(state),
+            records: None,
+            services: None,
+            membership: None,
+            entries: None,
+            stamp: None,
+            writing: None,
+        }
+    }
+
+    /// The records have changed, and are to be stored after a while.
+    pub(super) fn records(&mut self, after: Duration) {
+        self.records.get_or_insert_with(|| Instant::now() + after);
+    }
+
+    /// The table has.
+    pub(super) fn services(&mut self, after: Duration) {
+        self.services.get_or_insert_with(|| Instant::now() + after);
+    }
+
+    /// What the directory says of this node has.
+    pub(super) fn membership(&mut self) {
+        self.membership.get_or_insert_with(Instant::now);
+    }
+
+    /// The list of entry points is this.
+    pub(super) fn entries(&mut self, list: Vec<u8>) {
+        self.entries = Some(list);
+    }
+
+    /// Handshakes must be stamped after this moment, in Unix seconds.
+    pub(super) fn stamp(&mut self, unix_secs: u64) {
+        self.stamp = Some(unix_secs);
+    }
+
+    /// When something is to be written; `None` while something is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.writing.is_some() {
+            return None;
+        }
+        let now = (self.entries.is_some() || self.stamp.is_some()).then(Instant::now);
+        [self.records, self.services, self.membership, now].into_iter().flatten().min()
+    }
+
+    /// Waits until what is being written is; for ever when nothing is.
+    pub(super) async fn written(&mut self) -> Failed {
+        let Some(writing) = &mut self.writing else { return std::future::pending().await };
+        let failed = writing.await.unwrap_or(Failed { records: true, services: true, membership: true });
+        self.writing = None;
+        failed
+    }
+}
+
+impl Join {
+    /// Begins to write what has been noted.
+    pub(super) fn store(&mut self) {
+        let disk = &mut self.disk;
+        let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
+        let write = Write {
+            records: disk.records.take().map(|_| self.records.clone()),
+            services: disk.services.take().map(|_| self.services.unsaved(epoch)),
+            membership: disk.membership.take().map(|_| self.membership.clone()),
+            entries: disk.entries.take(),
+            stamp: disk.stamp.take(),
+        };
+        let state = disk.state.clone();
+        disk.writing = Some(spawn_blocking(move || write.to(&state)));
+    }
+
+    /// Something was written, or not.
+    pub(super) fn stored(&mut self, failed: Failed) {
+        if failed.records {
+            self.disk.records(AGAIN);
+        }
+        if failed.services {
+            self.services.not_saved();
+            self.disk.services(AGAIN);
+        }
+        if failed.membership {
+            self.disk.membership = Some(Instant::now() + AGAIN);
+        }
+    }
+
+    /// Writes what is left. What cannot be written is lost to the next run.
+    pub async fn finish(&mut self) {
+        if self.disk.writing.is_some() {
+            let failed = self.disk.written().await;
+            self.stored(failed);
+        }
+        if self.disk.due().is_some() {
+            self.store();
+            self.disk.written().await;
+        }
+    }
+}
+
+impl Write {
+    fn to(self, state: &State) -> Failed {
+        let services = |piece: &Piece| match piece {
+            Piece::Whole(snapshot) => state.save_services(snapshot),
+            Piece::More(steps) => state.append_services(steps),
+        };
+        is_lost(self.stamp.map(|stamp| state.save_stamp(stamp)));
+        is_lost(self.entries.map(|list| state.save_entries(&list)));
+        Failed {
+            membership: is_lost(self.membership.map(|membership| state.save_membership(&membership))),
+            records: is_lost(self.records.map(|records| state.save_records(&records))),
+            services: is_lost(self.services.as_ref().map(services)),
+        }
+    }
+}
+
+/// Whether there was something, and it could not be written.
+fn is_lost(result: Option<Result<(), StateError>>) -> bool {
+    let Some(Err(error)) = result else { return false };
+    tracing::error!("{error}");
+    true
+}
