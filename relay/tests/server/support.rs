@@ -191,28 +191,23 @@ pub(crate) struct Node {
     proof: Vec<u8>,
 }
 
+/// A node without a secret shows a ServiceAccount token.
+fn credentials(name: &str, secret: Option<[u8; 16]>, feed: Feed) -> Credentials {
+    let name = heapless::String::try_from(name).unwrap();
+    Credentials { name, account: secret.is_none(), secret, agent: "test 1", feed }
+}
+
 impl Node {
     /// Connects with a token and no key known to the server.
     pub(crate) fn connect(token: &Token, server: SocketAddr, seed: u8, feed: bool, sequence: u64) -> Self {
-        let credentials = Credentials {
-            name: heapless::String::try_from(token.node.as_str()).unwrap(),
-            secret: Some(token.secret),
-            account: false,
-            agent: "test 1",
-            feed: if feed { Feed::Whole } else { Feed::None },
-        };
+        let feed = if feed { Feed::Whole } else { Feed::None };
+        let credentials = credentials(&token.node, Some(token.secret), feed);
         Self::with(credentials, token.root, server, seed, sequence)
     }
 
     /// Connects as a node that shows `proof` when asked for a ServiceAccount token.
     pub(crate) fn show(proof: &[u8], name: &str, cluster: &Cluster, server: SocketAddr, seed: u8) -> Self {
-        let credentials = Credentials {
-            name: heapless::String::try_from(name).unwrap(),
-            secret: None,
-            account: true,
-            agent: "test 1",
-            feed: Feed::None,
-        };
+        let credentials = credentials(name, None, Feed::None);
         let mut node = Self::with(credentials, cluster.root, server, seed, 0);
         node.proof = proof.to_vec();
         node
@@ -257,6 +252,14 @@ impl Node {
         node
     }
 
+    /// Connects and joins as a node that asks for Services one by one.
+    pub(crate) fn join_on_demand(token: &Token, server: SocketAddr, seed: u8) -> Self {
+        let credentials = credentials(&token.node, Some(token.secret), Feed::OnDemand);
+        let mut node = Self::with(credentials, token.root, server, seed, 0);
+        assert!(matches!(node.hear(), Some(Heard::Welcome { .. })));
+        node
+    }
+
     fn flush(&mut self, mut lookup: Option<u32>) {
         let mut out = [0; 1600];
         while let Some(len) =
@@ -283,20 +286,6 @@ impl Node {
             let len = self.link.ask(&message, &mut out).unwrap().unwrap();
             self.send(&out[..len]);
         }
-    }
-
-    /// Connects and joins as a node that asks for Services one by one.
-    pub(crate) fn join_on_demand(token: &Token, server: SocketAddr, seed: u8) -> Self {
-        let credentials = Credentials {
-            name: heapless::String::try_from(token.node.as_str()).unwrap(),
-            secret: Some(token.secret),
-            account: false,
-            agent: "test 1",
-            feed: Feed::OnDemand,
-        };
-        let mut node = Self::with(credentials, token.root, server, seed, 0);
-        assert!(matches!(node.hear(), Some(Heard::Welcome { .. })));
-        node
     }
 
     /// Asks for a node, or for Services by their fingerprint.

@@ -1,12 +1,13 @@
 //! What the service feed costs.
 
 use std::fmt::Write;
+use std::fs;
 use std::time::Instant;
 
 use crate::machine::Machine;
 use crate::manifests::write_file;
 use crate::mesh::Mesh;
-use crate::product::AgentOptions;
+use crate::product::{Agent, AgentOptions};
 use crate::wait::{secs, wait_until};
 use crate::{Context, Result, ensure, fail};
 
@@ -135,10 +136,10 @@ pub(super) fn on_demand(mesh: &mut Mesh) -> Result {
     println!("      feed/on-demand: a1 {count} Services, {small} bytes; the cloud node all, {big} bytes");
     ensure!(small < 16_000_000 && small < big, "{small} bytes resident, {big} with the whole table");
 
-    // What was learnt last is on disk a second later.
-    let learnt = Instant::now();
-    wait_until("the snapshot", secs(5), || {
-        ensure!(learnt.elapsed() > secs(2), "{:?}", learnt.elapsed());
+    let snapshot = Agent::state(mesh.lab.node("a1")?).join("services");
+    wait_until("what was learnt is on disk", secs(5), || {
+        let stored = fs::read(&snapshot).context(snapshot.display())?;
+        ensure!(stored.windows(8).any(|name| name == b"svc-7777"), "{} bytes without it", stored.len());
         Ok(())
     })?;
     mesh.server.process.kill();
