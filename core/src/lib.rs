@@ -13,7 +13,9 @@
 //! * machines, which never import one another: [`dns`], [`service`], [`flow`], [`peer`], [`tunnel`], [`path`],
 //!   [`control`]
 //! * `bridge`: what two machines need to meet: the values, timers and views that [`node`] hands between them
-//! * [`node`]: the one place that sees all machines and composes them; `inspect`: what may be read of it
+//! * [`node`]: the one place that sees all machines and composes them; `commands`: what it is told that concerns one
+//!   machine alone; `inspect`: what may be read of it
+//! * [`memory`]: all that it is lent, by numbers of peers, flows and Services
 #![no_std]
 #![cfg_attr(
     test,

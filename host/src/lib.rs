@@ -5,8 +5,9 @@
 //! * [`state`]: a directory of small files that survive crashes and full disks
 //! * [`admin`]: the HTTP endpoint for probes, metrics and the JSON that commands print, and its blocking client
 //! * [`metrics`]: Prometheus text
-//! * [`token`]: the join token's one-line form
-//! * [`tcp`]: connections that fit through narrow links
+//! * [`programming`]: how long changes took to be in force, for metrics
+//! * [`token`]: what lets a node join, in its one-line form: a join token, or the cluster's address
+//! * [`tcp`]: connections that fit through narrow links, and which cannot be accepted now
 //! * [`clock`], [`entropy`], [`log`], [`signal`]: what the core wants passed in, and the process around it
 //!
 //! It knows nothing of nodes, Services or tunnels.

@@ -1,7 +1,8 @@
 //! A directory of small state files that survive crashes and full disks.
 //!
 //! A file is replaced as a whole: temporary file, fsync, rename, fsync of the directory. When anything fails,
-//! the last good version stays and the error says what and where. Files are 0600; a directory made here is
+//! the last good version stays and the error says what and where. A file may be appended to instead, where its content
+//! shows a torn end. Files are 0600; a directory made here is
 //! 0700 (one that exists keeps its mode: it may be shared on purpose). One process at a time holds the lock.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

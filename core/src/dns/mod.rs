@@ -4,8 +4,9 @@
 //! buffer. Nothing is kept between calls, so a change of the zone shows with the next query (row N8), and the
 //! only bounds are the query's 255-octet name and the answer's size limit, beyond which it is cut with TC.
 //!
-//! * [`Responder::query`] gives a [`Verdict`]: answered, answered up to an outside name, not ours, or dropped
-//! * [`Zone`] is what it asks; `node/` implements it on the service table
+//! * [`Responder::query`] gives a [`Verdict`]: answered, answered up to an outside name, not ours, not known yet, or
+//!   dropped
+//! * [`Zone`] is what it asks; `bridge/` implements it on the service table
 //! * [`chase`] joins the reply of an upstream to the alias that leads there
 //!
 //! It deliberately holds no cache, forwards nothing itself, transfers no zone, and signs nothing.

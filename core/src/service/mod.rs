@@ -1,17 +1,18 @@
 //! The Service table: what the source says of Services, and which endpoint a new flow gets.
 //!
-//! Filled by [`Table::apply`] with [`Update`]s. A service is built aside and replaces
-//! its old definition on `Commit` as a whole; a definition that does not fit leaves the old one in force. A full
-//! list (`Begin` .. `End`) sweeps what it did not name. Lookups are by VIP, by name and by endpoint address;
-//! forwarding asks [`Table::select`] and [`Table::serves`], DNS the views of [`view`].
+//! Filled by [`Table::apply`] with [`Update`]s. A service is built aside and replaces its old definition on `Commit`
+//! as a whole; a definition that does not fit leaves the old one in force. A full list (`Begin` .. `End`) sweeps what
+//! it did not name. Lookups are by VIP, by what stands for one beside another service proxy ([`Table::shadow_of`]), by
+//! name and by endpoint address; forwarding asks [`Table::select`] and [`Table::serves`], DNS the views of [`view`].
+//! A table that is fed on demand holds what was asked for, and gives up what was used longest ago.
 //!
 //! Bounds: every pool is borrowed; when one is full, an update is refused with [`TableError::Full`]. A replaced
 //! service needs room for both definitions. Client affinity is a cache: the entry that would expire first of its
 //! set gives way. Choosing is O(1) while most endpoints are ready and serve the port, else one walk over the
 //! service's endpoints.
 //!
-//! Not done here: joining Services with EndpointSlices, duplicates among endpoints (row S7), hints (rows T8-T11):
-//! the source does those. Endpoints are keyed (node, address, port, protocol), so 172.17.0.2 of two nodes is two.
+//! Not done here: joining Services with EndpointSlices, and duplicates among endpoints (row S7): the source does
+//! those. Endpoints are keyed (node, address, port, protocol), so 172.17.0.2 of two nodes is two.
 
 mod affinity;
 mod build;

@@ -2,7 +2,7 @@
 //!
 //! A binary heap with a back-pointer per key: the next deadline is read in O(1), setting one costs O(log n).
 //! Machines that push a deadline out with every packet do not call it with every packet: they let the old one
-//! fire and answer with the new one. Keys are dense numbers; `node/` gives each machine a range of them.
+//! fire and answer with the new one. Keys are dense numbers; `bridge/` gives each machine a range of them.
 
 use super::link::{Link, MOST, id, link};
 use crate::time::Instant;

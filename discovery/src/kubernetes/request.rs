@@ -1,4 +1,4 @@
-//! Lists and watches as requests, and what their failures mean.
+//! Requests to the API server: lists, watches, single objects and questions; and what their failures mean.
 
 use crate::object::Kind;
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! Services from a source on this node: a directory of manifests, or a Kubernetes API.
 //!
 //! Node names in EndpointSlices become indices by the records that this node has; a name that is not known yet is
-//! asked for, and the table is made again once the directory has answered.
+//! asked for, and the Services with endpoints on it are made again once the directory has answered.
 
 use super::join::Join;
 use super::start::RunError;

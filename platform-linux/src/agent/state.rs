@@ -1,9 +1,10 @@
-//! What the agent keeps on disk: its key, its membership, the records of nodes, the last good table.
+//! What the agent keeps on disk: its key, its membership, the records of nodes, the last good table and list of entry
+//! points.
 //!
 //! The private key is made here and never leaves. Everything else lets a node that boots without a cloud serve
-//! what it last knew. Files are whole postcard values, replaced atomically; one that cannot be read is reported,
-//! set aside and treated as absent, except the key: without it the node would be somebody else, so the agent
-//! refuses to start.
+//! what it last knew. Files are whole postcard values, replaced atomically, but for the table, to which changes are
+//! appended; one that cannot be read is reported, set aside and treated as absent, except the key: without it the
+//! node would be somebody else, so the agent refuses to start.
 
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::wire::control::Network;

@@ -1,4 +1,5 @@
-//! Mesh addresses as this node sees them: which address is whose, and the alias for same-node flows.
+//! Mesh addresses as this node sees them: which address is whose, the alias for same-node flows,
+//! and the stand-ins of VIPs beside another service proxy.
 
 use crate::wire::control::{Network, mesh_address, mesh_capacity};
 use core::net::IpAddr;
