@@ -1,11 +1,25 @@
-//! What the tests on real devices share: network namespaces and the tools to look into them.
+//! What tests share: settings, and for those on real devices network namespaces and the tools to look into them.
 //!
-//! Each test runs on a thread of its own in a fresh network namespace. Without root the test binary runs the
+//! Each test on devices runs on a thread of its own in a fresh network namespace. Without root the test binary runs the
 //! same test again as root of a new user namespace.
 
 use std::process::{Command, Output};
 
+use clap::Parser;
+
+use crate::cli;
 use crate::sys::namespace;
+
+/// The settings of a node that joins, with these words at the end of its command line.
+pub(crate) fn settings(more: &[&str]) -> cli::Run {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: cli::Run,
+    }
+    let words = ["x", "--node", "a", "--join", "t", "--state-dir", "/nowhere"];
+    Line::parse_from([&words, more].concat()).run
+}
 
 /// Set for the inner run, so that it cannot run itself again.
 const INNER: &str = "EDGEMESH_TEST_IN_USER_NAMESPACE";

@@ -74,6 +74,7 @@ pub(super) fn reserved(settings: &Run, servers: &[String]) -> io::Result<Owners>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::settings;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -95,15 +96,7 @@ mod tests {
 
     #[test]
     fn hostile_claims_of_this_nodes_and_its_servers_addresses_are_known() {
-        use clap::Parser;
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            run: Run,
-        }
-        let words =
-            ["x", "--node", "a", "--join", "t", "--state-dir", "/nowhere", "--upstream-dns", "192.0.2.53"];
-        let settings = Line::parse_from(words).run;
+        let settings = settings(&["--upstream-dns", "192.0.2.53"]);
         let reserved =
             reserved(&settings, &["192.0.2.9:20004".to_owned(), "name.example:1".to_owned()]).unwrap();
         for address in ["127.0.0.1", "192.0.2.9", "192.0.2.53", "169.254.96.16"] {

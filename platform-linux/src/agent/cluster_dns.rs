@@ -36,6 +36,7 @@ pub(super) const NAME: &str = "kube-dns";
 const LOOK: Duration = Duration::from_secs(1);
 /// How often another program is looked for.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
+
 /// See the module's documentation.
 pub struct ClusterDns {
     mode: DnsVip,

@@ -72,10 +72,7 @@ fn is_silent(status: &Shared, source: &Source) -> Option<bool> {
     match source {
         Source::Server => None,
         Source::Manifests(_) => Some(false),
-        Source::Kubernetes => {
-            let age = status.current().map(|then| clock::wall().secs.saturating_sub(then));
-            Some(age.is_none_or(|secs| secs > AWAY_SECS))
-        }
+        Source::Kubernetes => Some(status.age_secs().is_none_or(|secs| secs > AWAY_SECS)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::state::{Joined, Membership};
 use crate::cli::Run;
+use crate::clock;
 use crate::dns::Stats;
 use edgemesh_host::programming::Programming;
 use serde::{Deserialize, Serialize};
@@ -227,6 +228,11 @@ impl Shared {
     /// When the table was last known to be current, in Unix seconds.
     pub fn current(&self) -> Option<u64> {
         self.inner().current
+    }
+
+    /// How many seconds ago that was.
+    pub fn age_secs(&self) -> Option<u64> {
+        self.current().map(|then| clock::wall().secs.saturating_sub(then))
     }
 
     /// What the agent changed outside its own table.

@@ -125,7 +125,7 @@ impl Admin {
             reason,
             source: self.shared.source.clone(),
             stale: !self.shared.is_heard(),
-            age_secs: self.shared.current().map(|then| clock::wall().secs.saturating_sub(then)),
+            age_secs: self.shared.age_secs(),
             servers: self.shared.servers.clone(),
             connected,
             interception: self.shared.interception(),
@@ -157,7 +157,7 @@ impl Admin {
 
     pub(super) async fn services(&self) -> Option<Vec<ServiceEntry>> {
         let shared = self.shared.clone();
-        let age = shared.current().map_or(0, |then| clock::wall().secs.saturating_sub(then));
+        let age = shared.age_secs().unwrap_or(0);
         self.handle
             .inspect(move |data| {
                 let services = data.engine.services().services();

@@ -20,7 +20,6 @@ pub use ping::Ping;
 
 use super::command::Handle;
 use super::status::{Shared, SourceHealth};
-use crate::clock;
 use edgemesh_host::admin::{Handler, Listener, Method, Request, Response};
 use edgemesh_host::metrics::{Kind, Text};
 use serde::Serialize;
@@ -62,9 +61,7 @@ impl Admin {
     pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
         Self { handle, shared, measuring: Mutex::new(()) }
     }
-}
 
-impl Admin {
     /// How current the Services are, and what that took.
     fn source_metrics(&self, out: &mut Text, age_secs: Option<u64>) {
         if let Some(age) = age_secs {
@@ -86,7 +83,7 @@ impl Handler for Admin {
 
     async fn remarks(&self) -> Vec<String> {
         let stale = if self.shared.is_heard() { "" } else { ", not heard in this run" };
-        let age = self.shared.current().map(|then| clock::wall().secs.saturating_sub(then));
+        let age = self.shared.age_secs();
         let age = age.map_or_else(|| "never current".to_owned(), |secs| format!("current {secs} s ago"));
         let health = self.shared.source_health().map(|SourceHealth { lists, failures, refused_objects }| {
             format!(", {lists} lists, {failures} failures, {refused_objects} objects refused")

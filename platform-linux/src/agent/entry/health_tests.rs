@@ -1,21 +1,13 @@
 use super::*;
 use crate::agent::state::{Joined, Membership};
-use crate::cli::Run;
 use crate::dns::Stats;
-use clap::Parser;
+use crate::testing::settings;
 use edgemesh_core::wire::control::Network;
 use std::net::Ipv4Addr;
 use tokio::task::LocalSet;
 
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    run: Run,
-}
-
 /// A node that serves.
 pub(in super::super) fn serving() -> Arc<Shared> {
-    let run = Line::parse_from(["x", "--node", "a", "--join", "t", "--state-dir", "/nowhere"]).run;
     let network = Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] };
     let joined =
         Joined { index: 1, network, domain: "cluster.local".into(), directory_key: [1; 32], epoch: 1 };
@@ -26,7 +18,7 @@ pub(in super::super) fn serving() -> Arc<Shared> {
         secret: Vec::new(),
         joined: Some(joined),
     };
-    let status = Arc::new(Shared::new(&run, &membership));
+    let status = Arc::new(Shared::new(&settings(&[]), &membership));
     status.touched(Vec::new());
     status.dns(Arc::new(Stats::default()));
     status.heard(1);

@@ -1,11 +1,15 @@
 //! What the engine's table knows of a Service with entry points.
 
+use edgemesh_core::service::view::PortView;
 use edgemesh_core::service::{EndpointView, ServiceView, Table};
 use edgemesh_core::wire::feed::{
     ENDPOINT_EXIT, ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_NO_PROXY, Protocol,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+
+/// Conditions of an endpoint that ends and still serves.
+const ENDING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
 
 /// A Service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,28 +48,22 @@ pub(super) fn known(table: &Table<'_>, own: u32, namespace: &str, name: &str) ->
         vips: service.vips().filter(is_its).collect(),
         sticky: service.affinity_secs() != 0,
         ready_here: ready.collect::<BTreeSet<_>>().len(),
-        ports: service.ports().map(|p| port(&service, p.protocol(), p.port(), p.index(), &here)).collect(),
+        ports: service.ports().map(|view| port(&service, &view, &here)).collect(),
     })
 }
 
 /// Ready endpoints, and where there is none of a family those that end but still serve.
-fn port(
-    service: &ServiceView<'_>,
-    protocol: Protocol,
-    number: u16,
-    index: u8,
-    here: &impl Fn(&EndpointView<'_>) -> bool,
-) -> Port {
-    let ready = |e: &EndpointView<'_>| e.conditions() & ENDPOINT_READY != 0;
-    const ENDING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
+fn port(service: &ServiceView<'_>, view: &PortView<'_>, here: &impl Fn(&EndpointView<'_>) -> bool) -> Port {
+    let ready = |e: &EndpointView<'_>| e.ready();
     let serves = |e: &EndpointView<'_>| e.conditions() & (ENDPOINT_READY | ENDPOINT_SERVING) != 0;
     let ending = |e: &EndpointView<'_>| e.conditions() & ENDING == ENDING;
-    let mut out = Port { protocol, port: number, local: Vec::new(), serving: Vec::new(), any: [false; 2] };
+    let (protocol, port) = (view.protocol(), view.port());
+    let mut out = Port { protocol, port, local: Vec::new(), serving: Vec::new(), any: [false; 2] };
     for v6 in [false, true] {
         let of = |good: &dyn Fn(&EndpointView<'_>) -> bool, only_here: bool| -> BTreeSet<SocketAddr> {
             let fits =
                 |e: &EndpointView<'_>| e.address().is_ipv6() == v6 && good(e) && (!only_here || here(e));
-            let at = |e: EndpointView<'_>| Some(SocketAddr::new(e.address(), e.target(index)?));
+            let at = |e: EndpointView<'_>| Some(SocketAddr::new(e.address(), e.target(view.index())?));
             service.endpoints().filter(fits).filter_map(at).collect()
         };
         let first = of(&ready, true);
@@ -91,7 +89,6 @@ mod tests {
 
     const OWN: u32 = 7;
     const SERVING: u8 = ENDPOINT_READY | ENDPOINT_SERVING;
-    const ENDING: u8 = ENDPOINT_SERVING | ENDPOINT_TERMINATING;
 
     /// What is known of a Service with port 80 and these endpoints: node, last byte of the address, conditions.
     fn of(flags: u8, endpoints: &[(u32, u8, u8)]) -> Option<Known> {

@@ -147,11 +147,7 @@ impl Entry {
             let api = table.service("default", "kubernetes").into_iter().flat_map(|s| s.endpoints());
             Answer {
                 api_servers: api.map(|endpoint| endpoint.address()).collect(),
-                known: keys
-                    .into_iter()
-                    .filter_map(|key| Some((known(&key)?, key)))
-                    .map(|(k, key)| (key, k))
-                    .collect(),
+                known: keys.into_iter().filter_map(|key| known(&key).map(|known| (key, known))).collect(),
             }
         }
     }

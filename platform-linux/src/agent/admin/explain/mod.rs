@@ -174,8 +174,7 @@ impl Admin {
             1 => "1 connection to it is carried now".into(),
             n => format!("{n} connections to it are carried now"),
         });
-        if let Some(age) = self.shared.current().filter(|_| !self.shared.is_heard()) {
-            let age = crate::clock::wall().secs.saturating_sub(age);
+        if let Some(age) = self.shared.age_secs().filter(|_| !self.shared.is_heard()) {
             steps.push(format!(
                 "all this is from the table that was stored {age} s ago: {} was not heard since this agent started",
                 self.shared.source
