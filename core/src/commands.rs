@@ -4,6 +4,7 @@
 use crate::control::Question;
 use crate::counters::DropReason;
 use crate::node::Engine;
+use crate::packet::Packet;
 use crate::path::Local;
 use crate::time::Instant;
 use core::net::IpAddr;
@@ -55,6 +56,17 @@ impl Engine<'_> {
     /// The endpoints of this node that do not answer are these: see [`Peers::set_down`](crate::peer::Peers::set_down).
     pub fn set_down(&mut self, now: Instant, down: &[IpAddr]) {
         self.peers.set_down(now, self.own, down);
+    }
+
+    /// Whether connections whose endpoint this node's kernel reaches are handed over to it from here on
+    /// ([`Outbound::HandOver`](crate::node::Outbound::HandOver)).
+    pub fn hand_over(&mut self, on: bool) {
+        self.services.set_hands_over(on);
+    }
+
+    /// The connection of this packet, which was to be handed over, is carried here after all.
+    pub fn keep_flow(&mut self, packet: &Packet<'_>) {
+        self.flows.keep(packet);
     }
 
     /// Services are fed on demand from here on: held while they are used, or while this node has endpoints of them.

@@ -58,7 +58,7 @@ fn a_dual_stack_service_keeps_its_ipv4_half_and_says_so() {
     assert_eq!((table.len(), table.endpoint_count()), (1, 1));
     assert!(!table.is_vip(V6) && table.endpoint_of_vip(V6).is_none());
     let request = Request { protocol: TCP, vip: ip("10.96.0.1"), port: 80, client: ip("172.17.0.9") };
-    let chosen = Selection::Endpoint { node: 2, address: ip("172.17.0.2"), port: 8080 };
+    let chosen = Selection::Endpoint { node: 2, address: ip("172.17.0.2"), port: 8080, handed: false };
     let place = Place { own: 1, cost: &|_, _| Some(0), tried: None };
     assert_eq!(table.select(Instant::ZERO, &request, &place, &mut rng), chosen);
 }

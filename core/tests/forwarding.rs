@@ -155,7 +155,7 @@ impl Node {
             let tried = self.flows.unanswered(&new).map(|endpoint| (endpoint.peer.0, endpoint.address));
             let place = Place { own: OWN, cost: &|_, _| Some(0), tried };
             verdict = match self.table.select(self.now, &request, &place, &mut self.rng) {
-                Selection::Endpoint { node, address, port } => {
+                Selection::Endpoint { node, address, port, .. } => {
                     let peer = if node == OWN { PeerRef::SELF } else { PeerRef(node) };
                     let endpoint = Endpoint { peer, address, port };
                     let generation = self.table.generation();

@@ -96,6 +96,7 @@ impl<'a> Node<'a> {
             Outbound::Park(_) => self.waiting.push(packet),
             Outbound::Hairpin => self.delivered.push(packet),
             Outbound::Reply(len) => self.delivered.push(packet.get(..len).unwrap_or_default().to_vec()),
+            Outbound::HandOver(_) => return Err("nobody asked for it".into()),
             Outbound::Drop(reason) => return Err(reason.into()),
         }
         Ok(())

@@ -159,8 +159,12 @@ fn node_of(endpoint: &Endpoint, own: u32) -> u32 {
 /// [`DropReason::UnknownPort`] where kube-proxy rejects, the others where it drops.
 pub(crate) fn endpoint(selection: Selection, own: u32) -> Result<Endpoint, DropReason> {
     match selection {
-        Selection::Endpoint { node, address, port } if node != 0 => {
-            let peer = if node == own { PeerRef::SELF } else { PeerRef(node) };
+        Selection::Endpoint { node, address, port, handed } if node != 0 => {
+            let peer = match handed {
+                true => PeerRef::KERNEL,
+                false if node == own => PeerRef::SELF,
+                false => PeerRef(node),
+            };
             Ok(Endpoint { peer, address, port })
         }
         Selection::Endpoint { .. } | Selection::NoEndpoints => Err(DropReason::NoEndpoints),

@@ -143,6 +143,10 @@ pub enum Outbound {
     Seal(Grant),
     /// Write it back to the TUN: its endpoint is on this node.
     Hairpin,
+    /// It is as it came: have the kernel carry its connection to this endpoint, by the addresses of both. Or take
+    /// the connection back ([`Engine::keep_flow`](crate::node::Engine::keep_flow)) and hand the packet in again. Only
+    /// after [`Engine::hand_over`](crate::node::Engine::hand_over).
+    HandOver(SocketAddr),
     /// Keep it as it is now until [`Event::Ready`] or [`Event::Expired`] names the ticket.
     Park(Ticket),
     /// The first so many bytes now are an answer without offloads: write them to the TUN.

@@ -6,6 +6,10 @@
 //! was *admitted* and still flows, passes. A flow to an endpoint on the same node takes the alias as source,
 //! because a kernel refuses its own addresses coming in, and its packets go back where they came from.
 //!
+//! Where the kernel of this node reaches the endpoint itself it may be asked to carry the flow, so that the endpoint
+//! sees the client ([`PeerRef::KERNEL`], [`Translated::HandOver`]). Such a flow stays here for a few seconds, for packets
+//! that are under way; the shell may give it back ([`Flows::keep`]).
+//!
 //! Life cycle: [`Flows::outbound`] says [`Translated::Miss`], the node chooses an endpoint, [`Flows::open`]
 //! makes the flow, the packet is handed in again. [`Flows::handle_timeout`] ends it. Slots that outlive the process
 //! carry it into the next run ([`Flows::new`]).
@@ -38,7 +42,7 @@ use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::ip::{Address, Fragment, Kind, Transport, is_confined, reply};
 use admitted::Admitted;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use fragments::Fragments;
 use table::Table;
 
@@ -49,6 +53,8 @@ pub struct PeerRef(pub u32);
 impl PeerRef {
     /// This node: client and endpoint are on the same one.
     pub const SELF: Self = Self(0);
+    /// For [`Flows::open`]: client and endpoint are where this node's kernel can carry the flow without us.
+    pub const KERNEL: Self = Self(u32::MAX);
 }
 
 /// Names the fragments that wait for one first fragment.
@@ -62,6 +68,8 @@ pub enum Translated {
     To(PeerRef),
     /// Write it to the TUN device.
     Local,
+    /// It is as it came: have the kernel carry its flow to this endpoint, or [`Flows::keep`] it.
+    HandOver(SocketAddr),
     /// It opens a flow: choose an endpoint, [`Flows::open`] it, hand the unchanged packet in again. Or
     /// [`Flows::refuse`] it.
     Miss(NewFlow),
@@ -103,10 +111,23 @@ pub struct NewFlow {
     pub vip_port: u16,
 }
 
+impl NewFlow {
+    /// The flow that a client's packet belongs to.
+    fn of(t: &Transport) -> Self {
+        Self {
+            protocol: t.protocol,
+            client: t.src,
+            client_port: t.src_port,
+            vip: t.dst,
+            vip_port: t.dst_port,
+        }
+    }
+}
+
 /// Where a flow leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// The node that has it; [`PeerRef::SELF`] for this one.
+    /// The node that has it; [`PeerRef::SELF`] or [`PeerRef::KERNEL`] for this one.
     pub peer: PeerRef,
     /// Its address on that node.
     pub address: IpAddr,
@@ -295,6 +316,15 @@ impl<'a> Flows<'a> {
         self.table.restore(now, record)
     }
 
+    /// The flow of this packet, which was to be handed over, is carried here after all.
+    pub fn keep(&mut self, packet: &Packet<'_>) {
+        if let Ok(t) = Transport::parse(packet.bytes())
+            && let Some(id) = self.table.find_client(&NewFlow::of(&t))
+        {
+            self.table.keep(id);
+        }
+    }
+
     /// Answers a packet that has nowhere to go, so that its sender does not wait: TCP with a reset, SCTP
     /// with an ABORT, the rest with "port unreachable".
     pub fn refuse(&self, packet: &mut Packet<'_>, reason: DropReason) -> Translated {
@@ -334,7 +364,7 @@ impl<'a> Flows<'a> {
         self.table.deadlines().chain(admitted)
     }
 
-    /// Every flow, for listings and for the next run.
+    /// Every flow, for listings and for the next run; not those that were handed over.
     pub fn flows(&self, now: Instant) -> impl Iterator<Item = FlowRecord> {
         self.table.records(now)
     }

@@ -9,7 +9,7 @@ use crate::wire::ip::{
     Checksum, Fragment, Kind, RST, Rewrite, clamp_mss, finish_checksum, reply, rewrite, sctp,
     set_fragment_id, set_whole_id,
 };
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 /// What every way of IPv6 has to carry, in bytes.
 const IPV6_MTU_MIN: u16 = 1_280;
@@ -21,17 +21,20 @@ impl Flows<'_> {
         if matches!(t.kind, Kind::IcmpError { .. }) {
             return self.error_from_client(call);
         }
-        let new = NewFlow {
-            protocol: t.protocol,
-            client: t.src,
-            client_port: t.src_port,
-            vip: t.dst,
-            vip_port: t.dst_port,
-        };
+        let new = NewFlow::of(&t);
         let Some(id) = self.table.find_client(&new).filter(|id| self.usable(*id, call)) else {
             return self.miss(call, new);
         };
         let (endpoint, mapped) = self.table.endpoint(id);
+        if self.table.is_handed(id) {
+            if t.fragment == Fragment::None {
+                let deadline = self.table.progress(call.now, id, true, &t);
+                let verdict = Translated::HandOver(SocketAddr::new(endpoint.address, endpoint.port));
+                return Ok(Outcome { deadline, ..Outcome::from(verdict) });
+            }
+            // The other pieces of a datagram do not say whose they are: the whole flow stays here.
+            self.table.keep(id);
+        }
         let Ok(split) = fit(call, endpoint.peer) else { return too_big(call, endpoint.peer) };
         let dst_port = if t.kind == Kind::EchoRequest { 0 } else { endpoint.port };
         let to = Rewrite {

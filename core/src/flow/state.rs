@@ -25,6 +25,8 @@ const REPLIED: u8 = 2;
 const ESTABLISHED: u8 = 3;
 /// TCP: both sides have sent a FIN. SCTP: the last packet of the shutdown has passed.
 const CLOSING: u8 = 4;
+/// Handed over to this node's kernel: kept only for what was on its way here before the kernel took it.
+const HANDED: u8 = 5;
 
 /// What a packet did to its entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +73,7 @@ impl Track {
     /// not make it immortal.
     pub(super) fn mend(&mut self, now: Instant) -> bool {
         self.last = self.last.min(now.as_micros());
-        (UNREPLIED..=CLOSING).contains(&self.state)
+        (UNREPLIED..=HANDED).contains(&self.state)
     }
 
     pub(super) fn packet(&mut self, now: Instant, from_client: bool, t: &Transport) -> Progress {
@@ -142,6 +144,15 @@ impl Track {
         self.state == CLOSING
     }
 
+    /// The kernel carries it from now on, or again we do.
+    pub(super) fn hand_over(&mut self, to_kernel: bool) {
+        self.state = if to_kernel { HANDED } else { UNREPLIED };
+    }
+
+    pub(super) fn is_handed(&self) -> bool {
+        self.state == HANDED
+    }
+
     pub(super) fn is_unreplied(&self) -> bool {
         self.state == UNREPLIED
     }
@@ -159,7 +170,7 @@ impl Track {
     pub(super) fn class(&self, now: Instant) -> Option<Class> {
         match self.state {
             CLOSING => Some(Class::Closing),
-            UNREPLIED | REPLIED => Some(Class::Unreplied),
+            UNREPLIED | REPLIED | HANDED => Some(Class::Unreplied),
             ESTABLISHED if self.idle(now) > self.patience() => Some(Class::Idle),
             _ => None,
         }
@@ -170,6 +181,7 @@ impl Track {
             (TCP, UNREPLIED) => 120,
             (TCP, REPLIED) => 60,
             (TCP | SCTP, CLOSING) => 2,
+            (_, HANDED) => 5,
             // Half closed: kube-proxy's CLOSE_WAIT timeout; otherwise its established timeout (row C12).
             (TCP, _) if self.fins != 0 => 3_600,
             (TCP, _) => 86_400,

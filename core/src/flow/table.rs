@@ -127,6 +127,17 @@ impl<'a> Table<'a> {
         self.slot(id).track.is_closing()
     }
 
+    pub(super) fn is_handed(&self, id: u32) -> bool {
+        self.slot(id).track.is_handed()
+    }
+
+    /// A flow that was handed over is ours after all.
+    pub(super) fn keep(&mut self, id: u32) {
+        if let Some(slot) = self.entries.get_mut(id).filter(|slot| slot.track.is_handed()) {
+            slot.track.hand_over(false);
+        }
+    }
+
     pub(super) fn is_unreplied(&self, id: u32) -> bool {
         self.slot(id).track.is_unreplied()
     }
@@ -171,14 +182,18 @@ impl<'a> Table<'a> {
         if let Some(old) = self.find_client(new) {
             self.remove(old);
         }
+        let handed = endpoint.peer == PeerRef::KERNEL;
         let mut slot = FlowSlot {
             track: Track::ahead(now, new.protocol, false),
             endpoint: endpoint.address.into(),
-            peer: endpoint.peer.0,
+            peer: if handed { PeerRef::SELF.0 } else { endpoint.peer.0 },
             generation,
             endpoint_port: endpoint.port,
             ..client_slot(new)
         };
+        if handed {
+            slot.track.hand_over(true);
+        }
         slot.mapped = self.free_port(&slot, rng).ok_or(DropReason::PortsFull)?;
         let room = self.entries.make_room(now, &slot, rng.u32());
         room.then(|| self.entries.insert(slot)).flatten().ok_or(DropReason::FlowsFull)
@@ -220,7 +235,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn records(&self, now: Instant) -> impl Iterator<Item = FlowRecord> {
-        self.entries.iter().map(move |(id, s)| {
+        self.entries.iter().filter(|(_, s)| !s.track.is_handed()).map(move |(id, s)| {
             let (flow, (endpoint, mapped)) = (self.client(id), self.endpoint(id));
             FlowRecord {
                 protocol: flow.protocol,

@@ -1,6 +1,7 @@
 //! Two nodes, 1 with a client and 2 with an endpoint of the same address, and what passes between them.
 
 mod fragments;
+mod handed;
 mod life;
 mod model;
 mod refusals;

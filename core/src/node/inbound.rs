@@ -88,8 +88,8 @@ impl Engine<'_> {
                 Err(_) => Inbound::Drop(self.count(DropReason::NoSession)),
             },
             Translated::Park(ticket) => Inbound::Park(Ticket::Fragment(ticket.0), peer),
-            Translated::To(_) | Translated::Miss(_) => Inbound::Drop(self.count(DropReason::NoRoute)),
             Translated::Drop(reason) => Inbound::Drop(self.count(reason)),
+            _ => Inbound::Drop(self.count(DropReason::NoRoute)),
         }
     }
 

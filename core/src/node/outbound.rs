@@ -31,6 +31,7 @@ impl<'a> Engine<'a> {
                 self.send(now, peer.0, burst, packet.len(), outcome.split)
             }
             Translated::Local => Outbound::Hairpin,
+            Translated::HandOver(endpoint) => Outbound::HandOver(endpoint),
             Translated::Reply => Outbound::Reply(packet.len()),
             Translated::Park(ticket) => Outbound::Park(Ticket::Fragment(ticket.0)),
             Translated::Miss(_) => Outbound::Drop(self.count(DropReason::NoEndpoints)),
@@ -78,14 +79,13 @@ impl<'a> Engine<'a> {
     /// A new flow that leads nowhere: its client is told at once where kube-proxy rejects, and left to time out
     /// where it drops.
     fn refuse(&mut self, packet: &mut Packet<'_>, reason: DropReason) -> Outcome {
-        let verdict = match reason {
+        Outcome::from(match reason {
             DropReason::NoEndpoints | DropReason::UnknownPort => {
                 self.count(reason);
                 self.flows.refuse(packet, reason)
             }
             _ => Translated::Drop(reason),
-        };
-        Outcome::from(verdict)
+        })
     }
 
     /// The way to a node, or what its packet has to wait for.

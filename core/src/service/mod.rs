@@ -146,6 +146,7 @@ pub struct Table<'a> {
     next_uid: u32,
     generation: u32,
     complete: bool,
+    hands_over: bool,
     demand: demand::Demand,
     /// This node's.
     home: Home,
@@ -183,6 +184,7 @@ impl<'a> Table<'a> {
             next_uid: 0,
             generation: 0,
             complete: false,
+            hands_over: false,
             demand: demand::Demand::default(),
             home: Home::default(),
             mesh: Mesh::NONE,
@@ -203,6 +205,12 @@ impl<'a> Table<'a> {
     /// Gives this node its place in the mesh, once it has joined.
     pub fn set_mesh(&mut self, mesh: Mesh) {
         self.mesh = mesh;
+    }
+
+    /// Says whether connections to endpoints that this node's kernel reaches are handed over to it: at first they
+    /// are not ([`Selection::Endpoint`]).
+    pub fn set_hands_over(&mut self, on: bool) {
+        self.hands_over = on;
     }
 
     /// The address that stands for the VIP beside another service proxy ([`Mesh::shadow`]). `None` where forwarding

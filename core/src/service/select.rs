@@ -7,7 +7,8 @@ use crate::rng::Rng;
 use crate::storage::link::id;
 use crate::time::Instant;
 use crate::wire::feed::{
-    ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL, FLAG_NEAREST, FLAG_NO_PROXY,
+    ENDPOINT_EXIT, ENDPOINT_READY, ENDPOINT_SERVING, ENDPOINT_TERMINATING, FLAG_INTERNAL_LOCAL, FLAG_NEAREST,
+    FLAG_NO_PROXY,
 };
 use crate::wire::ip::{Address, is_confined};
 use core::hash::Hasher;
@@ -40,6 +41,9 @@ pub enum Selection {
         address: IpAddr,
         /// Its port.
         port: u16,
+        /// Whether this node's kernel is to carry the connection: it reaches the endpoint, which is neither behind
+        /// an exit nor the client itself.
+        handed: bool,
     },
     /// Nowhere: no endpoint is usable (row C2: reject).
     NoEndpoints,
@@ -109,10 +113,10 @@ impl Table<'_> {
             list: id(service.endpoints),
             ready: id(service.ready),
         };
-        let want = Want { scope: self.scope(&want, service, place), ..want };
+        let want = Want { scope: self.scope(&want, service, request.vip, place), ..want };
         let affinity = (service.affinity_secs, service.uid);
         if affinity.0 == 0 {
-            return self.outcome(&want, self.pick(&want, place, rng));
+            return self.outcome(&want, request.client, self.pick(&want, place, rng));
         }
         let key = Key {
             client: request.client.into(),
@@ -127,13 +131,14 @@ impl Table<'_> {
         if let Some(endpoint) = picked.and_then(|id| self.endpoints.get(id)) {
             self.affinity.put(now, hash, key, affinity.0, (endpoint.node, endpoint.address));
         }
-        self.outcome(&want, picked)
+        self.outcome(&want, request.client, picked)
     }
 
     /// Which endpoints are eligible. Hints count only when every ready endpoint of the family has them and one
-    /// of them names this node or its zone, nodes before zones (kube-proxy `topologyModeFromHints`).
-    fn scope(&self, want: &Want, service: &ServiceSlot, place: &Place<'_>) -> Scope {
-        if service.flags & FLAG_INTERNAL_LOCAL != 0 {
+    /// of them names this node or its zone, nodes before zones (kube-proxy `topologyModeFromHints`). The internal
+    /// policy does not bind entry points, which lead to the stand-in of such a Service (row T5).
+    fn scope(&self, want: &Want, service: &ServiceSlot, vip: IpAddr, place: &Place<'_>) -> Scope {
+        if service.flags & FLAG_INTERNAL_LOCAL != 0 && !self.mesh.is_shadow(vip) {
             return Scope::Own(place.own);
         }
         let (for_node, for_zone) = service.hinted(want.v6);
@@ -217,25 +222,37 @@ impl Table<'_> {
         if endpoint.address().is_ipv6() != request.vip.is_ipv6() {
             return Selection::NoEndpoints;
         }
-        Selection::Endpoint { node: endpoint.node(), address: endpoint.address(), port: request.port }
+        Selection::Endpoint {
+            node: endpoint.node(),
+            address: endpoint.address(),
+            port: request.port,
+            handed: false,
+        }
     }
 
     fn port_index(&self, service: &ServiceSlot, protocol: u8, port: u16) -> Option<u8> {
         self.service_ports(service).find(|p| p.protocol == protocol && p.port == port).map(|p| p.index)
     }
 
-    fn outcome(&self, want: &Want, picked: Option<u32>) -> Selection {
+    fn outcome(&self, want: &Want, client: IpAddr, picked: Option<u32>) -> Selection {
         match picked.and_then(|id| self.endpoints.get(id)) {
             Some(endpoint) => Selection::Endpoint {
                 node: endpoint.reached_by(self.mesh.own_index()),
                 address: endpoint.address.ip_or_unspecified(),
                 port: self.target(id(endpoint.targets), want.port),
+                handed: self.hands_over && self.is_plain(endpoint) && endpoint.address.ip() != Some(client),
             },
             None if matches!(want.scope, Scope::Own(_)) && self.any(&want.of(Scope::All)) => {
                 Selection::NotLocal
             }
             None => Selection::NoEndpoints,
         }
+    }
+
+    /// Whether this node's kernel reaches the endpoint, and it the clients of this node, by their own addresses.
+    pub(super) fn is_plain(&self, endpoint: &EndpointSlot) -> bool {
+        let own = self.mesh.own_index();
+        own != 0 && endpoint.is_direct(own) && !endpoint.has(ENDPOINT_EXIT)
     }
 
     fn any(&self, want: &Want) -> bool {

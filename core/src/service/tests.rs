@@ -164,7 +164,7 @@ fn drawn(table: &mut Table<'_>, request: &Request, own: u32) -> BTreeSet<String>
     let mut rng = Rng::new([9; 32]);
     (0..200)
         .map(|_| match table.select(Instant::ZERO, request, &place(own), &mut rng) {
-            Selection::Endpoint { node, address, port } => std::format!("{node} {address} {port}"),
+            Selection::Endpoint { node, address, port, .. } => std::format!("{node} {address} {port}"),
             other => std::format!("{other:?}"),
         })
         .collect()

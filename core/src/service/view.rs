@@ -178,6 +178,11 @@ impl<'t> EndpointView<'t> {
         self.slot.is_direct(own)
     }
 
+    /// Whether connections to it may be handed over to this node's kernel: it is direct, and behind no exit.
+    pub fn is_plain(&self) -> bool {
+        self.table.is_plain(self.slot)
+    }
+
     /// Whether it is ready.
     pub fn ready(&self) -> bool {
         self.slot.has(ENDPOINT_READY)

@@ -82,6 +82,10 @@ pub struct Interception {
     pub beside: Option<String>,
     /// VIPs that are taken.
     pub taken: usize,
+    /// Whether the kernel carries connections whose ends it reaches, so that endpoints see their clients: `on`, or
+    /// why not; empty before the node is online.
+    #[serde(default)]
+    pub handover: String,
     /// What takes connections to Services before this agent can, and what to do about it.
     pub obstacle: Option<String>,
 }
@@ -258,6 +262,12 @@ impl Shared {
     pub fn intercepting(&self, mode: &str, beside: Option<String>, taken: usize) {
         let interception = &mut self.inner().interception;
         (interception.mode, interception.beside, interception.taken) = (mode.to_owned(), beside, taken);
+    }
+
+    /// Whether the kernel carries what it can, or what is in the way.
+    pub fn handing_over(&self, outcome: Result<(), String>) {
+        let text = outcome.map_or_else(|why| format!("off: {why}"), |()| "on".to_owned());
+        self.inner().interception.handover = text;
     }
 
     /// What takes connections to Services before this agent can.

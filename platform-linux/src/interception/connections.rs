@@ -6,15 +6,17 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Plan;
+use super::entry::EntryPoint;
 use crate::netlink::{Connection, Netfilter};
 use crate::prefix::Prefix;
 
-/// Forgets what has to begin anew; tells how many connections that were.
-pub(super) fn forget_stale(plan: &Plan) -> io::Result<usize> {
-    let expected = Expected::new(plan);
+/// Forgets what has to begin anew; tells how many connections that were. `left`: where the kernel was to lead
+/// connections before, and is not any more.
+pub(super) fn forget_stale(plan: &Plan, left: &HashSet<EntryPoint>) -> io::Result<usize> {
+    let expected = Expected::new(plan, left);
     let mut netfilter = Netfilter::open()?;
     let mut forgotten = 0;
     for mesh in &plan.mesh {
@@ -31,6 +33,7 @@ pub(super) fn forget_stale(plan: &Plan) -> io::Result<usize> {
 /// Where connections ought to go.
 struct Expected<'p> {
     plan: &'p Plan,
+    left: &'p HashSet<EntryPoint>,
     /// VIPs that are routed as they are.
     routed: HashSet<IpAddr>,
     ranges: Vec<Prefix>,
@@ -39,17 +42,28 @@ struct Expected<'p> {
 }
 
 impl<'p> Expected<'p> {
-    fn new(plan: &'p Plan) -> Self {
+    fn new(plan: &'p Plan, left: &'p HashSet<EntryPoint>) -> Self {
         let (hosts, ranges): (Vec<Prefix>, _) =
             plan.services.routed.iter().partition(|prefix| **prefix == Prefix::host(prefix.address()));
         let routed = hosts.iter().map(Prefix::address).collect();
-        Self { plan, routed, ranges, shadows: plan.services.shadowed.values().copied().collect() }
+        Self { plan, left, routed, ranges, shadows: plan.services.shadowed.values().copied().collect() }
+    }
+
+    /// Whether it leads to an endpoint that still serves what its client asked for.
+    fn is_handed(&self, at: &EntryPoint, c: &Connection) -> bool {
+        let endpoints = self.plan.services.handed.get(at);
+        endpoints.is_some_and(|all| all.contains(&SocketAddr::new(c.from, c.from_port)))
     }
 
     fn is_stale(&self, connection: &Connection) -> bool {
         let Connection { to, from, .. } = connection;
         let begins_anew = connection.protocol == libc::IPPROTO_UDP as u8 || !connection.replied;
-        let wrong = if let Some(shadow) = self.plan.services.shadowed.get(to) {
+        let at = EntryPoint { address: *to, protocol: connection.protocol, port: connection.to_port };
+        let wrong = if self.is_handed(&at, connection) {
+            false
+        } else if self.left.contains(&at) {
+            from != to
+        } else if let Some(shadow) = self.plan.services.shadowed.get(to) {
             from != shadow
         } else if self.routed.contains(to) || self.ranges.iter().any(|range| range.contains(*to)) {
             from != to

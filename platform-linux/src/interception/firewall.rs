@@ -15,8 +15,8 @@ use super::ledger::{Ledger, Touched};
 use super::tool::{self, ToolError};
 use super::{Plan, SetupError, entry};
 
-/// Connections that an entry point led to an endpoint of this node.
-const ENTERED: [&str; 4] = ["-m", "connmark", "--mark", entry::MARKED];
+/// Connections that the kernel led straight to an endpoint, by an entry point or because they were handed over.
+const LED: [&str; 4] = ["-m", "connmark", "--mark", entry::MARKED];
 
 /// One place where iptables rules can live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +49,7 @@ fn needed(flavours: &[Flavour], plan: &Plan) -> Result<Vec<Touched>, ToolError> 
     let (inbound, outbound) = (["-i", &plan.device], ["-o", &plan.device]);
     // Clients of entry points come by devices that nobody forwards from otherwise.
     let entered = !plan.services.entries.ways.is_empty();
+    let led = entered || !plan.services.handed.is_empty();
     let mut rules = Vec::new();
     let mut docker = false;
     for flavour in flavours {
@@ -59,8 +60,8 @@ fn needed(flavours: &[Flavour], plan: &Plan) -> Result<Vec<Touched>, ToolError> 
             if entered || !plan.services.exits.is_empty() {
                 rules.push(flavour.accept("filter", "DOCKER-USER", &outbound));
             }
-            if entered {
-                rules.push(flavour.accept("filter", "DOCKER-USER", &ENTERED));
+            if led {
+                rules.push(flavour.accept("filter", "DOCKER-USER", &LED));
             }
         }
     }
@@ -69,8 +70,8 @@ fn needed(flavours: &[Flavour], plan: &Plan) -> Result<Vec<Touched>, ToolError> 
         if drops && !docker {
             rules.push(flavour.accept("filter", "FORWARD", &inbound));
             rules.push(flavour.accept("filter", "FORWARD", &outbound));
-            if entered {
-                rules.push(flavour.accept("filter", "FORWARD", &ENTERED));
+            if led {
+                rules.push(flavour.accept("filter", "FORWARD", &LED));
             }
         }
         if flavour.chain("raw", "PREROUTING")?.is_some_and(|chain| chain.policy_drops || chain.rule_drops) {
@@ -169,10 +170,10 @@ pub(super) fn candidates(device: &str) -> Vec<Touched> {
             for (table, chain, matches) in [
                 ("filter", "DOCKER-USER", &inbound[..]),
                 ("filter", "DOCKER-USER", &outbound),
-                ("filter", "DOCKER-USER", &ENTERED),
+                ("filter", "DOCKER-USER", &LED),
                 ("filter", "FORWARD", &inbound[..]),
                 ("filter", "FORWARD", &outbound),
-                ("filter", "FORWARD", &ENTERED),
+                ("filter", "FORWARD", &LED),
                 ("raw", "PREROUTING", &inbound[..]),
             ] {
                 if matches!(flavour.chain(table, chain), Ok(Some(_))) {

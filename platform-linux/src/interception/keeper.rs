@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 
 use edgemesh_core::time::Duration;
 
+use super::entry::EntryPoint;
 use super::ledger::{Ledger, Touched};
 use super::overlap::{self, describe};
 use super::proxy::{self, Proxy};
@@ -90,6 +91,8 @@ pub struct Keeper {
     changed: Changed,
     /// Connections may go otherwise than the plan says.
     stale_connections: bool,
+    /// Where the kernel leads no connections any more since it was last looked.
+    left: HashSet<EntryPoint>,
 }
 
 impl Keeper {
@@ -114,6 +117,7 @@ impl Keeper {
             entries: entry::Kept::default(),
             changed: Changed::default(),
             stale_connections: true,
+            left: HashSet::new(),
         };
         keeper.restore(Look::ALL)?;
         // Nothing here depends on it, and a kernel need not track connections.
@@ -133,9 +137,13 @@ impl Keeper {
             self.changed.table = true;
             self.listings.clear();
         }
-        let opens = |services: &Wanted| (services.entries.ways.is_empty(), services.exits.is_empty());
+        let opens = |services: &Wanted| {
+            let Wanted { entries, exits, handed, .. } = services;
+            (entries.ways.is_empty(), exits.is_empty(), handed.is_empty())
+        };
         self.changed.firewall |= opens(&old) != opens(new);
-        self.stale_connections |= old.shadowed != new.shadowed;
+        self.stale_connections |= old.shadowed != new.shadowed || old.handed != new.handed;
+        self.left.extend(old.handed.into_keys().filter(|at| !new.handed.contains_key(at)));
     }
 
     /// Has connections begin anew that go otherwise than the plan says; tells how many, unless none may.
@@ -143,7 +151,7 @@ impl Keeper {
         if !std::mem::take(&mut self.stale_connections) {
             return Ok(None);
         }
-        connections::forget_stale(&self.plan).map(Some)
+        connections::forget_stale(&self.plan, &std::mem::take(&mut self.left)).map(Some)
     }
 
     /// What was changed outside our own table, in words for people.
@@ -173,6 +181,7 @@ impl Keeper {
         let link = link.ok_or_else(|| SetupError::NoDevice(self.plan.device.clone()))?;
         tun::check_ours(&link).map_err(SetupError::Device)?;
         self.device = link.index;
+        sysctl::loosen(&self.plan.device);
         self.restore_link(&link, done).map_err(|e| SetupError::Netlink("bringing the device up", e))?;
         self.restore_addresses(done).map_err(|e| SetupError::Netlink("adding an address", e))?;
         self.restore_routes(done)

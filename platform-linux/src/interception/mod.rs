@@ -11,7 +11,8 @@
 //! table's name, the routes' protocol number).
 //!
 //! Every step looks before it acts, so each may run any number of times. The state stays when the agent stops:
-//! established connections outlive a restart. It never touches rp_filter, resolv.conf or the INPUT chain.
+//! established connections outlive a restart. It never touches resolv.conf or the INPUT chain, nor rp_filter of any
+//! device but its own.
 
 mod cleanup;
 mod connections;
@@ -30,8 +31,8 @@ mod tool;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::netlink::Scope;
 use crate::prefix::Prefix;
@@ -48,6 +49,7 @@ const TABLES: [&str; 2] = [TABLE, entry::TABLE];
 pub use overlap::check;
 pub use proxy::{IPVS_DEVICES, Proxy, find as find_proxy, socket_balancer};
 pub use report::{Report, Restored};
+pub use sysctl::is_strict;
 pub use tool::ToolError;
 
 /// The mesh in one address family.
@@ -85,6 +87,9 @@ pub struct Wanted {
     /// Addresses outside the mesh that other nodes reach through this one: to them this node's own address is
     /// the source, for nobody else knows the way back into the mesh.
     pub exits: Vec<IpAddr>,
+    /// Endpoints that the kernel itself may lead connections to, by VIP, protocol and port: see
+    /// [`crate::agent`]. Only what it has forget leads elsewhere.
+    pub handed: BTreeMap<entry::EntryPoint, BTreeSet<SocketAddr>>,
     /// Where clients come in besides; none unless the node is asked to serve entry points.
     pub entries: entry::Entries,
 }

@@ -29,6 +29,21 @@ pub(super) fn enable_forwarding(plan: &Plan, ledger: &mut Ledger) -> Result<(), 
     Ok(())
 }
 
+/// Has the device take in packets of whomever this machine reaches by any device: those of connections that were handed
+/// over come from pods. Other devices stay as strict as they are, and the setting goes with the device, so it is not
+/// written down. Without it nothing is handed over.
+pub(super) fn loosen(device: &str) {
+    if is_strict(device) {
+        let _ = fs::write(format!("{ROOT}/net/ipv4/conf/{device}/rp_filter"), "2");
+    }
+}
+
+/// Whether the device takes in only what would go out by it (`rp_filter` 1; the larger of two settings counts).
+pub fn is_strict(device: &str) -> bool {
+    let of = |name: &str| read(&format!("net/ipv4/conf/{name}/rp_filter")).unwrap_or_default();
+    of("all").max(of(device)) == "1"
+}
+
 /// A forwarding machine ignores router advertisements unless told otherwise, and could lose its own address.
 fn keep_router_advertisements(ledger: &mut Ledger) -> Result<(), SetupError> {
     for device in devices("net/ipv6/conf")? {

@@ -3,6 +3,7 @@
 mod beside;
 mod cleaning;
 mod firewall;
+mod handed;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};

@@ -36,9 +36,11 @@ const IFA_F_NODAD: u8 = 2;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 
 const RT_TABLE_MAIN: u8 = 254;
 
@@ -98,10 +100,28 @@ pub(super) fn route_request(
     }
 }
 
+/// A question for the route that a packet to `ip` takes.
+pub(super) fn lookup_request(ip: IpAddr) -> Request {
+    /// Answer with the route as it stands in its table.
+    const FIB_MATCH: u32 = 0x2000;
+    let (family, bits) = if ip.is_ipv6() { (libc::AF_INET6, 128) } else { (libc::AF_INET, 32) };
+    let mut body = [family as u8, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    body[8..].copy_from_slice(&FIB_MATCH.to_ne_bytes());
+    with_ip(Request::new(RTM_GETROUTE, 0, &body), RTA_DST, ip)
+}
+
 fn with_ip(request: Request, kind: u16, ip: IpAddr) -> Request {
     match ip {
         IpAddr::V4(v4) => request.attribute(kind, &v4.octets()),
         IpAddr::V6(v6) => request.attribute(kind, &v6.octets()),
+    }
+}
+
+/// An address as an attribute.
+pub(super) fn ip(kind: u16, ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(v4) => wire::attribute(kind, &v4.octets()),
+        IpAddr::V6(v6) => wire::attribute(kind, &v6.octets()),
     }
 }
 
@@ -175,6 +195,7 @@ pub(super) fn parse_route(message: &Message<'_>) -> Option<Route> {
         to: Prefix::host(any),
         device: 0,
         source: None,
+        by_gateway: false,
         table: u32::from(table),
         protocol,
         kind: match kind {
@@ -189,6 +210,7 @@ pub(super) fn parse_route(message: &Message<'_>) -> Option<Route> {
         match kind {
             RTA_DST => to = parse_ip(value)?,
             RTA_OIF => route.device = wire::u32_at(value, 0)?,
+            RTA_GATEWAY | RTA_VIA => route.by_gateway = true,
             RTA_PREFSRC => route.source = parse_ip(value),
             RTA_PRIORITY => route.priority = wire::u32_at(value, 0)?,
             RTA_TABLE => route.table = wire::u32_at(value, 0)?,

@@ -111,6 +111,8 @@ pub struct Route {
     pub device: u32,
     /// Preferred source address.
     pub source: Option<IpAddr>,
+    /// Whether the next hop is a router.
+    pub by_gateway: bool,
     /// The table; 254 is `main`, 255 `local`.
     pub table: u32,
     /// Who made it; ours have [`ROUTE_PROTOCOL`].
@@ -155,14 +157,8 @@ impl Netlink {
     /// # Errors
     /// As the kernel answers.
     pub fn link(&mut self, name: &str) -> io::Result<Option<Link>> {
-        let request =
-            Request::new(RTM_GETLINK, 0, &link_body(0, false)).attribute(IFLA_IFNAME, &terminated(name));
-        let mut found = None;
-        match self.exchange(request, |message| found = parse_link(message).or(found.take())) {
-            Ok(()) => Ok(found),
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(e) => Err(e),
-        }
+        let request = Request::new(RTM_GETLINK, 0, &link_body(0, false));
+        self.find_link(request.attribute(IFLA_IFNAME, &terminated(name)))
     }
 
     /// Every device.
@@ -171,6 +167,23 @@ impl Netlink {
     /// As the kernel answers.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
         self.dump(RTM_GETLINK, &link_body(0, false), parse_link)
+    }
+
+    /// The device with number `index`; `None` when there is none.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub fn link_at(&mut self, index: u32) -> io::Result<Option<Link>> {
+        self.find_link(Request::new(RTM_GETLINK, 0, &link_body(index, false)))
+    }
+
+    fn find_link(&mut self, request: Request) -> io::Result<Option<Link>> {
+        let mut found = None;
+        match self.exchange(request, |message| found = parse_link(message).or(found.take())) {
+            Ok(()) => Ok(found),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Changes the device with number `index`.
@@ -238,6 +251,23 @@ impl Netlink {
     /// As the kernel answers.
     pub fn routes(&mut self) -> io::Result<Vec<Route>> {
         self.dump(RTM_GETROUTE, &[0; 12], parse_route)
+    }
+
+    /// The route that a packet of this machine to `ip` takes; `None` when there is none.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub fn route_to(&mut self, ip: IpAddr) -> io::Result<Option<Route>> {
+        let mut found = None;
+        match self
+            .exchange(messages::lookup_request(ip), |message| found = parse_route(message).or(found.take()))
+        {
+            Ok(()) => Ok(found),
+            Err(e) if [Some(libc::ENETUNREACH), Some(libc::EHOSTUNREACH)].contains(&e.raw_os_error()) => {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Adds our route to `to` through a device, with the preferred source given.

@@ -5,7 +5,7 @@
 //! connections is as long as the kernel's table of them.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::wire::{self, Message, Request};
 use super::{Netlink, messages};
@@ -25,7 +25,10 @@ const CT_DELETE: u16 = 1 << 8 | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_TIMEOUT: u16 = 7;
+const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
+const CTA_NAT_DST: u16 = 13;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -36,6 +39,13 @@ const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
+const CTA_NAT_V4_MINIP: u16 = 1;
+const CTA_NAT_V4_MAXIP: u16 = 2;
+const CTA_NAT_PROTO: u16 = 3;
+const CTA_NAT_V6_MINIP: u16 = 4;
+const CTA_NAT_V6_MAXIP: u16 = 5;
+const CTA_PROTONAT_PORT_MIN: u16 = 1;
+const CTA_PROTONAT_PORT_MAX: u16 = 2;
 const NESTED: u16 = 0x8000;
 const IPS_SEEN_REPLY: u32 = 2;
 
@@ -44,6 +54,10 @@ const IPS_SEEN_REPLY: u32 = 2;
 pub struct Connection {
     /// IP protocol number.
     pub protocol: u8,
+    /// Who sent its first packet.
+    pub client: IpAddr,
+    /// From this port; 0 for a protocol without ports.
+    pub client_port: u16,
     /// Where its first packet was going.
     pub to: IpAddr,
     /// The port there; 0 for a protocol without ports.
@@ -54,8 +68,38 @@ pub struct Connection {
     pub from_port: u16,
     /// Whether anything came back.
     pub replied: bool,
+    /// Its mark; 0 where the kernel keeps none.
+    pub mark: u32,
     /// Attributes that name it.
     key: Vec<(u16, Vec<u8>)>,
+}
+
+impl Connection {
+    /// One that is not translated and that nobody has answered.
+    pub fn new(protocol: u8, client: SocketAddr, to: SocketAddr) -> Self {
+        Self {
+            protocol,
+            client: client.ip(),
+            client_port: client.port(),
+            to: to.ip(),
+            to_port: to.port(),
+            from: to.ip(),
+            from_port: to.port(),
+            replied: false,
+            mark: 0,
+            key: vec![(CTA_TUPLE_ORIG | NESTED, tuple(protocol, client, to))],
+        }
+    }
+
+    /// Its client, as an address and a port.
+    pub fn client(&self) -> SocketAddr {
+        SocketAddr::new(self.client, self.client_port)
+    }
+
+    /// Where its first packet was going.
+    pub fn to(&self) -> SocketAddr {
+        SocketAddr::new(self.to, self.to_port)
+    }
 }
 
 /// A client of netfilter in the network namespace of the thread that opened it.
@@ -121,6 +165,54 @@ impl Netfilter {
         self.0.dump(CT_GET, &head(v6), parse)
     }
 
+    /// The connection whose answers go from `from` to `to`, after all translation.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub fn answered(
+        &mut self,
+        protocol: u8,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> io::Result<Option<Connection>> {
+        let request = Request::new(CT_GET, 0, &head(from.is_ipv6()))
+            .attribute(CTA_TUPLE_REPLY | NESTED, &tuple(protocol, from, to));
+        let mut found = None;
+        match self.0.exchange(request, |message| found = parse(message).or(found.take())) {
+            // The other direction of another connection may have the same ends.
+            Ok(()) => Ok(found.filter(|c| (c.from, c.from_port) == (from.ip(), from.port()))),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Has a connection that begins like this one, and is tracked no more, led to `endpoint`, its source being left
+    /// as it is; it is forgotten after so many seconds without a packet, and its mark gets these bits as well.
+    ///
+    /// # Errors
+    /// `EEXIST` when it is tracked; otherwise as the kernel answers.
+    pub fn lead(
+        &mut self,
+        connection: &Connection,
+        endpoint: SocketAddr,
+        secs: u32,
+        mark: u32,
+    ) -> io::Result<()> {
+        let Connection { protocol, .. } = *connection;
+        let flags = wire::NLM_F_CREATE | wire::NLM_F_EXCL;
+        let back = tuple(protocol, connection.to(), connection.client());
+        let mut request = Request::new(CT_NEW, flags, &head(endpoint.is_ipv6()))
+            .attribute(CTA_TUPLE_REPLY | NESTED, &back)
+            .attribute(CTA_NAT_DST | NESTED, &nat(endpoint))
+            .attribute(CTA_TIMEOUT, &secs.to_be_bytes());
+        for (kind, value) in connection.key.iter().filter(|(kind, _)| *kind != CTA_ID) {
+            request = request.attribute(*kind, value);
+        }
+        // A kernel without marks takes no notice.
+        request = request.attribute(CTA_MARK, &(connection.mark | mark).to_be_bytes());
+        self.0.exchange(request, |_| ())
+    }
+
     /// Has a connection forgotten; one that is gone already is fine.
     ///
     /// # Errors
@@ -135,6 +227,36 @@ impl Netfilter {
             _ => Ok(()),
         }
     }
+}
+
+/// The ends of a packet, as an attribute.
+fn tuple(protocol: u8, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let (src, dst) = match from.ip() {
+        IpAddr::V4(_) => (CTA_IP_V4_SRC, CTA_IP_V4_DST),
+        IpAddr::V6(_) => (CTA_IP_V6_SRC, CTA_IP_V6_DST),
+    };
+    let addresses = [messages::ip(src, from.ip()), messages::ip(dst, to.ip())].concat();
+    let ports = [
+        wire::attribute(CTA_PROTO_NUM, &[protocol]),
+        wire::attribute(CTA_PROTO_SRC_PORT, &from.port().to_be_bytes()),
+        wire::attribute(CTA_PROTO_DST_PORT, &to.port().to_be_bytes()),
+    ]
+    .concat();
+    let (ip, proto) = (CTA_TUPLE_IP | NESTED, CTA_TUPLE_PROTO | NESTED);
+    [wire::attribute(ip, &addresses), wire::attribute(proto, &ports)].concat()
+}
+
+/// A destination to be given, as an attribute.
+fn nat(to: SocketAddr) -> Vec<u8> {
+    let (min, max) = match to.ip() {
+        IpAddr::V4(_) => (CTA_NAT_V4_MINIP, CTA_NAT_V4_MAXIP),
+        IpAddr::V6(_) => (CTA_NAT_V6_MINIP, CTA_NAT_V6_MAXIP),
+    };
+    let port = to.port().to_be_bytes();
+    let ports =
+        [wire::attribute(CTA_PROTONAT_PORT_MIN, &port), wire::attribute(CTA_PROTONAT_PORT_MAX, &port)];
+    let ports = wire::attribute(CTA_NAT_PROTO | NESTED, &ports.concat());
+    [messages::ip(min, to.ip()), messages::ip(max, to.ip()), ports].concat()
 }
 
 /// `struct nfgenmsg`.
@@ -158,11 +280,14 @@ fn parse(message: &Message<'_>) -> Option<Connection> {
     let key = [own(CTA_TUPLE_ORIG, CTA_TUPLE_ORIG | NESTED), own(CTA_ZONE, CTA_ZONE), own(CTA_ID, CTA_ID)];
     Some(Connection {
         protocol: *nested(original, CTA_TUPLE_PROTO, &[CTA_PROTO_NUM])?.first()?,
+        client: messages::parse_ip(nested(original, CTA_TUPLE_IP, &[CTA_IP_V4_SRC, CTA_IP_V6_SRC])?)?,
+        client_port: port(original, CTA_PROTO_SRC_PORT).unwrap_or_default(),
         to: messages::parse_ip(nested(original, CTA_TUPLE_IP, &[CTA_IP_V4_DST, CTA_IP_V6_DST])?)?,
         to_port: port(original, CTA_PROTO_DST_PORT).unwrap_or_default(),
         from: messages::parse_ip(nested(reply, CTA_TUPLE_IP, &[CTA_IP_V4_SRC, CTA_IP_V6_SRC])?)?,
         from_port: port(reply, CTA_PROTO_SRC_PORT).unwrap_or_default(),
         replied: status & IPS_SEEN_REPLY != 0,
+        mark: get(CTA_MARK).and_then(|value| value.try_into().ok()).map_or(0, u32::from_be_bytes),
         key: key.into_iter().flatten().collect(),
     })
 }
@@ -228,6 +353,37 @@ mod tests {
             netfilter.forget(connection).unwrap();
             assert_eq!(to(&mut netfilter), []);
             assert_eq!(netfilter.connections(true).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn c7_a_connection_is_found_by_its_answers_and_led_elsewhere() {
+        in_namespace(|| {
+            sh(
+                "nft add table inet t; nft 'add chain inet t pre { type nat hook prerouting priority -100; }'",
+            );
+            let mut netfilter = Netfilter::open().unwrap();
+            for (protocol, [client, to, endpoint]) in [
+                (6, ["192.0.2.1:4000", "10.96.0.9:80", "192.0.2.3:8080"]),
+                (17, ["[2001:db8::1]:4000", "[fd00:96::9]:53", "[2001:db8::3]:5353"]),
+            ] {
+                let [client, to, endpoint] = [client, to, endpoint].map(|text| text.parse().unwrap());
+                let begun = Connection::new(protocol, client, to);
+                netfilter.lead(&begun, endpoint, 30, 1 << 28).unwrap();
+                let twice = netfilter.lead(&begun, endpoint, 30, 1 << 28).unwrap_err();
+                assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists);
+                assert_eq!(
+                    netfilter.answered(protocol, to, client).unwrap(),
+                    None,
+                    "it is answered elsewhere"
+                );
+                assert_eq!(netfilter.answered(protocol, client, to).unwrap(), None, "that is no answer");
+                let led = netfilter.answered(protocol, endpoint, client).unwrap().unwrap();
+                assert_eq!((led.client(), led.to(), led.replied, led.mark), (client, to, false, 1 << 28));
+                assert_eq!(SocketAddr::new(led.from, led.from_port), endpoint);
+                netfilter.forget(&led).unwrap();
+                assert_eq!(netfilter.answered(protocol, endpoint, client).unwrap(), None);
+            }
         });
     }
 }

@@ -1,7 +1,8 @@
-//! Endpoints of other nodes that this node's kernel reaches without the mesh.
+//! Endpoints that this node's kernel reaches without the mesh: of other nodes, and which it may lead clients to itself.
 
 use super::*;
 use crate::wire::control::Network;
+use crate::wire::feed::ENDPOINT_EXIT;
 use crate::wire::ip::Mesh;
 
 fn table(memory: &mut Memory) -> Table<'_> {
@@ -74,4 +75,55 @@ fn nodes_without_a_domain_are_of_none() {
     define(&mut table, ["", "", "cloud"]);
     let direct: Vec<bool> = table.services().flat_map(|s| s.endpoints()).map(|e| e.is_direct(1)).collect();
     assert_eq!(direct, [true, false, false]);
+}
+
+/// Endpoints of which it is said that the kernel is to carry the connection, by the last two bytes of their addresses.
+fn handed(table: &mut Table<'_>, request: &Request) -> BTreeSet<String> {
+    let mut rng = Rng::new([4; 32]);
+    let mut found = BTreeSet::new();
+    for _ in 0..200 {
+        if let Selection::Endpoint { address, handed: true, .. } =
+            table.select(Instant::ZERO, request, &place(1), &mut rng)
+        {
+            found.insert(address.to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn c7_the_kernel_is_handed_what_it_reaches_by_itself_once_it_may() {
+    let mut memory = Memory::new(8);
+    let mut table = table(&mut memory);
+    define(&mut table, ["", "cloud", "edge"]);
+    let request = request(UDP, "10.96.0.1", 53);
+    assert_eq!(handed(&mut table, &request), set(&[]), "unless asked to");
+    table.set_hands_over(true);
+    assert_eq!(handed(&mut table, &request), set(&["10.0.1.1", "10.0.2.1"]));
+    let of_itself = Request { client: ip("10.0.1.1"), ..request };
+    assert_eq!(handed(&mut table, &of_itself), set(&["10.0.2.1"]), "a pod reaches itself through us");
+    let exit = backend(1, "192.0.2.1", UP | ENDPOINT_EXIT, &[8080, 53]);
+    apply(&mut table, &web(&[exit, backend(1, "10.0.1.1", UP, &[8080, 53])])).unwrap();
+    let plain: Vec<bool> = table.services().flat_map(|s| s.endpoints()).map(|e| e.is_plain()).collect();
+    assert_eq!(plain, [false, true]);
+    assert_eq!(handed(&mut table, &super::request(TCP, "10.96.0.1", 80)), set(&["10.0.1.1"]));
+}
+
+#[test]
+fn c7_a_client_keeps_its_endpoint_when_the_kernel_is_handed_the_next_connection() {
+    let mut memory = Memory::new(8);
+    let mut table = table(&mut memory);
+    let backends = [backend(1, "10.0.1.1", UP, &[8080, 53]), backend(1, "10.0.1.2", UP, &[8080, 53])];
+    apply(&mut table, &Def { affinity: 60, ..web(&backends) }).unwrap();
+    table.set_hands_over(true);
+    assert_eq!(handed(&mut table, &request(TCP, "10.96.0.1", 80)).len(), 1);
+}
+
+#[test]
+fn c7_nothing_is_handed_over_before_the_node_has_joined() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    apply(&mut table, &web(&[backend(0, "10.0.0.1", UP, &[8080, 53])])).unwrap();
+    table.set_hands_over(true);
+    assert_eq!(handed(&mut table, &request(TCP, "10.96.0.1", 80)), set(&[]));
 }

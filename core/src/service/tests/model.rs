@@ -115,7 +115,7 @@ fn allowed(def: &Def, got: Selection) -> bool {
         usable = near.iter().copied().filter(draining).collect();
     }
     match got {
-        Selection::Endpoint { node, address, port } => {
+        Selection::Endpoint { node, address, port, .. } => {
             usable.iter().any(|b| (b.node, b.address, b.ports[0]) == (node, address, port))
         }
         Selection::NotLocal => usable.is_empty() && all.iter().any(|b| ready(b) || draining(b)),

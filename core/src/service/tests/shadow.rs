@@ -73,3 +73,18 @@ fn a_vip_that_lies_among_the_stand_ins_takes_none_from_another() {
     assert_eq!(table.shadow_of(ip("10.96.0.1")), Some(ip("242.96.0.1")));
     assert_eq!(table.shadow_of(ip("242.96.0.1")), None);
 }
+
+#[test]
+fn t5_an_internal_policy_does_not_bind_what_leads_to_the_stand_in() {
+    let mut memory = Memory::new(8);
+    let mut table = memory.table();
+    table.set_mesh(mesh(8));
+    let backends = [backend(1, "10.0.0.1", UP, &[8080, 53]), backend(2, "10.0.0.2", UP, &[8080, 53])];
+    let both = set(&["1 10.0.0.1 8080", "2 10.0.0.2 8080"]);
+    apply(&mut table, &Def { flags: FLAG_INTERNAL_LOCAL, ..web(&backends) }).unwrap();
+    assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1), set(&["1 10.0.0.1 8080"]));
+    assert_eq!(drawn(&mut table, &request(TCP, "242.96.0.1", 80), 1), both);
+    apply(&mut table, &Def { flags: FLAG_INTERNAL_LOCAL, ..web(&backends[1..]) }).unwrap();
+    assert_eq!(drawn(&mut table, &request(TCP, "10.96.0.1", 80), 1), set(&["NotLocal"]));
+    assert_eq!(drawn(&mut table, &request(TCP, "242.96.0.1", 80), 1), set(&["2 10.0.0.2 8080"]));
+}

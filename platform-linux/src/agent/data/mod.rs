@@ -5,6 +5,7 @@
 //! a batch. Everything else of the agent runs on the async thread and talks to this one by
 //! [`Command`](super::command::Command)s; what that one should store or act on goes there as [`Note`]s.
 
+pub mod handover;
 mod inbound;
 mod outbound;
 mod waiting;
@@ -25,6 +26,7 @@ use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX};
+use handover::Handover;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -111,6 +113,12 @@ pub struct Traffic {
     pub tun_written: u64,
     /// Writes that the TUN refused.
     pub tun_errors: u64,
+    /// Connections that the kernel carries now.
+    pub handed_over: u64,
+    /// Those that it might have, were it not for where their ends are.
+    pub not_handed_over: u64,
+    /// Packets of connections that the kernel refused at the last moment.
+    pub handover_lost: u64,
     /// Datagrams sent.
     pub sent: u64,
     /// Datagrams received.
@@ -129,6 +137,8 @@ pub struct Data {
     pub parking: ParkingLot,
     /// Who hears of every event, until it goes away.
     pub watcher: Option<mpsc::UnboundedSender<Event>>,
+    /// For connections that the kernel carries, if it can.
+    pub handover: Option<Handover>,
     /// UDP sockets by number: 0 for IPv4, 1 for IPv6.
     pub sockets: [Option<Socket>; 2],
     tun: Tun,
@@ -151,6 +161,7 @@ impl Data {
             traffic: Traffic::default(),
             parking: ParkingLot::default(),
             watcher: None,
+            handover: None,
             sockets,
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
             tun,
@@ -211,6 +222,16 @@ impl Data {
         poller.add(&self.tun, Interest::Read, TUN).map_err(|error| error.to_string())?;
         let _ = self.outputs.notes.send(Note::TunReopened);
         Ok(())
+    }
+
+    /// Hands connections over to the kernel from now on, where it can carry them.
+    ///
+    /// # Errors
+    /// What is in the way, in words: everything is carried here then.
+    pub fn begin_handover(&mut self) -> Result<(), String> {
+        let opened = Handover::open();
+        self.engine.hand_over(opened.is_ok());
+        opened.map(|handover| self.handover = Some(handover))
     }
 
     /// Lets the device end with this run if this run made it.

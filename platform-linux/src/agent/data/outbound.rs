@@ -2,6 +2,7 @@
 
 use super::super::aead::RingAead;
 use super::super::park::Origin;
+use super::handover::Handed;
 use super::{Data, TURN};
 use crate::clock;
 use crate::offload::{self, SegmentError, Segments, VnetHdr};
@@ -9,10 +10,12 @@ use crate::tun::MAX_PACKET;
 use crate::udp::MAX_BURST;
 use edgemesh_core::node::{Burst, Destination, Grant, Outbound, Way};
 use edgemesh_core::packet::{HEADROOM, Packet};
+use edgemesh_core::service::Serves;
 use edgemesh_core::time::Instant;
 use edgemesh_core::tunnel;
 use edgemesh_core::wire::ip::Checksum;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 
 /// Where a sealed datagram begins in its slot: the tunnel's header stands before the packet.
 const SEALED: usize = HEADROOM - 16;
@@ -53,9 +56,34 @@ impl Data {
             self.traffic.tun_errors += 1;
             return;
         };
-        let verdict = self.engine.outbound(now, &mut packet, burst);
+        let mut verdict = self.engine.outbound(now, &mut packet, burst);
         let len = packet.len();
+        if let Outbound::HandOver(endpoint) = verdict {
+            match self.hand_over(now, len, burst.checksum, endpoint) {
+                Handed::Over => {
+                    self.traffic.handed_over += 1;
+                    verdict = Outbound::Hairpin;
+                }
+                Handed::Not => {
+                    self.traffic.not_handed_over += 1;
+                    let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return };
+                    self.engine.keep_flow(&packet);
+                    verdict = self.engine.outbound(now, &mut packet, burst);
+                }
+                Handed::Lost => self.traffic.handover_lost += 1,
+            }
+        }
         self.carry(header, len, verdict);
+    }
+
+    /// Has the kernel carry the connection of the packet in the packet buffer, if it can.
+    fn hand_over(&mut self, now: Instant, len: usize, checksum: Checksum, endpoint: SocketAddr) -> Handed {
+        let Some(handover) = &mut self.handover else { return Handed::Not };
+        let packet = &mut self.packet[HEADROOM..HEADROOM + len];
+        let (services, own) = (self.engine.services(), self.engine.own_index());
+        let is_own =
+            |protocol| services.serves(own, protocol, endpoint.ip(), endpoint.port()) != Serves::Nothing;
+        handover.take(now, packet, checksum, endpoint, is_own)
     }
 
     /// Carries a translated packet in the packet buffer whose peer has a session now.
@@ -79,7 +107,7 @@ impl Data {
                 self.wrote(written);
             }
             Outbound::Park(ticket) => self.parking.park(ticket, Origin::Tun(*header), packet),
-            Outbound::Drop(_) => {}
+            Outbound::Drop(_) | Outbound::HandOver(_) => {}
         }
     }
 

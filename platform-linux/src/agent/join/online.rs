@@ -3,6 +3,7 @@
 use super::Join;
 use super::taking::{self, Mode, Vip};
 use crate::agent::claims::{self, Owners};
+use crate::agent::data::Data;
 use crate::agent::entry::{Answer, Entry};
 use crate::agent::responder::Responder;
 use crate::agent::state::Joined;
@@ -39,6 +40,7 @@ impl Join {
             HashMap::new()
         });
         let mut entries = self.entries(answer.unwrap_or_default(), &vips, &reserved).await;
+        let doors: BTreeMap<IpAddr, IpAddr> = vips.iter().filter_map(Vip::door).collect();
         let taken = self.taken(vips, &reserved);
         self.status.intercepting(mode.name(), self.beside.map(|proxy| proxy.to_string()), taken.len());
         let (routed, shadowed) = match mode {
@@ -46,8 +48,9 @@ impl Join {
             Mode::Shadow => (Vec::new(), self.shadowed(&taken)),
         };
         if mode == Mode::Shadow {
-            entries.behind(&shadowed);
+            entries.retain(|vip| shadowed.contains_key(vip) || doors.contains_key(vip));
         }
+        entries.lead(&shadowed.iter().chain(&doors).collect());
         if let Some(entry) = &self.entry {
             let (addresses, count) = (entry.addresses(), entries.ways.len());
             self.status.entered(EntryPoints { addresses, count });
@@ -55,7 +58,12 @@ impl Join {
         if self.lingering.replace(&routed) {
             self.linger_due.get_or_insert_with(Instant::now);
         }
-        Wanted { routed: self.lingering.all(), shadowed, exits: exits.into_iter().collect(), entries }
+        let mut handed: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (at, endpoint) in taken.into_iter().flat_map(|vip| vip.handed) {
+            handed.entry(at).or_default().insert(endpoint);
+        }
+        let exits = exits.into_iter().collect();
+        Wanted { routed: self.lingering.all(), shadowed, exits, handed, entries }
     }
 
     /// How VIPs come to the device.
@@ -203,6 +211,12 @@ impl Join {
         let keeper = kept.await.map_err(|error| error.to_string())??;
         self.status.touched(keeper.touched());
         self.keeper = Some(keeper);
+        if let Some(outcome) = self.handle.inspect(Data::begin_handover).await {
+            if let Err(why) = &outcome {
+                tracing::warn!(%why, "endpoints of this node see the mesh's address, not their clients'");
+            }
+            self.status.handing_over(outcome);
+        }
         let (handle, status) = (self.handle.clone(), self.status.clone());
         self.responder = Some(Responder::start(&self.settings, handle, status).await?);
         Ok(())

@@ -9,7 +9,7 @@ use super::super::admin::dns::addresses;
 use super::super::cluster_dns;
 use super::super::source::Names;
 use super::Join;
-use super::taking::{Mode, leaves_here};
+use super::taking::{Mode, handed, leaves_here};
 use crate::cli::DnsVip;
 use crate::clock;
 use edgemesh_core::node::Engine;
@@ -303,8 +303,8 @@ impl Join {
     }
 }
 
-/// What the kernel is to do for a Service, by hash: its VIPs that are taken, their stand-ins, and endpoints that
-/// packets leave the mesh for here.
+/// What the kernel is to do for a Service, by hash: its VIPs that are taken, their stand-ins, endpoints that packets leave
+/// the mesh for here, and those that connections are led to.
 fn plan_of(engine: &Engine<'_>, key: &Key, mode: Mode, hasher: &RandomState) -> Option<u64> {
     let (services, own) = (engine.services(), engine.own_index());
     let service = services.service(&key.namespace, &key.name)?;
@@ -312,7 +312,8 @@ fn plan_of(engine: &Engine<'_>, key: &Key, mode: Mode, hasher: &RandomState) -> 
     let vips: Vec<_> = vips.map(|vip| (vip, services.shadow_of(vip))).collect();
     let exits: Vec<IpAddr> =
         service.endpoints().filter(|e| leaves_here(e, own)).map(|e| e.address()).collect();
-    (!vips.is_empty() || !exits.is_empty()).then(|| hasher.hash_one((vips, exits)))
+    let handed: Vec<_> = vips.iter().flat_map(|(vip, _)| handed(&service, *vip)).collect();
+    (!vips.is_empty() || !exits.is_empty()).then(|| hasher.hash_one((vips, exits, handed)))
 }
 
 /// What of a Service was refused, and why.

@@ -2,19 +2,23 @@
 //!
 //! Without another service proxy on this node all of them are taken, and their VIPs are routed to the device. Beside
 //! one only those are that it cannot serve: with an endpoint beyond this node's own reach, which is this node and
-//! the nodes of its domain. Their VIPs are translated to stand-ins before that proxy sees them. A VIP that is not
-//! taken any more stays routed while connections use it ([`Lingering`]).
+//! the nodes of its domain, unless `internalTrafficPolicy: Local` leaves clients none of those. Their VIPs are
+//! translated to stand-ins before that proxy sees them. A VIP that is not taken any more stays routed while connections
+//! use it ([`Lingering`]). Entry points of a Service with that policy lead to its stand-in in either case, which it
+//! does not bind (row T5).
 //!
 //! Pure, but for what it remembers of VIPs that linger; the table is the engine's.
 
 use crate::cli::Interception;
 use crate::interception::Proxy;
+use crate::interception::entry::EntryPoint;
 use crate::prefix::Prefix;
 use edgemesh_core::node::Engine;
-use edgemesh_core::service::{EndpointView, ServiceView};
-use edgemesh_core::wire::feed::ENDPOINT_EXIT;
+use edgemesh_core::service::view::PortView;
+use edgemesh_core::service::{EndpointView, ServiceView, protocol_number};
+use edgemesh_core::wire::feed::{ENDPOINT_EXIT, ENDPOINT_READY, ENDPOINT_SERVING, FLAG_INTERNAL_LOCAL};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// How VIPs come to the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +48,7 @@ impl Mode {
 
     /// Whether a Service is taken by the node of index `own`.
     pub(in crate::agent) fn takes(self, service: &ServiceView<'_>, own: u32) -> bool {
-        self == Self::Route || reaches_beyond(service, own)
+        self == Self::Route || !is_internal_local(service) && reaches_beyond(service, own)
     }
 }
 
@@ -57,6 +61,24 @@ fn reaches_beyond(service: &ServiceView<'_>, own: u32) -> bool {
         let is_ours_too = is_exit(&e) && here.contains(&e.address());
         e.node() != 0 && !e.is_direct(own) && !is_ours_too
     })
+}
+
+fn is_internal_local(service: &ServiceView<'_>) -> bool {
+    service.flags() & FLAG_INTERNAL_LOCAL != 0
+}
+
+/// Endpoints that the kernel may be asked to lead connections to `vip` to, each with where that connection goes.
+pub(super) fn handed(service: &ServiceView<'_>, vip: IpAddr) -> Vec<(EntryPoint, SocketAddr)> {
+    let serves = |e: &EndpointView<'_>| e.conditions() & (ENDPOINT_READY | ENDPOINT_SERVING) != 0;
+    let plain = |e: &EndpointView<'_>| e.is_plain() && serves(e) && e.address().is_ipv6() == vip.is_ipv6();
+    let each = |e: EndpointView<'_>| {
+        let at = move |p: PortView<'_>| {
+            let point = EntryPoint { address: vip, protocol: protocol_number(p.protocol()), port: p.port() };
+            Some((point, SocketAddr::new(e.address(), e.target(p.index())?)))
+        };
+        service.ports().filter_map(at).collect::<Vec<_>>()
+    };
+    service.endpoints().filter(plain).flat_map(each).collect()
 }
 
 /// Whether packets for the endpoint leave the mesh here, so that this node's own address is their source: through
@@ -78,6 +100,17 @@ pub(super) struct Vip {
     pub(super) taken: bool,
     /// Its stand-in; `None` where there is no room for one, or another VIP has it.
     pub(super) shadow: Option<IpAddr>,
+    /// Entry points lead to the stand-in, whether its Service is taken or not.
+    pub(super) entered_by_shadow: bool,
+    /// See [`handed`].
+    pub(super) handed: Vec<(EntryPoint, SocketAddr)>,
+}
+
+impl Vip {
+    /// The VIP with the stand-in that its entry points lead to, if they do not lead to itself.
+    pub(super) fn door(&self) -> Option<(IpAddr, IpAddr)> {
+        self.shadow.filter(|_| self.entered_by_shadow).map(|shadow| (self.address, shadow))
+    }
 }
 
 /// All of them.
@@ -90,6 +123,9 @@ pub(super) fn vips(engine: &Engine<'_>, mode: Mode) -> Vec<Vip> {
             address,
             taken: mode.takes(&service, own),
             shadow: services.shadow_of(address),
+            entered_by_shadow: is_internal_local(&service)
+                && (mode == Mode::Route || reaches_beyond(&service, own)),
+            handed: handed(&service, address),
         })
         .collect()
 }

@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::prefix::Prefix;
 
 pub(super) use script::MARKED;
-pub use script::TABLE;
+pub use script::{MARK, TABLE};
 pub(super) use table::Kept;
 
 /// Where connections come in.
@@ -65,12 +65,17 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Has every way lead to what stands for its ClusterIP beside another service proxy; those to other ClusterIPs
-    /// are left to that proxy.
-    pub fn behind(&mut self, shadowed: &BTreeMap<IpAddr, IpAddr>) {
-        self.ways.retain(|_, way| {
-            let shadow = shadowed.get(&way.to.ip());
-            shadow.inspect(|shadow| way.to.set_ip(**shadow)).is_some()
-        });
+    /// Has the ways to these ClusterIPs lead to what stands for them.
+    pub fn lead(&mut self, stand_ins: &BTreeMap<&IpAddr, &IpAddr>) {
+        for way in self.ways.values_mut() {
+            if let Some(stand_in) = stand_ins.get(&way.to.ip()) {
+                way.to.set_ip(**stand_in);
+            }
+        }
+    }
+
+    /// Leaves the ways to other ClusterIPs to another service proxy.
+    pub fn retain(&mut self, is_ours: impl Fn(&IpAddr) -> bool) {
+        self.ways.retain(|_, way| is_ours(&way.to.ip()));
     }
 }

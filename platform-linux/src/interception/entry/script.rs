@@ -10,9 +10,9 @@ use crate::prefix::Prefix;
 
 /// The table's name, in the families `ip` and `ip6`.
 pub const TABLE: &str = "edgemesh-entry";
-/// The bit of a connection's mark that says that it was led straight to an endpoint of this node: other chains may
-/// have to let it through.
-const MARK: &str = "0x10000000";
+/// The bit of a connection's mark that says that it was led straight to an endpoint: other chains may have to let it
+/// through.
+pub const MARK: u32 = 0x1000_0000;
 /// How iptables asks for it.
 pub(in super::super) const MARKED: &str = "0x10000000/0x10000000";
 /// Of the hash that keeps a client at its endpoint: any will do, so long as it stays.
@@ -150,6 +150,6 @@ fn balance(point: &EntryPoint, way: &Way, endpoints: &[SocketAddr], family: &str
     let map: Vec<String> =
         endpoints.iter().enumerate().map(|(n, endpoint)| format!("{n} : {}", place(*endpoint))).collect();
     let protocol = protocol(point.protocol);
-    let mark = format!("ct mark set ct mark or {MARK}");
+    let mark = format!("ct mark set ct mark or {MARK:#x}");
     format!("meta l4proto {protocol} {mark} dnat {family} to {number} map {{ {} }}", map.join(", "))
 }

@@ -116,7 +116,9 @@ fn beside_another_proxy_ways_lead_to_stand_ins_or_are_left_to_it() {
     let at = |port| EntryPoint { address: "192.0.2.1".parse().unwrap(), protocol: 6, port };
     let ways = [(at(30_001), way("10.96.0.1:80")), (at(30_002), way("10.96.0.2:80"))];
     let mut entries = Entries { ways: ways.into(), ..Entries::default() };
-    entries.behind(&[("10.96.0.1".parse().unwrap(), "242.96.0.1".parse().unwrap())].into());
+    let (vip, stand_in) = ("10.96.0.1".parse().unwrap(), "242.96.0.1".parse().unwrap());
+    entries.retain(|to| *to == vip);
+    entries.lead(&[(&vip, &stand_in)].into());
     assert_eq!(entries.ways, [(at(30_001), way("242.96.0.1:80"))].into());
 }
 

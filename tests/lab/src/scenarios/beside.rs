@@ -35,6 +35,11 @@ pub(super) fn kube_proxy(node: &Node) -> Result {
     Proxy::Nftables.install(node, &mesh::services())
 }
 
+/// The same for these Services.
+pub(super) fn kube_proxy_for(node: &Node, services: &[Service]) -> Result {
+    Proxy::Nftables.install(node, services)
+}
+
 /// kube-proxy in iptables mode, and Docker's firewall, both on nftables.
 pub(super) fn iptables(mesh: &mut Mesh) -> Result {
     beside(mesh, Proxy::Iptables("iptables-nft"))
@@ -259,7 +264,7 @@ pub(super) fn domain(mesh: &mut Mesh) -> Result {
     Ok(())
 }
 
-fn is_in_mode(mesh: &Mesh, mode: &str) -> Result {
+pub(super) fn is_in_mode(mesh: &Mesh, mode: &str) -> Result {
     let (agent, node) = mesh.agent("a1")?;
     wait_until(&format!("interception by {mode}"), secs(3), || {
         let status = agent.json(node, "status")?;

@@ -20,6 +20,8 @@ use crate::{Context, Result, ensure};
 const CLIENT: &str = "192.168.1.1";
 /// The node that serves entry points.
 const NODE: &str = "192.168.1.11";
+/// What stands for a client within its node.
+const ALIAS: &str = "242.63.255.255";
 /// First and second pod of every node.
 const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 17, 0, 2), Ipv4Addr::new(172, 17, 0, 3)];
 
@@ -127,9 +129,15 @@ pub(super) fn local_policy(mesh: &mut Mesh) -> Result {
     ensure!(seen == [CLIENT], "the endpoints saw {seen:?}");
     let told = client.run_tool(&["udp-who", "0", &format!("{NODE}:30081")], secs(10))?;
     ensure!(told.starts_with(&format!("{CLIENT}:")), "the UDP endpoint saw {told:?}");
-    for inside in [node.pod(2)?, node] {
-        let seen = heard(inside, &url, 40)?;
-        ensure!(seen.len() == 2, "{} reached one endpoint only: {seen:?}", inside.name);
+    // Both are reached from inside: a pod is seen by the one of its node as it is, a process of the node is not.
+    for (inside, here) in [(node.pod(2)?, PODS[1].to_string()), (node, ALIAS.to_owned())] {
+        let mut seen = heard(inside, &url, 40)?;
+        seen.retain(|source| *source != here);
+        ensure!(
+            matches!(&seen[..], [mesh] if mesh.starts_with("242.0.")),
+            "{}: beside {here} the endpoints saw {seen:?}",
+            inside.name
+        );
     }
 
     both(&empty).write_to(&manifests)?;
@@ -155,6 +163,29 @@ pub(super) fn local_policy(mesh: &mut Mesh) -> Result {
     wait_until("without any it refuses", secs(20), || fails(client, &url, 7))
 }
 
+/// With `internalTrafficPolicy: Local` the ClusterIP leads to endpoints of the client's node only, and the NodePort to
+/// all of them.
+pub(super) fn internal_policy(mesh: &mut Mesh) -> Result {
+    let manifests = join(mesh)?;
+    let inward = service("inward", 46).port("TCP", "http", 80, 8080).node_port(30_086);
+    let inward = inward.with("internalTrafficPolicy: Local");
+    inward.clone().endpoint("b1", PODS[0]).write_to(&manifests)?;
+    let (client, node) = (&mesh.lab.nat_a, &mesh.lab.a1);
+    let at = format!("{NODE}:30086");
+    wait_until("the NodePort answers", secs(10), || answers(client, &at, "b1-p1"))?;
+    answers(node.pod(2)?, &at, "b1-p1")?;
+    fails(node.pod(2)?, "http://10.96.0.46/", 28)?;
+    inward.endpoint("b1", PODS[0]).endpoint("a1", PODS[0]).write_to(&manifests)?;
+    wait_until("the ClusterIP has an endpoint here", secs(20), || {
+        let seen = heard(node.pod(2)?, "http://10.96.0.46/", 8)?;
+        ensure!(seen == ["a1-p1"], "{seen:?}");
+        Ok(())
+    })?;
+    let both = heard(client, &format!("http://{at}/"), 40)?;
+    ensure!(both == ["a1-p1", "b1-p1"], "by the NodePort: {both:?}");
+    Ok(())
+}
+
 /// The same beside Docker's firewall, which drops what comes from outside for the mesh or for a pod.
 pub(super) fn local_policy_beside_docker(mesh: &mut Mesh) -> Result {
     mesh.lab.nodes().into_iter().try_for_each(|node| node.docker_firewall("iptables"))?;
@@ -169,6 +200,8 @@ pub(super) fn beside_kube_proxy(mesh: &mut Mesh) -> Result {
     let door = |name, last, number| service(name, last).port("TCP", "http", 80, 8080).node_port(number);
     door("far", 40, 30_080).endpoint("b1", PODS[0]).write_to(&manifests)?;
     door("here", 45, 30_085).endpoint("a1", PODS[0]).write_to(&manifests)?;
+    let inward = door("inward", 46, 30_086).with("internalTrafficPolicy: Local");
+    inward.endpoint("b1", PODS[0]).write_to(&manifests)?;
     let (client, node) = (&mesh.lab.nat_a, &mesh.lab.a1);
     wait_until("the NodePort answers", secs(10), || answers(client, &format!("{NODE}:30080"), "b1-p1"))?;
     for inside in [node.pod(2)?, node] {
@@ -176,6 +209,10 @@ pub(super) fn beside_kube_proxy(mesh: &mut Mesh) -> Result {
     }
     let ways = node.ns.exec(&["nft", "list", "map", "ip", "edgemesh-entry", "to"])?;
     ensure!(ways.contains("30080 : 242.96.0.40 . 80") && !ways.contains("30085"), "{ways}");
+    // The ClusterIP of one for the node's own endpoints is the proxy's to serve, the NodePort leads to all.
+    answers(client, &format!("{NODE}:30086"), "b1-p1")?;
+    let taken = node.ns.exec(&["nft", "list", "map", "ip", "edgemesh", "shadows"])?;
+    ensure!(taken.contains("10.96.0.40 :") && !taken.contains("10.96.0.46 :"), "{taken}");
     Ok(())
 }
 

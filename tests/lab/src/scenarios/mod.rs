@@ -15,6 +15,7 @@ mod input;
 mod path;
 mod reach;
 mod restart;
+mod sources;
 mod transfer;
 mod trust;
 mod truth;
@@ -82,6 +83,21 @@ pub const ALL: &[Scenario] = &[
     row("reach/g1-twins", "equal pods on two nodes are both reached", Shared(reach::twins)),
     row("reach/c7-sources", "two client pods are two sources", Shared(reach::pods_keep_their_source)),
     row(
+        "reach/c7-one-bridge",
+        "a pod sees the pod on its node that asks it",
+        Run::Shared(sources::on_one_bridge),
+    ),
+    row(
+        "reach/c7-routed-pods",
+        "so do pods of both families without a bridge, and of one domain",
+        Run::Prepared(sources::routed_pods),
+    ),
+    row(
+        "restart/c7-without-the-agent",
+        "what the kernel carries needs no agent",
+        Run::Own(sources::without_the_agent),
+    ),
+    row(
         "reach/c14-exit",
         "endpoints outside the mesh, or on a Node by address",
         Shared(exit::outside_the_mesh),
@@ -126,6 +142,11 @@ pub const ALL: &[Scenario] = &[
         "entry/t4-t5-t6-local-policy",
         "externalTrafficPolicy, and whom endpoints see",
         Prepared(entry::local_policy),
+    ),
+    row(
+        "entry/t5-internal-policy",
+        "internalTrafficPolicy is no matter of a NodePort's",
+        Run::Prepared(entry::internal_policy),
     ),
     row(
         "entry/x4-x5-x6-x7-addresses",

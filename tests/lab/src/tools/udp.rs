@@ -2,7 +2,7 @@
 //!
 //! Datagrams start with a tag and a sequence number, so that a late duplicate is told from the awaited answer.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::{Context, Result, ensure, fail};
@@ -19,7 +19,9 @@ const MAX: usize = 65_507;
 /// Answers every datagram to where it came from: `after-ms N ...` after N ms, `who` with the observed source
 /// address, anything else with itself.
 pub(super) fn server(port: u16) -> Result {
-    let socket = UdpSocket::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
+    // Both families, where there are two.
+    let socket = UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)));
+    let socket = socket.context(format!("bind {port}"))?;
     println!("ready");
     let mut buffer = vec![0; MAX];
     loop {
@@ -27,7 +29,8 @@ pub(super) fn server(port: u16) -> Result {
         let datagram = buffer.get(..len).unwrap_or_default().to_vec();
         let text = String::from_utf8_lossy(&datagram);
         if text == "who" {
-            let _ = socket.send_to(from.to_string().as_bytes(), from);
+            let seen = SocketAddr::new(from.ip().to_canonical(), from.port());
+            let _ = socket.send_to(seen.to_string().as_bytes(), from);
         } else if let Some(ms) = text.strip_prefix("after-ms ").and_then(|rest| rest.split(' ').next()) {
             let pause = Duration::from_millis(super::number(ms)?);
             let socket = socket.try_clone().context("clone")?;
@@ -138,7 +141,9 @@ pub(super) fn after(target: &str, pause: Duration) -> Result {
 
 /// Asks every target from one socket which source address it sees; one answer per line.
 pub(super) fn who(local_port: u16, targets: &[&str]) -> Result {
-    let socket = UdpSocket::bind(("0.0.0.0", local_port)).context("bind")?;
+    let v6 = targets.iter().any(|target| target.starts_with('['));
+    let any = if v6 { "::" } else { "0.0.0.0" };
+    let socket = UdpSocket::bind((any, local_port)).context("bind")?;
     socket.set_read_timeout(Some(TRY)).context("timeout")?;
     let mut buffer = vec![0; MAX];
     for target in targets {

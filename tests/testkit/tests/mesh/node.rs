@@ -244,6 +244,8 @@ impl SimNode {
             Outbound::Park(ticket) => {
                 self.parked.entry(ticket).or_default().push_back((Origin::Tun, bytes));
             }
+            // Nobody asked for it.
+            Outbound::HandOver(_) => unreachable!("handed over to a kernel"),
             Outbound::Drop(_) => {}
         }
     }

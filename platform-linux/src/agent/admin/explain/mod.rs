@@ -198,16 +198,16 @@ impl Admin {
 }
 
 /// One step for each address, whatever its ports.
-fn endpoint_steps(endpoints: &[(EndpointReach, &'static str)]) -> Vec<String> {
-    let same = |a: &(EndpointReach, &str), b: &(EndpointReach, &str)| {
+fn endpoint_steps(endpoints: &[(EndpointReach, String)]) -> Vec<String> {
+    let same = |a: &(EndpointReach, String), b: &(EndpointReach, String)| {
         (&a.0.node, &a.0.ip, a.0.ready) == (&b.0.node, &b.0.ip, b.0.ready)
     };
     endpoints.chunk_by(same).map(endpoint_step).collect()
 }
 
-fn endpoint_step(ports: &[(EndpointReach, &'static str)]) -> String {
+fn endpoint_step(ports: &[(EndpointReach, String)]) -> String {
     let Some((endpoint, why_client)) = ports.first() else { return String::new() };
-    let port = |(e, _): &(EndpointReach, &str)| (e.port != 0).then(|| format!("{}/{}", e.port, e.proto));
+    let port = |(e, _): &(EndpointReach, String)| (e.port != 0).then(|| format!("{}/{}", e.port, e.proto));
     let numbers: Vec<_> = ports.iter().filter_map(port).collect();
     let at =
         if numbers.is_empty() { "at any port".to_owned() } else { format!("port {}", numbers.join(", ")) };

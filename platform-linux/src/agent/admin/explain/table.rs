@@ -5,6 +5,7 @@ use super::{EndpointReach, Problem};
 use crate::agent::admin::dns;
 use crate::agent::admin::listing::protocol;
 use crate::agent::data::Data;
+use crate::agent::data::handover::Shown;
 use crate::agent::status::Shared;
 use crate::clock;
 use edgemesh_core::flow::FlowRecord;
@@ -12,6 +13,7 @@ use edgemesh_core::service::protocol_number;
 use edgemesh_core::service::view::{EndpointView, Kind, PortView, ServiceView};
 use edgemesh_core::wire::feed::{FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY, Protocol};
 use edgemesh_core::wire::ip::Mesh;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// What was found.
@@ -35,7 +37,7 @@ pub(super) struct Found {
     /// It is on this node.
     pub(super) local: bool,
     pub(super) reach: EndpointReach,
-    pub(super) why_client: &'static str,
+    pub(super) why_client: String,
 }
 
 /// Looks the Service up.
@@ -55,16 +57,27 @@ pub(super) fn look(data: &mut Data, target: &Target, shared: &Shared) -> Result<
     };
     let dns_name = format!("{host}{name}.{namespace}.svc.{}", shared.domain);
     let dns_answers = dns::addresses(data, &format!("{dns_name}."));
-    let look = Look { data, target, shared };
+    let shown = shown(data, &namespace, &name);
+    let look = Look { data, target, shared, shown };
     let service = look.data.engine.services().service(&namespace, &name);
     let Some(service) = service else { return Err(unknown(data, target, shared)) };
     look.facts(&service, dns_name, dns_answers)
+}
+
+/// Whether endpoints that this node's kernel reaches see the pods of this node.
+fn shown(data: &mut Data, namespace: &str, name: &str) -> HashMap<IpAddr, Shown> {
+    let Data { engine, handover: Some(handover), .. } = data else { return HashMap::new() };
+    let (own, service) = (engine.own_index(), engine.services().service(namespace, name));
+    let plain = service.into_iter().flat_map(|s| s.endpoints()).filter(EndpointView::is_plain);
+    let now = clock::now();
+    plain.map(|e| (e.address(), handover.shows_pods(now, e.address(), e.node() == own))).collect()
 }
 
 struct Look<'d> {
     data: &'d Data,
     target: &'d Target,
     shared: &'d Shared,
+    shown: HashMap<IpAddr, Shown>,
 }
 
 impl Look<'_> {
@@ -173,7 +186,9 @@ impl Look<'_> {
         let own = self.data.engine.own_index();
         let (node, address) = (endpoint.node(), endpoint.address());
         let local = node != 0 && endpoint.is_direct(own);
-        let (client, why_client) = client(&self.data.engine.flows().mesh(), endpoint, kind);
+        let plain = kind == Kind::ClusterIp && endpoint.is_plain();
+        let shown = self.shown.get(&address).filter(|_| plain).unwrap_or(&Shown::Never);
+        let (client, why_client) = client(&self.data.engine.flows().mesh(), endpoint, kind, shown);
         let ours = |flow: &&FlowRecord| {
             let peer = if local { 0 } else { node };
             flow.peer == peer && flow.endpoint.0 == address && (port == 0 || flow.endpoint.1 == port)
@@ -265,25 +280,45 @@ impl Look<'_> {
 }
 
 /// The source address that an endpoint sees, and why.
-fn client(mesh: &Mesh, endpoint: &EndpointView<'_>, kind: Kind) -> (Option<IpAddr>, &'static str) {
+fn client(mesh: &Mesh, endpoint: &EndpointView<'_>, kind: Kind, shown: &Shown) -> (Option<IpAddr>, String) {
     let (v6, own) = (endpoint.address().is_ipv6(), mesh.own_index());
-    match (endpoint.is_direct(own), kind) {
+    let alias = mesh.alias(v6);
+    let (client, why) = match (endpoint.is_direct(own), kind, shown) {
         _ if endpoint.node() == 0 => (None, "because it is reached without this mesh"),
-        (true, Kind::Headless) => (None, "because it is reached without this mesh"),
-        (true, _) if endpoint.node() != own => (
+        (true, Kind::Headless, _) => (None, "because it is reached without this mesh"),
+        (true, _, Shown::Always) if endpoint.node() != own => (
+            None,
+            "because its node is of this node's domain and the kernel carries the connection; of processes of this \
+             node it sees the node",
+        ),
+        (true, _, Shown::Always) => {
+            let why = "because the kernel carries the connection inside this node; itself and processes of this node";
+            return (None, format!("{why} it sees as {alias}"));
+        }
+        (true, _, Shown::FromElsewhere(bridge)) => {
+            let why = format!(
+                "the alias for connections inside a node, because it is on the bridge {bridge}, where answers between \
+                 pods pass this node's rules only if net.bridge.bridge-nf-call-{}tables is 1; pods behind other devices \
+                 it sees as they are",
+                if v6 { "ip6" } else { "ip" }
+            );
+            return (Some(alias), why);
+        }
+        (true, _, Shown::Never) if endpoint.node() != own => (
             None,
             "but for this node's address in place of it: its node is of this node's domain, and is reached without \
              tunnels",
         ),
-        (true, _) => (
-            Some(mesh.alias(v6)),
+        (true, _, Shown::Never) => (
+            Some(alias),
             "the alias for connections inside a node, because a kernel refuses packets from its own addresses",
         ),
-        (false, _) => (
+        (false, ..) => (
             Some(mesh.own(v6)),
             "this node's mesh address, because pod addresses repeat from node to node and replies must find back",
         ),
-    }
+    };
+    (client, why.to_owned())
 }
 
 fn describe(port: &PortView<'_>) -> String {
