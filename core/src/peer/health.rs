@@ -31,13 +31,16 @@ impl DownSlot {
 
 pub(super) struct Health<'a> {
     slots: &'a mut [DownSlot],
+    /// Slots up to the last one that is taken: mostly none, and every choice of an endpoint asks.
+    taken: usize,
     generation: u32,
 }
 
 impl<'a> Health<'a> {
     /// Over all-zero memory.
     pub(super) fn new(slots: &'a mut [DownSlot]) -> Self {
-        Self { slots, generation: 0 }
+        let taken = slots.len();
+        Self { slots, taken, generation: 0 }
     }
 
     /// The endpoints of this node that do not answer are these, and no others; whether that is news.
@@ -56,13 +59,16 @@ impl<'a> Health<'a> {
             *slot = DownSlot::EMPTY;
             news = true;
         }
+        let free = |s: &DownSlot| s.until <= now.as_micros();
+        self.taken = self.slots.iter().rposition(|s| !free(s)).map_or(0, |last| last.saturating_add(1));
         self.generation = self.generation.wrapping_add(news.into());
         news
     }
 
     /// Whether an endpoint does not answer.
     pub(super) fn is_down(&self, now: Instant, node: u32, address: IpAddr) -> bool {
-        self.slots.iter().any(|s| s.until > now.as_micros() && s.node == node && s.address == address.into())
+        let is_it = |s: &DownSlot| s.until > now.as_micros() && s.node == node && s.address == address.into();
+        self.slots.iter().take(self.taken).any(is_it)
     }
 
     /// Those of a node.

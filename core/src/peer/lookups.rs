@@ -32,15 +32,20 @@ impl LookupSlot {
     pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, settled: false, since: 0, next: 0 };
 }
 
-/// All wishes.
+/// All wishes. Every packet asks whether something is due, hardly any changes that: the answers are kept.
 pub struct Lookups<'a> {
     slots: &'a mut [LookupSlot],
+    /// Something is to be asked.
+    asks: bool,
+    due: Option<Instant>,
 }
 
 impl<'a> Lookups<'a> {
     /// Over all-zero memory.
     pub fn new(slots: &'a mut [LookupSlot]) -> Self {
-        Self { slots }
+        let mut lookups = Self { slots, asks: false, due: None };
+        lookups.look();
+        lookups
     }
 
     /// Wishes for the node with this index: [`Lookups::next_question`] has it, unless it was asked already.
@@ -57,6 +62,7 @@ impl<'a> Lookups<'a> {
                 *self.free()? = LookupSlot { index, since, next, ..LookupSlot::EMPTY };
             }
         }
+        self.look();
         Ok(())
     }
 
@@ -69,6 +75,7 @@ impl<'a> Lookups<'a> {
         if !self.slots.iter().any(|s| s.index == index) {
             let (since, next) = (now.as_micros(), now.after(PATIENCE).as_micros());
             *self.free()? = LookupSlot { index, asked: true, quiet: true, since, next, ..LookupSlot::EMPTY };
+            self.look();
         }
         Ok(())
     }
@@ -76,7 +83,9 @@ impl<'a> Lookups<'a> {
     /// The wish is answered, with a record or with the news that there is none. False when there was no wish.
     pub fn answered(&mut self, index: u32) -> bool {
         let found = self.slots.iter_mut().find(|s| s.index == index && index != 0);
-        found.map(|slot| *slot = LookupSlot::EMPTY).is_some()
+        let found = found.map(|slot| *slot = LookupSlot::EMPTY).is_some();
+        self.look();
+        found
     }
 
     /// Remembers for a while that the server has answered about the Services with this fingerprint.
@@ -90,6 +99,7 @@ impl<'a> Lookups<'a> {
         if let Ok(slot) = slot {
             *slot = LookupSlot { index: key, asked: true, settled: true, next, ..LookupSlot::EMPTY };
         }
+        self.look();
     }
 
     /// Whether the server has answered about them of late.
@@ -102,10 +112,14 @@ impl<'a> Lookups<'a> {
         self.slots.iter_mut().filter(|s| s.settled).for_each(|s| *s = LookupSlot::EMPTY);
         // Without a place the server goes on telling changes of it, which bring it back.
         let _ = self.want(now, key | FORGET);
+        self.look();
     }
 
     /// The next index to ask the directory about, or fingerprint.
     pub fn next_question(&mut self, now: Instant) -> Option<u32> {
+        if !self.asks {
+            return None;
+        }
         let slot = self.slots.iter_mut().find(|s| s.index != 0 && !s.asked)?;
         let index = slot.index;
         slot.asked = true;
@@ -113,22 +127,29 @@ impl<'a> Lookups<'a> {
         if index & ASK != 0 && index & FORGET != 0 {
             *slot = LookupSlot::EMPTY;
         }
+        self.look();
         Some(index)
     }
 
     /// Whether [`Lookups::next_question`] has one.
     pub fn has_question(&self) -> bool {
-        self.slots.iter().any(|s| s.index != 0 && !s.asked)
+        self.asks
     }
 
     /// When to call [`Lookups::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.slots.iter().filter(|s| s.index != 0 && s.asked).map(|s| Instant::from_micros(s.next)).min()
+        self.due
     }
 
     /// Handles one due wish: to be asked again, or given up, and then its index is returned, because what waits
     /// for it is to be dropped.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<u32> {
+        let given_up = self.expire(now);
+        self.look();
+        given_up
+    }
+
+    fn expire(&mut self, now: Instant) -> Option<u32> {
         let due = |s: &&mut LookupSlot| s.index != 0 && s.asked && s.next <= now.as_micros();
         let slot = self.slots.iter_mut().find(due)?;
         if slot.settled {
@@ -142,6 +163,13 @@ impl<'a> Lookups<'a> {
         }
         slot.asked = false;
         None
+    }
+
+    /// What the slots say, after one has changed.
+    fn look(&mut self) {
+        let used = || self.slots.iter().filter(|s| s.index != 0);
+        self.asks = used().any(|s| !s.asked);
+        self.due = used().filter(|s| s.asked).map(|s| Instant::from_micros(s.next)).min();
     }
 
     fn free(&mut self) -> Result<&mut LookupSlot, DropReason> {
