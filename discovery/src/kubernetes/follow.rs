@@ -13,7 +13,7 @@ use super::store::{Effect, State};
 use crate::object::{Identity, Kind};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Failures of the server itself in a row after which the resource version is given up (rows L2, K3).
 const GIVE_UP: u32 = 3;
@@ -169,6 +169,7 @@ impl Follower {
         let patience = self.shared.settings.timing.patience;
         let client = self.shared.client();
         let mut pieces = request::get(&client, &self.list_path(token), patience).await?;
+        self.shared.answered.notify_waiters();
         let mut scan = ListScan::new();
         let (mut count, mut first) = (0, None);
         while let Some(piece) = pieces.next(Instant::now() + patience).await? {
@@ -280,6 +281,7 @@ impl Follower {
         );
         let client = self.shared.client();
         let mut pieces = request::get(&client, &path, patience).await?;
+        self.shared.answered.notify_waiters();
         self.shared.heard(self.kind);
         let healthy_at = Instant::now() + healthy;
         // A server that honours the timeout ends the watch itself; one that does not is not trusted to be there.
@@ -381,7 +383,9 @@ impl Follower {
             Failure::Throttled(after) => {
                 pause = pause.max(self.shared.at_least(after.unwrap_or(Duration::ZERO)));
             }
-            Failure::Unauthorized | Failure::Network(_) | Failure::Silent => self.shared.reconnect().await,
+            Failure::Unauthorized | Failure::Unreachable(_) | Failure::Network(_) | Failure::Silent => {
+                self.shared.reconnect().await
+            }
             Failure::Absent | Failure::Forbidden(_) | Failure::Status(..) | Failure::Malformed(_) => {
                 self.refusals = self.refusals.saturating_add(1);
                 let absent = failure == Failure::Absent;
@@ -400,7 +404,11 @@ impl Follower {
         if self.shared.state(self.kind) == State::Silent {
             self.shared.set_state(self.kind, State::Failed);
         }
-        sleep(pause).await;
+        match failure {
+            // Who hears the server first wakes the others: after a while away their pauses are long.
+            Failure::Unreachable(_) => drop(timeout(pause, self.shared.answered.notified()).await),
+            _ => sleep(pause).await,
+        }
     }
 
     const fn name(&self) -> &'static str {

@@ -37,6 +37,8 @@ pub(super) struct Shared {
     told: RefCell<BTreeSet<String>>,
     /// Something to look at for the publisher.
     pub(super) news: Notify,
+    /// The server has answered somebody.
+    pub(super) answered: Notify,
     /// So much of it that it should be taken before more comes.
     pub(super) piece: Notify,
     /// Whether Endpoints are followed, for want of slices.
@@ -71,6 +73,7 @@ impl Shared {
             report: RefCell::new(report),
             told: RefCell::default(),
             news: Notify::new(),
+            answered: Notify::new(),
             piece: Notify::new(),
             fallback: watch::Sender::new(false),
         }

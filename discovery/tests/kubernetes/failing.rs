@@ -65,6 +65,33 @@ async fn l7_retry_after_is_honoured() {
 }
 
 #[tokio::test]
+async fn l7_whoever_reaches_the_server_again_wakes_the_others() {
+    let mut server = plain().await;
+    server.put(service("a"));
+    let timing =
+        Timing { backoff_min: Duration::from_secs(1), backoff_max: Duration::from_secs(4), ..quick() };
+    let mut feed = Feed::new(Settings { timing, ..settings(&server) });
+    feed.services(&["a"], &[]).await;
+    let kinds =
+        [SERVICES, Resource::EndpointSlices, Resource::Namespaces, Resource::Nodes, Resource::ServiceCidrs];
+    for kind in kinds {
+        watched(&server, kind, 1).await;
+    }
+    server.stop().await;
+    while feed.reports().iter().filter(|report| report.contains("refused")).count() < kinds.len() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = server.requests().len();
+    server.resume().await.unwrap();
+    for kind in kinds {
+        watched(&server, kind, 1).await;
+    }
+    let since = server.requests().split_off(before);
+    let spent = since[since.len() - 1].at - since[0].at;
+    assert!(spent < Duration::from_millis(500), "their pauses are of 1 to 4 s: {spent:?}");
+}
+
+#[tokio::test]
 async fn a_list_that_is_cut_takes_nothing_away() {
     let server = plain().await;
     fill(&server, 40);
