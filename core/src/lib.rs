@@ -15,7 +15,7 @@
 //! * `bridge`: what two machines need to meet: the values, timers and views that [`node`] hands between them
 //! * [`node`]: the one place that sees all machines and composes them; `commands`: what it is told that concerns one
 //!   machine alone; `inspect`: what may be read of it
-//! * [`memory`]: all that it is lent, by numbers of peers, flows and Services
+//! * [`mod@memory`]: all that it is lent, by numbers of peers, flows and Services
 #![no_std]
 #![cfg_attr(
     test,
