@@ -62,10 +62,6 @@ fn failed(error: impl std::fmt::Display) -> RunError {
 /// # Errors
 /// What is in the way of starting, or the loss of the TUN device.
 pub fn run(settings: Run) -> Result<(), RunError> {
-    if !settings.entry.node_ports && !settings.entry.nodeport_addresses.is_empty() {
-        let text = "--nodeport-addresses: nothing has NodePorts here; accepted: with --node-ports only";
-        return Err(RunError::Usage(text.to_owned()));
-    }
     check(&settings).map_err(RunError::Usage)?;
     let state = State::open(&settings.state_dir).map_err(failed)?;
     let invitation = settings.join.as_deref().map(token::from_argument).transpose();
@@ -82,6 +78,10 @@ pub fn run(settings: Run) -> Result<(), RunError> {
 
 /// What clap cannot see.
 fn check(settings: &Run) -> Result<(), String> {
+    if !settings.entry.node_ports && !settings.entry.nodeport_addresses.is_empty() {
+        let text = "--nodeport-addresses: nothing has NodePorts here; accepted: with --node-ports only";
+        return Err(text.to_owned());
+    }
     let on_demand = settings.feed == cli::Feed::OnDemand;
     if on_demand && settings.source != Source::Server {
         return Err(format!(

@@ -9,6 +9,7 @@
 //! first.
 
 mod disk;
+mod kernel;
 mod online;
 mod table;
 mod taking;

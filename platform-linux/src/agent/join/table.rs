@@ -5,11 +5,11 @@
 //! given to the engine, looked at for routes, and appended to the snapshot file. Long ways are given to the data
 //! thread piece by piece, so that packets pass in between.
 
-use super::super::admin::dns::addresses;
-use super::super::cluster_dns;
-use super::super::source::Names;
 use super::Join;
 use super::taking::{Mode, handed, leaves_here};
+use crate::agent::admin::dns::addresses;
+use crate::agent::cluster_dns;
+use crate::agent::source::Names;
 use crate::cli::DnsVip;
 use crate::clock;
 use edgemesh_core::node::Engine;

@@ -1,0 +1,193 @@
+//! What the kernel is to do for the Services and entry points as they are now: the VIPs that are routed or translated,
+//! whose they are, and what the keeper of routes and rules reports of it.
+
+use super::Join;
+use super::taking::{self, Mode, Vip};
+use crate::agent::claims::{self, Owners};
+use crate::agent::entry::{Answer, Entry};
+use crate::agent::status::EntryPoints;
+use crate::cli::Source;
+use crate::clock;
+use crate::interception::entry::Entries;
+use crate::interception::{Report, Wanted};
+use crate::prefix::Prefix;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often it is looked whether a connection still needs a route.
+const LINGER_LOOK: Duration = Duration::from_secs(5);
+
+impl Join {
+    /// What the kernel is to do for the Services as they are now.
+    pub(super) async fn wanted(&mut self) -> Wanted {
+        let (mode, question) = (self.mode(), self.entry.as_ref().map(Entry::question));
+        let every = self.handle.inspect(move |data| {
+            let (services, own) = (data.engine.services(), data.engine.own_index());
+            let exits = services.services().flat_map(|s| s.endpoints());
+            let exits = exits.filter(|e| taking::leaves_here(e, own)).map(|e| e.address());
+            let answer = question.map(|question| question(services, own));
+            (taking::vips(&data.engine, mode), exits.collect::<BTreeSet<_>>(), answer)
+        });
+        let (vips, exits, answer) = every.await.unwrap_or_default();
+        let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
+            self.claims.warn_once(format!("cannot list this node's addresses: {error}"));
+            HashMap::new()
+        });
+        let mut entries = self.entries(answer.unwrap_or_default(), &vips, &reserved).await;
+        let doors: BTreeMap<IpAddr, IpAddr> = vips.iter().filter_map(Vip::door).collect();
+        let taken = self.taken(vips, &reserved);
+        self.status.intercepting(mode.name(), self.beside.map(|proxy| proxy.to_string()), taken.len());
+        let (routed, shadowed) = match mode {
+            Mode::Route => (routes(&self.settings.service_cidr, &taken), BTreeMap::new()),
+            Mode::Shadow => (Vec::new(), self.shadowed(&taken)),
+        };
+        if mode == Mode::Shadow {
+            entries.retain(|vip| shadowed.contains_key(vip) || doors.contains_key(vip));
+        }
+        entries.lead(&shadowed.iter().chain(&doors).collect());
+        if let Some(entry) = &self.entry {
+            let (addresses, count) = (entry.addresses(), entries.ways.len());
+            self.status.entered(EntryPoints { addresses, count });
+        }
+        if self.lingering.replace(&routed) {
+            self.linger_due.get_or_insert_with(Instant::now);
+        }
+        let mut handed: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (at, endpoint) in taken.into_iter().flat_map(|vip| vip.handed) {
+            handed.entry(at).or_default().insert(endpoint);
+        }
+        let exits = exits.into_iter().collect();
+        Wanted { routed: self.lingering.all(), shadowed, exits, handed, entries }
+    }
+
+    /// How VIPs come to the device.
+    pub(super) fn mode(&self) -> Mode {
+        Mode::new(self.settings.interception, self.beside)
+    }
+
+    /// The entry points that this node serves.
+    async fn entries(&mut self, answer: Answer, vips: &[Vip], reserved: &Owners) -> Entries {
+        let Some(entry) = &mut self.entry else { return Entries::default() };
+        let (entries, problems) = entry.rules(&answer, vips.iter().map(|vip| vip.address), reserved);
+        for problem in problems.into_iter().chain(entry.serve_checks().await) {
+            self.claims.warn_once(problem);
+        }
+        entries
+    }
+
+    /// Asks a new connection's server for the entry points, where they come from it.
+    pub(super) async fn ask_entries(&mut self) {
+        let Some(entry) = self.entry.as_mut().filter(|_| self.settings.source == Source::Server) else {
+            return;
+        };
+        entry.reconnected();
+        let held = entry.digest();
+        let _ = self.handle.inspect(move |data| data.ask_entries(held)).await;
+    }
+
+    /// A part of the server's list has come.
+    pub(super) async fn take_entries(&mut self, part: &[u8], digest: Option<[u8; 32]>) {
+        match self.entry.as_mut().map(|entry| entry.take(part, digest)) {
+            Some(Ok(Some(list))) => {
+                self.disk.entries(list);
+                self.tell_kernel().await;
+            }
+            Some(Err(why)) => tracing::warn!("{why}; the last good list stays"),
+            Some(Ok(None)) | None => {}
+        }
+    }
+
+    /// Looks where this node's entry points are, and puts them there.
+    pub(super) async fn look(&mut self) {
+        let Some(entry) = &mut self.entry else { return };
+        if entry.look() {
+            self.tell_kernel().await;
+        } else {
+            for problem in entry.serve_checks().await {
+                self.claims.warn_once(problem);
+            }
+        }
+    }
+
+    /// The VIPs that are taken, without those that no Service may have here.
+    fn taken(&mut self, vips: Vec<Vip>, reserved: &Owners) -> Vec<Vip> {
+        let taken = vips.into_iter().filter(|vip| vip.taken);
+        taken.filter(|vip| self.claims.allows(&vip.service, vip.address, reserved)).collect()
+    }
+
+    /// The stand-ins of these VIPs. One that has none is left to the other proxy.
+    fn shadowed(&mut self, taken: &[Vip]) -> BTreeMap<IpAddr, IpAddr> {
+        let mut shadowed = BTreeMap::new();
+        for Vip { service, address, shadow, .. } in taken {
+            match shadow {
+                Some(shadow) => _ = shadowed.insert(*address, *shadow),
+                None => self.claims.warn_once(format!(
+                    "Service {service}: {address} has no stand-in in the mesh prefix, or shares it with another \
+                     Service's; left to the other service proxy"
+                )),
+            }
+        }
+        shadowed
+    }
+
+    /// Gives up routes whose last connection has ended.
+    pub(super) async fn look_at_lingering(&mut self) {
+        let used = self.handle.inspect(|data| {
+            data.engine.flows().flows(clock::now()).map(|flow| flow.vip.0).collect::<BTreeSet<_>>()
+        });
+        if self.lingering.keep(&used.await.unwrap_or_default()) {
+            self.tell_kernel().await;
+        }
+        self.linger_due = self.lingering.is_waiting().then(|| Instant::now() + LINGER_LOOK);
+    }
+
+    /// Has the kernel do what is wanted now.
+    pub(super) async fn tell_kernel(&mut self) {
+        let wanted = self.wanted().await;
+        if let Some(keeper) = &self.keeper {
+            keeper.set_services(wanted);
+        }
+    }
+
+    /// What the keeper has seen.
+    pub(super) async fn kept(&mut self, report: Report) {
+        match report {
+            Report::Restored(what) => tracing::warn!(?what, "restored what others had taken away"),
+            Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
+            Report::DeviceGone => tracing::error!("the device was deleted"),
+            Report::Recovered => tracing::info!("routes and rules are in place again"),
+            Report::Programmed => {}
+            Report::Forgotten(connections) => {
+                tracing::info!(connections, "connections to Services that changed hands begin anew");
+            }
+            Report::Balancer(found) => {
+                if let Some(text) = &found {
+                    tracing::error!("{text}");
+                }
+                self.status.balancer(found);
+            }
+            Report::Proxy(beside) => {
+                self.beside = beside;
+                self.tell_beside();
+                self.tell_kernel().await;
+            }
+        }
+    }
+
+    pub(super) fn tell_beside(&self) {
+        let mode = self.mode().name();
+        match self.beside {
+            Some(proxy) => tracing::info!(mode, "{proxy} is on this node"),
+            None => tracing::info!(mode, "no other service proxy is on this node"),
+        }
+    }
+}
+
+/// What is routed: the given ranges, and each VIP that is in none of them (row V2).
+fn routes(ranges: &[Prefix], taken: &[Vip]) -> Vec<Prefix> {
+    let beyond =
+        taken.iter().map(|vip| vip.address).filter(|ip| !ranges.iter().any(|range| range.contains(*ip)));
+    ranges.iter().copied().chain(beyond.map(Prefix::host)).collect()
+}
