@@ -46,6 +46,7 @@ impl<'a> Deadlines<'a> {
                 self.put(place, at.as_micros(), key);
                 self.up(place);
             }
+            (Some(place), Some(at)) if self.at(place as usize) == at.as_micros() => {}
             (Some(place), Some(at)) => {
                 self.put(place as usize, at.as_micros(), key);
                 self.settle(place as usize);

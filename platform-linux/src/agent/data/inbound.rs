@@ -2,7 +2,7 @@
 
 use super::super::aead::RingAead;
 use super::super::park::Origin;
-use super::{Data, TURN};
+use super::{Data, Ready, TURN};
 use crate::clock;
 use crate::offload::VnetHdr;
 use edgemesh_core::node::{Classified, From, Inbound};
@@ -12,9 +12,9 @@ use edgemesh_core::{PeerId, tunnel};
 use std::ops::Range;
 
 impl Data {
-    /// Carries what waits at the sockets, up to a turn of each.
-    pub(super) fn read_sockets(&mut self) {
-        for number in 0..self.sockets.len() {
+    /// Carries what waits at the ready sockets, up to a turn of each.
+    pub(super) fn read_sockets(&mut self, ready: Ready) {
+        for (number, _) in ready.sockets.into_iter().enumerate().filter(|(_, ready)| *ready) {
             for _ in 0..TURN {
                 let Some(Some(socket)) = self.sockets.get_mut(number) else { break };
                 // An error here is an ICMP message about an earlier datagram; the next call goes on.

@@ -15,7 +15,7 @@ use super::park::ParkingLot;
 use super::refusals::{Refusal, Refusals};
 use crate::clock;
 use crate::offload::{Coalescer, SEGMENT_BUFFER};
-use crate::poll::{Interest, Poller};
+use crate::poll::{self, Interest, Poller};
 use crate::tun::{DEFAULT_MTU, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
 use edgemesh_core::PeerId;
@@ -45,6 +45,27 @@ const OWN: usize = 2_048;
 const UDP_ANSWER: usize = 4_096;
 
 const TUN: u64 = 100;
+
+/// What the poller has told of.
+#[derive(Clone, Copy, Default)]
+struct Ready {
+    sockets: [bool; 2],
+    tun: bool,
+}
+
+impl Ready {
+    fn note(&mut self, event: poll::Event) {
+        match event {
+            poll::Event::Ready(TUN) => self.tun = true,
+            poll::Event::Ready(number) => {
+                if let Some(socket) = usize::try_from(number).ok().and_then(|n| self.sockets.get_mut(n)) {
+                    *socket = true;
+                }
+            }
+            poll::Event::Woken => {}
+        }
+    }
+}
 
 /// What the async thread should know or store.
 #[derive(Debug)]
@@ -190,8 +211,9 @@ impl Data {
         loop {
             let deadline =
                 if more_work { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
-            // Which descriptor is ready does not matter: looking at one that is not costs one call.
-            poller.wait(deadline, |_| {})?;
+            // What is ready and is not looked at to its end in this turn is told again.
+            let mut ready = Ready::default();
+            poller.wait(deadline, |event| ready.note(event))?;
             loop {
                 match inputs.try_recv() {
                     Ok(Command::Stop) | Err(commands::TryRecvError::Disconnected) => return Ok(self),
@@ -199,8 +221,9 @@ impl Data {
                     Err(commands::TryRecvError::Empty) => break,
                 }
             }
-            self.read_sockets();
-            if let Err(error) = self.read_tun()
+            self.read_sockets(ready);
+            if ready.tun
+                && let Err(error) = self.read_tun()
                 && let Err(why) = self.reopen(&poller, &error)
             {
                 let _ = self.outputs.notes.send(Note::TunLost(why));

@@ -9,7 +9,7 @@ mod small;
 
 pub(crate) use bulk::{Sources, bulk};
 pub(crate) use queries::queries;
-pub(crate) use servers::{Sink, serve_echo, serve_held, serve_once};
+pub(crate) use servers::{Held, Sink, serve_echo, serve_once};
 pub(crate) use small::{Pings, first_answer, flood, interactive, new_connections, pings, round_trips};
 
 use edgemesh_lab::machine::Machine;

@@ -2,12 +2,12 @@
 
 use edgemesh_lab::machine::Machine;
 use edgemesh_lab::wait::{secs, wait_until};
-use edgemesh_lab::{Context, Result, ensure};
-use socket2::SockRef;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
+use edgemesh_lab::{Context, Error, Result, ensure};
+use socket2::{Domain, Socket, Type};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Bytes of one read.
@@ -38,15 +38,17 @@ impl Sink {
                 sink.connections.fetch_sub(1, Ordering::Relaxed);
             });
         })?;
-        let (socket, datagrams) = (udp_server(machine, port)?, Arc::clone(&self.datagrams));
-        thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            loop {
-                if socket.recv(&mut buffer).is_ok() {
-                    datagrams.fetch_add(1, Ordering::Relaxed);
+        for socket in udp_servers(machine, port)? {
+            let datagrams = Arc::clone(&self.datagrams);
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                loop {
+                    if socket.recv(&mut buffer).is_ok() {
+                        datagrams.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
-            }
-        });
+            });
+        }
         Ok(())
     }
 
@@ -91,16 +93,17 @@ pub(crate) fn serve_echo(machine: &Machine, port: u16) -> Result {
     serve(machine, port, |stream| {
         thread::spawn(move || echo(stream));
     })?;
-    let socket = udp_server(machine, port)?;
-    thread::spawn(move || {
-        let mut buffer = [0; 2048];
-        loop {
-            if let Ok((n, from)) = socket.recv_from(&mut buffer) {
-                // A client that is gone does not matter.
-                let _ = socket.send_to(buffer.get(..n).unwrap_or_default(), from);
+    for socket in udp_servers(machine, port)? {
+        thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            loop {
+                if let Ok((n, from)) = socket.recv_from(&mut buffer) {
+                    // A client that is gone does not matter.
+                    let _ = socket.send_to(buffer.get(..n).unwrap_or_default(), from);
+                }
             }
-        }
-    });
+        });
+    }
     Ok(())
 }
 
@@ -126,12 +129,27 @@ pub(crate) fn serve_once(machine: &Machine, port: u16) -> Result {
 }
 
 /// Keeps what connects open.
-///
-/// # Errors
-/// When the port is taken.
-pub(crate) fn serve_held(machine: &Machine, port: u16) -> Result {
-    let mut held = Vec::new();
-    serve(machine, port, move |stream| held.push(stream))
+#[derive(Clone, Default)]
+pub(crate) struct Held(Arc<Mutex<Vec<TcpStream>>>);
+
+impl Held {
+    /// Listens on a port of the machine.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub(crate) fn serve(&self, machine: &Machine, port: u16) -> Result {
+        let held = self.clone();
+        serve(machine, port, move |stream| held.streams().push(stream))
+    }
+
+    /// Closes all of them.
+    pub(crate) fn release(&self) {
+        self.streams().clear();
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Vec<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Hands what connects to that port to `each`, one after the other.
@@ -142,10 +160,16 @@ fn serve(machine: &Machine, port: u16, mut each: impl FnMut(TcpStream) + Send + 
     Ok(())
 }
 
-fn udp_server(machine: &Machine, port: u16) -> Result<UdpSocket> {
-    let socket =
-        machine.ns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?.context("UDP server")?;
-    // The system's limit holds; then more is lost.
-    let _ = SockRef::from(&socket).set_recv_buffer_size(BUFFER);
-    Ok(socket)
+/// One at the machine's own address, so that answers come from where was asked, and one for all other addresses.
+fn udp_servers(machine: &Machine, port: u16) -> Result<[UdpSocket; 2]> {
+    let server = |address: Ipv4Addr| -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((address, port)).into())?;
+        // The system's limit holds; then more is lost.
+        let _ = socket.set_recv_buffer_size(BUFFER);
+        Ok(socket.into())
+    };
+    let both = || Ok([server(machine.address)?, server(Ipv4Addr::UNSPECIFIED)?]);
+    machine.ns.enter(both)?.map_err(|error: io::Error| Error::new(format!("UDP server: {error}")))
 }

@@ -1,5 +1,6 @@
-//! Resident memory of the largest program of each tunnel with 10,000 TCP connections and a stream that fills it; and
-//! how long an agent that was killed needs from its start until a datagram through a Service is answered.
+//! Resident memory of the largest program of each tunnel with 10,000 TCP connections (or as many as the machine allows
+//! descriptors for) and a stream that fills it; and how long an agent that was killed needs from its start until a
+//! datagram through a Service is answered.
 
 use super::{Field, Plan};
 use crate::load::{self, Sources};
@@ -7,22 +8,28 @@ use crate::report::{Table, Wanted, millis, number, target};
 use crate::stats::median;
 use crate::world::{ECHO, HOLD, SINK, Way};
 use edgemesh_lab::Result;
+use rustix::process::{Resource, getrlimit};
 use std::path::Path;
 use std::thread;
 
-const FLOWS: usize = 10_000;
+const FLOWS: u64 = 10_000;
+/// Descriptors for everything but both ends of these connections.
+const OTHERS: u64 = 400;
 
 pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     let mut field = Field::build(directory)?;
-    let mut table = Table::new(&["10,000 TCP connections and a stream", "resident MB"]);
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let flows = FLOWS.min(descriptors.saturating_sub(OTHERS) / 2);
+    let mut table = Table::new(&[&format!("{flows} TCP connections and a stream"), "resident MB"]);
     let mut ours = f64::NAN;
     for contender in field.contenders()?.into_iter().filter(|contender| !contender.is_bare()) {
         let near = &field.pair()?.near;
-        let held: Vec<_> = (0..FLOWS).map(|_| load::dial(near, contender.at(HOLD))).collect::<Result<_>>()?;
+        let held: Vec<_> = (0..flows).map(|_| load::dial(near, contender.at(HOLD))).collect::<Result<_>>()?;
         let stream = Sources::start(near, contender.at(SINK), 1)?;
         thread::sleep(plan.span);
         let resident = contender.meter.resident()? as f64 / 1e6;
         drop((stream, held));
+        field.held.release();
         field.sink.rest()?;
         table.row([contender.name.clone(), number(resident)]);
         if ours.is_nan() {

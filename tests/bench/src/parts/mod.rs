@@ -8,7 +8,7 @@ mod packets;
 mod relay;
 mod stream;
 
-use crate::load::{self, Sink};
+use crate::load::{self, Held, Sink};
 use crate::meter::Cost;
 use crate::rivals::{Kind, Rival};
 use crate::stats::{median, ratio};
@@ -56,16 +56,17 @@ pub(crate) struct Field {
     rivals: Vec<Rival>,
     world: World,
     sink: Sink,
+    held: Held,
 }
 
 impl Field {
     fn build(directory: &Path) -> Result<Self> {
-        let sink = Sink::default();
+        let (sink, held) = (Sink::default(), Held::default());
         let world = World::build(directory, &[Way::Direct], |far| {
             sink.serve(far, SINK)?;
             load::serve_echo(far, ECHO)?;
             load::serve_once(far, ONCE)?;
-            load::serve_held(far, HOLD)
+            held.serve(far, HOLD)
         })?;
         let pair = world.pair(Way::Direct)?;
         let mut rivals = Vec::new();
@@ -75,7 +76,7 @@ impl Field {
                 rivals.push(rival);
             }
         }
-        Ok(Self { rivals, world, sink })
+        Ok(Self { rivals, world, sink, held })
     }
 
     fn pair(&self) -> Result<&Pair> {
