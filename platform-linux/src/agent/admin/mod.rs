@@ -124,18 +124,9 @@ impl Handler for Admin {
             "/peers" => json(self.peers().await.ok_or_else(stopping)),
             "/services" => json(self.services().await.ok_or_else(stopping)),
             "/netcheck" => json(self.netcheck().await),
-            "/ping" => match parameter("node") {
-                Ok(node) => json(self.ping(node).await),
-                Err(failure) => json::<()>(Err(failure)),
-            },
-            "/explain" => match parameter("name") {
-                Ok(name) => json(self.explain(name).await),
-                Err(failure) => json::<()>(Err(failure)),
-            },
-            "/dns" => match parameter("name") {
-                Ok(name) => json(self.dns(name).await),
-                Err(failure) => json::<()>(Err(failure)),
-            },
+            "/ping" => json(async { self.ping(parameter("node")?).await }.await),
+            "/explain" => json(async { self.explain(parameter("name")?).await }.await),
+            "/dns" => json(async { self.dns(parameter("name")?).await }.await),
             _ => Response::not_found(),
         }
     }

@@ -11,7 +11,7 @@ use super::place::Place;
 use crate::agent::claims::Owners;
 use crate::interception::entry::{Entries, EntryPoint, Way};
 use crate::prefix::Prefix;
-use edgemesh_core::wire::feed::Protocol;
+use edgemesh_core::service::protocol_number;
 use edgemesh_discovery::object::EntryPoints;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -61,7 +61,7 @@ impl Rules<'_> {
         let keep = port.serving.iter().filter(|at| at.is_ipv6() == v6).copied().collect();
         let to = SocketAddr::new(vip, port.port);
         let way = Way { to, outside, keep, sticky: known.sticky, sources: None };
-        let protocol = number(port.protocol);
+        let protocol = protocol_number(port.protocol);
         for ip in points.load_balancer_ips.iter().filter(of_family) {
             let sources = sources(points, *ip, &self.place.addresses);
             let at = EntryPoint { address: *ip, protocol, port: port.port };
@@ -107,14 +107,6 @@ fn named(protocol: u8) -> &'static str {
         6 => "TCP",
         17 => "UDP",
         _ => "SCTP",
-    }
-}
-
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
     }
 }
 

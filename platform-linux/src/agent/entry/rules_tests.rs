@@ -2,6 +2,7 @@
 //! its connection.
 
 use super::*;
+use edgemesh_core::wire::feed::Protocol;
 
 const PRIMARY: &str = "192.168.0.2";
 const VIP: &str = "172.30.0.41";
