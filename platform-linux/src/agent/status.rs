@@ -50,6 +50,13 @@ pub struct SourceHealth {
     pub refused_objects: u64,
 }
 
+/// How far the kernel is with the first Services that were heard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    Asked,
+    Done,
+}
+
 #[derive(Default)]
 struct Inner {
     index: Option<u32>,
@@ -63,6 +70,8 @@ struct Inner {
     heard: bool,
     refused: Option<String>,
     touched: Option<Vec<String>>,
+    /// Routes and rules for the first Services are on their way into the kernel, or were there once.
+    kernel: Option<Kernel>,
     dns: Option<Arc<Stats>>,
     /// Addresses of our device beside the plan's.
     answering: Vec<IpAddr>,
@@ -206,6 +215,18 @@ impl Shared {
         (inner.current, inner.heard) = (Some(unix_secs), true);
     }
 
+    /// The kernel was asked for routes and rules, which takes a moment: until it has them for the first time, clients
+    /// would be led astray.
+    pub fn asked_kernel(&self) {
+        self.inner().kernel.get_or_insert(Kernel::Asked);
+    }
+
+    /// It has them.
+    pub fn kernel_done(&self) {
+        let mut inner = self.inner();
+        inner.kernel = inner.heard.then_some(Kernel::Done);
+    }
+
     /// The source says that what it told last was current then.
     pub fn confirmed(&self, unix_secs: u64) {
         let mut inner = self.inner();
@@ -314,6 +335,7 @@ impl Shared {
             (_, None) => Some(format!("not joined yet; waiting for {}", self.servers.join(", "))),
             _ if inner.touched.is_none() || inner.dns.is_none() => Some("going online".into()),
             _ if inner.current.is_none() => Some(format!("no Services heard yet from {}", self.source)),
+            _ if inner.kernel == Some(Kernel::Asked) => Some("bringing routes to Services in place".into()),
             _ => inner.interception.obstacle.clone(),
         }
     }

@@ -26,6 +26,17 @@ pub(in super::super) fn serving() -> Arc<Shared> {
     status
 }
 
+#[test]
+fn a_node_is_ready_once_the_kernel_has_its_first_routes() {
+    let status = serving();
+    status.asked_kernel();
+    assert!(status.obstacle().is_some_and(|text| text.contains("routes")));
+    status.kernel_done();
+    assert_eq!(status.obstacle(), None);
+    status.asked_kernel();
+    assert_eq!(status.obstacle(), None, "changes later on do not matter");
+}
+
 const HERE: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
 fn check(name: &str, port: u16, ready_here: usize) -> Check {

@@ -148,6 +148,7 @@ impl Join {
         let wanted = self.wanted().await;
         if let Some(keeper) = &self.keeper {
             keeper.set_services(wanted);
+            self.status.asked_kernel();
         }
     }
 
@@ -158,7 +159,7 @@ impl Join {
             Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
             Report::DeviceGone => tracing::error!("the device was deleted"),
             Report::Recovered => tracing::info!("routes and rules are in place again"),
-            Report::Programmed => {}
+            Report::Programmed => self.status.kernel_done(),
             Report::Forgotten(connections) => {
                 tracing::info!(connections, "connections to Services that changed hands begin anew");
             }

@@ -265,13 +265,13 @@ impl Join {
 
     /// The engine has the table; what follows from it.
     async fn table_changed(&mut self, step: Step) {
-        self.status.heard(clock::wall().secs);
         self.services.unsaved.merge(&step);
         self.disk.services(STORE_AFTER);
         // Entry points depend on where endpoints are.
         if self.is_planned_anew(&step).await || self.entry.is_some() {
             self.tell_kernel().await;
         }
+        self.status.heard(clock::wall().secs);
         if let Some(responder) = &self.responder {
             responder.table_changed();
         }
