@@ -4,7 +4,7 @@ BOARDS := platform-gateway/boards/probe
 .PHONY: bench demo deny fmt lab lab-self lab-user lint probe scale sim test test-full
 
 bench: ## throughput, delay, packets, connections beside other tunnels and DNS servers; FILTER=name runs some parts
-	tests/lab/packages.sh
+	tests/lab/packages.sh dnsperf:dnsperf knotd:knot unbound:unbound
 	tests/bench/rivals.sh target/bench
 	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-bench
 	target/release/edgemesh-bench $(FILTER)

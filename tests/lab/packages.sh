@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs the Debian/Ubuntu packages that the lab's programs come from, those that are missing only.
 # Says which; does nothing and says nothing when all are there. Whoever is not root and has no sudo is told what to
-# install.
+# install. Arguments are further ones, as command:package.
 set -euo pipefail
 
 # command:package
 needed=(
   ip:iproute2 nft:nftables iptables:iptables nginx:nginx curl:curl iperf3:iperf3 dig:bind9-dnsutils
   ncat:ncat socat:socat ethtool:ethtool conntrack:conntrack ping:iputils-ping busybox:busybox
-  redis-server:redis-server delv:bind9-dnsutils
+  redis-server:redis-server delv:bind9-dnsutils "$@"
 )
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
@@ -41,7 +41,7 @@ install() {
 }
 "${as_root[@]}" apt-get update -qq
 install
-for server in nginx redis-server; do
+for server in nginx redis-server knot unbound; do
   case " ${missing[*]} " in
     *" $server "*) "${as_root[@]}" systemctl disable "$server" >/dev/null 2>&1 || true ;;
   esac

@@ -5,6 +5,7 @@
 //! a batch. Everything else of the agent runs on the async thread and talks to this one by
 //! [`Command`](super::command::Command)s; what that one should store or act on goes there as [`Note`]s.
 
+mod batch;
 pub mod handover;
 mod inbound;
 mod outbound;
@@ -18,6 +19,7 @@ use crate::offload::{Coalescer, SEGMENT_BUFFER};
 use crate::poll::{self, Interest, Poller};
 use crate::tun::{DEFAULT_MTU, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
+use batch::Batch;
 use edgemesh_core::PeerId;
 use edgemesh_core::control::{Message, Question};
 use edgemesh_core::counters::DropReason;
@@ -169,6 +171,7 @@ pub struct Data {
     coalescer: Coalescer,
     packet: Box<[u8]>,
     segments: Box<[u8]>,
+    batch: Batch,
     inbox: Box<[u8]>,
     own: Box<[u8]>,
 }
@@ -191,6 +194,7 @@ impl Data {
             refusals: Refusals::default(),
             packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
             segments: buffer(SEGMENT_BUFFER),
+            batch: Batch::default(),
             inbox: buffer(HEADROOM + RECEIVE_BUFFER),
             own: buffer(OWN),
         }
@@ -386,7 +390,7 @@ impl Data {
         }
     }
 
-    /// Takes everything that the engine has to say.
+    /// Takes everything that the engine has to say, and sends what waits to be sent.
     fn drain(&mut self, now: Instant) {
         loop {
             while let Some(event) = self.engine.poll_event() {
@@ -419,6 +423,7 @@ impl Data {
         if self.engine.link().must_close() {
             let _ = self.outputs.frames.send(Vec::new());
         }
+        self.flush();
     }
 
     fn event(&mut self, now: Instant, event: Event) {
@@ -461,7 +466,7 @@ impl Data {
                     self.resume(now, &header, parked.bytes.len(), index);
                 }
                 (super::park::Origin::Tun(header), Ticket::Fragment(_) | Ticket::Service(_)) => {
-                    self.outbound(now, &header, parked.bytes.len());
+                    let _ = self.outbound(now, &header, parked.bytes.len());
                 }
                 (super::park::Origin::Peer(peer), _) => self.again(now, peer, parked.bytes.len()),
             }

@@ -5,20 +5,30 @@ use super::super::park::Origin;
 use super::handover::Handed;
 use super::{Data, TURN};
 use crate::clock;
-use crate::offload::{self, SegmentError, Segments, VnetHdr};
-use crate::tun::MAX_PACKET;
+use crate::offload::{self, GsoType, SegmentError, VnetHdr};
+use crate::tun::{GSO_MAX_SIZE, MAX_PACKET};
 use crate::udp::MAX_BURST;
 use edgemesh_core::node::{Burst, Destination, Grant, Outbound, Way};
+use edgemesh_core::noise::TAG;
 use edgemesh_core::packet::{HEADROOM, Packet};
 use edgemesh_core::service::Serves;
 use edgemesh_core::time::Instant;
 use edgemesh_core::tunnel;
 use edgemesh_core::wire::ip::Checksum;
+use edgemesh_core::wire::wireguard::{DATA_HEADER, PADDING};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::ops::Range;
 
-/// Where a sealed datagram begins in its slot: the tunnel's header stands before the packet.
-const SEALED: usize = HEADROOM - 16;
+/// Packets in one turn, unless they are so long that less is enough.
+const PACKETS: usize = 64;
+/// Bytes after which a turn ends.
+const BYTES: usize = TURN * GSO_MAX_SIZE as usize;
+
+/// Where the sealed datagram of the packet at `place` is: header before it, padding and tag behind it.
+fn sealed(place: Range<usize>) -> Range<usize> {
+    place.start.saturating_sub(DATA_HEADER)..place.start + place.len().next_multiple_of(PADDING) + TAG
+}
 
 /// How a packet came, in the engine's terms.
 fn burst(header: &VnetHdr, packet: &[u8]) -> Result<Burst, SegmentError> {
@@ -33,28 +43,34 @@ impl Data {
     /// # Errors
     /// When the device is gone.
     pub(super) fn read_tun(&mut self) -> io::Result<()> {
-        for _ in 0..TURN {
+        let (mut packets, mut bytes) = (0, 0);
+        while packets < PACKETS && bytes < BYTES {
             match self.tun.read(&mut self.packet[HEADROOM..HEADROOM + MAX_PACKET]) {
                 Ok(Some((header, len))) => {
                     self.traffic.tun_read += 1;
                     let now = clock::now();
-                    self.outbound(now, &header, len);
-                    self.drain(now);
+                    let sent = self.outbound(now, &header, len);
+                    // What is sent seldom brings the engine to say something, which can wait until the turn ends.
+                    if !sent {
+                        self.drain(now);
+                    }
+                    (packets, bytes) = (packets + 1, bytes + len);
                 }
                 Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => self.traffic.tun_errors += 1,
                 Err(error) => return Err(error),
             }
         }
+        self.drain(clock::now());
         Ok(())
     }
 
-    /// Carries the packet of `len` bytes in the packet buffer.
-    pub(super) fn outbound(&mut self, now: Instant, header: &VnetHdr, len: usize) {
-        let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return };
+    /// Carries the packet of `len` bytes in the packet buffer; whether it was sent.
+    pub(super) fn outbound(&mut self, now: Instant, header: &VnetHdr, len: usize) -> bool {
+        let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return false };
         let Ok(burst) = burst(header, packet.bytes()) else {
             self.traffic.tun_errors += 1;
-            return;
+            return false;
         };
         let mut verdict = self.engine.outbound(now, &mut packet, burst);
         let len = packet.len();
@@ -66,7 +82,7 @@ impl Data {
                 }
                 Handed::Not => {
                     self.traffic.not_handed_over += 1;
-                    let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return };
+                    let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return false };
                     self.engine.keep_flow(&packet);
                     verdict = self.engine.outbound(now, &mut packet, burst);
                 }
@@ -74,6 +90,7 @@ impl Data {
             }
         }
         self.carry(header, len, verdict);
+        matches!(verdict, Outbound::Seal(_))
     }
 
     /// Has the kernel carry the connection of the packet in the packet buffer, if it can.
@@ -118,60 +135,74 @@ impl Data {
         }
     }
 
-    /// Cuts the packet in the packet buffer into segments, seals and sends them.
+    /// Cuts the packet in the packet buffer into segments, seals and sends them. One that is not cut leaves with the
+    /// next ones, if those follow at once ([`Data::flush`]).
     pub(super) fn send(&mut self, header: &VnetHdr, len: usize, grant: &Grant) {
+        let single = header.gso_type == GsoType::None && grant.split.is_none();
+        if !single || !self.batch.takes(grant, sealed(0..len).len()) {
+            self.flush();
+        }
         let packet = &self.packet[HEADROOM..HEADROOM + len];
+        let start = self.batch.end();
+        let room = &mut self.segments[start..];
         let segments = match grant.split {
-            Some(mtu) => offload::fragment(packet, mtu, &mut self.segments),
-            None => offload::segment(header, packet, &mut self.segments),
+            Some(mtu) => offload::fragment(packet, mtu, room),
+            None => offload::segment(header, packet, room),
         };
         let Ok(segments) = segments else {
             self.traffic.tun_errors += 1;
             return;
         };
         let Some(key) = self.engine.tunnels().send_key::<RingAead>(grant.sending.key) else { return };
-        let counters = grant.sending.first..;
-        for ((slot, len), counter) in segments.slots(&mut self.segments).zip(counters) {
+        for ((slot, len), counter) in segments.slots(room).zip(grant.sending.first..) {
             let Ok(mut packet) = Packet::new(slot, HEADROOM, len) else { return };
             // Segments of one burst must be of one size, so none is padded less than the others.
             if tunnel::seal(&key, counter, &mut packet, usize::MAX).is_err() {
                 return;
             }
         }
-        for way in [Some(grant.first), grant.copy].into_iter().flatten() {
-            self.send_sealed(&segments, &way);
+        self.batch.ways = [Some(grant.first), grant.copy];
+        let places = (0..segments.count()).map(|i| segments.range(i));
+        self.batch.sealed.extend(places.map(|place| sealed(start + place.start..start + place.end)));
+        if !single {
+            self.flush();
         }
     }
 
-    /// Sends the sealed datagrams of the segment buffer.
-    fn send_sealed(&mut self, segments: &Segments, way: &Way) {
+    /// Sends what waits to be sent.
+    pub(super) fn flush(&mut self) {
+        let mut batch = core::mem::take(&mut self.batch);
+        for way in batch.ways.into_iter().flatten() {
+            self.send_sealed(&batch.sealed, &way);
+        }
+        batch.ways = [None; 2];
+        batch.sealed.clear();
+        self.batch = batch;
+    }
+
+    /// Sends the sealed datagrams at these places of the segment buffer.
+    fn send_sealed(&mut self, sealed: &[Range<usize>], way: &Way) {
         let front = way.envelope.map_or(0, |envelope| envelope.len());
-        for i in 0..segments.count() {
-            if let Some(envelope) = way.envelope {
-                let start = segments.range(i).start - HEADROOM + SEALED;
-                self.segments[start - front..start].copy_from_slice(&envelope);
+        if let Some(envelope) = way.envelope {
+            for place in sealed {
+                self.segments[place.start - front..place.start].copy_from_slice(&envelope);
             }
         }
-        let datagram = |i: usize| {
-            let range = segments.range(i);
-            let start = range.start - HEADROOM + SEALED - front;
-            start..range.start + range.len().next_multiple_of(16) + 16
-        };
+        let datagram = |place: &Range<usize>| &self.segments[place.start - front..place.end];
         match way.to {
             Destination::Socket { local, remote } => {
                 let Some(Some(socket)) = self.sockets.get_mut(usize::from(local)) else { return };
-                for first in (0..segments.count()).step_by(MAX_BURST) {
+                for burst in sealed.chunks(MAX_BURST) {
                     let mut slices = [IoSlice::new(&[]); MAX_BURST];
-                    let count = MAX_BURST.min(segments.count() - first);
-                    for (n, slice) in slices.iter_mut().take(count).enumerate() {
-                        *slice = IoSlice::new(&self.segments[datagram(first + n)]);
+                    for (slice, place) in slices.iter_mut().zip(burst) {
+                        *slice = IoSlice::new(datagram(place));
                     }
-                    self.traffic.sent += socket.send(remote, None, &slices[..count]) as u64;
+                    self.traffic.sent += socket.send(remote, None, &slices[..burst.len()]) as u64;
                 }
             }
             Destination::RelayTcp => {
-                for i in 0..segments.count() {
-                    if self.outputs.datagrams.try_send(self.segments[datagram(i)].to_vec()).is_err() {
+                for place in sealed {
+                    if self.outputs.datagrams.try_send(datagram(place).to_vec()).is_err() {
                         self.traffic.relay_full += 1;
                     }
                 }
