@@ -230,7 +230,12 @@ fn node(hub: &Machine, way: Way, side: &str, number: u8, directory: &Path) -> Re
     let node = Machine::create("eb-", &name, own, directory)?;
     let port = format!("to-{uplink}");
     connect((&node, "uplink"), (hub, &port))?;
-    hub.ns.ip(&[&format!("addr add 10.77.{uplink}.1/24 dev {port}"), &format!("link set {port} up")])?;
+    // The server answers from whatever address its kernel chooses: it has to be the one that was asked.
+    hub.ns.ip(&[
+        &format!("addr add 10.77.{uplink}.1/24 dev {port}"),
+        &format!("link set {port} up"),
+        &format!("route replace 10.77.{uplink}.0/24 dev {port} src {SERVER}"),
+    ])?;
     node.ns.ip(&[
         &format!("addr add 10.77.{uplink}.2/24 dev uplink"),
         "link set uplink up",
@@ -239,7 +244,12 @@ fn node(hub: &Machine, way: Way, side: &str, number: u8, directory: &Path) -> Re
     node.ns.sysctl("net/ipv4/ip_forward", "1")?;
     if way == Way::RelayTcp {
         node.ns.nft(
-            "table ip bench { chain out { type filter hook output priority 0; oifname uplink meta l4proto udp drop; } }",
+            "table ip bench {
+               chain out {
+                 type filter hook output priority 0
+                 oifname uplink meta l4proto udp drop
+               }
+             }",
         )?;
     }
     Ok(node)
