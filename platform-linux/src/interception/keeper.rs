@@ -133,7 +133,8 @@ impl Keeper {
         self.changed.asked = true;
         self.changed.routes.extend(before.keys().filter(|to| !after.contains_key(to)));
         self.changed.routes.extend(after.keys().filter(|to| !before.contains_key(to)));
-        if old.shadowed != new.shadowed || old.exits != new.exits {
+        let Wanted { shadowed, exits, answering, .. } = new;
+        if (&old.shadowed, &old.exits, &old.answering) != (shadowed, exits, answering) {
             self.changed.table = true;
             self.listings.clear();
         }

@@ -87,6 +87,9 @@ pub struct Wanted {
     /// Addresses outside the mesh that other nodes reach through this one: to them this node's own address is
     /// the source, for nobody else knows the way back into the mesh.
     pub exits: Vec<IpAddr>,
+    /// UDP endpoints at addresses of this node itself: a server that is bound to none of them answers other nodes from
+    /// the mesh address, as the way there says, and its client would not know the answer.
+    pub answering: BTreeSet<SocketAddr>,
     /// Endpoints that the kernel itself may lead connections to, by VIP, protocol and port: see
     /// [`crate::agent`]. Only what it has forget leads elsewhere.
     pub handed: BTreeMap<entry::EntryPoint, BTreeSet<SocketAddr>>,

@@ -7,6 +7,8 @@
 
 use super::Plan;
 use super::tool::{self, ToolError};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// The table's name, in the families `ip` and, when the plan has IPv6, `ip6`.
 pub const TABLE: &str = "edgemesh";
@@ -34,7 +36,13 @@ pub(super) fn script(plan: &Plan) -> String {
 
 /// One table: what it holds, then the chains, each of which stands for itself.
 fn table(plan: &Plan, family: &str) -> String {
-    let parts = [shadows(plan, family), destinations(family), sources(plan, family), segments(plan, family)];
+    let parts = [
+        shadows(plan, family),
+        destinations(family),
+        sources(plan, family),
+        answers(plan, family),
+        segments(plan, family),
+    ];
     // Made and deleted first: «delete» of a table that is not there would refuse the whole file.
     format!(
         "table {family} {TABLE}\ndelete table {family} {TABLE}\ntable {family} {TABLE} {{\n{}}}\n",
@@ -93,6 +101,26 @@ fn masquerade(plan: &Plan, family: &str) -> String {
             mesh.prefix,
             exits.join(", "),
             plan.device
+        ),
+        _ => String::new(),
+    }
+}
+
+/// Gives answers of UDP servers that are bound to no address the one that was asked, before connection tracking, which
+/// knows the connection by it.
+fn answers(plan: &Plan, family: &str) -> String {
+    let v6 = family == "ip6";
+    // One address a port: of several only the server knows which was asked.
+    let answering = plan.services.answering.iter().rev().filter(|endpoint| endpoint.is_ipv6() == v6);
+    let by_port: BTreeMap<u16, IpAddr> = answering.map(|endpoint| (endpoint.port(), endpoint.ip())).collect();
+    let pairs: Vec<String> = by_port.iter().map(|(port, address)| format!("{port} : {address}")).collect();
+    match plan.mesh.iter().find(|mesh| mesh.address.is_ipv6() == v6) {
+        Some(mesh) if !pairs.is_empty() => format!(
+            "  chain answers {{\n    type filter hook output priority raw; policy accept;\n    {family} saddr {} \
+             {family} daddr {} {family} saddr set udp sport map {{ {} }}\n  }}\n",
+            mesh.address,
+            mesh.prefix,
+            pairs.join(", ")
         ),
         _ => String::new(),
     }

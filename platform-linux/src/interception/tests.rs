@@ -32,6 +32,8 @@ fn plan_of_both_families() -> Plan {
     plan.mesh.push(Mesh { address: "fd00:1::5".parse().unwrap(), prefix });
     plan.services.routed.push("fd00:96::/112".parse().unwrap());
     plan.services.shadowed = shadowed(&[("10.96.0.10", "242.96.0.10"), ("fd00:96::a", "fd00:1::4000:0:0:a")]);
+    let answering = ["192.0.2.1:53", "192.0.2.1:123", "192.0.2.2:123", "[2001:db8::1]:53"];
+    plan.services.answering = answering.map(|endpoint| endpoint.parse().unwrap()).into();
     plan
 }
 

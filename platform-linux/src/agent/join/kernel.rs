@@ -28,9 +28,11 @@ impl Join {
             let exits = services.services().flat_map(|s| s.endpoints());
             let exits = exits.filter(|e| taking::leaves_here(e, own)).map(|e| e.address());
             let answer = question.map(|question| question(services, own));
-            (taking::vips(&data.engine, mode), exits.collect::<BTreeSet<_>>(), answer)
+            let answering = services.services().flat_map(|service| taking::answering(service, own));
+            let answering: BTreeSet<_> = answering.collect();
+            (taking::vips(&data.engine, mode), exits.collect::<BTreeSet<_>>(), answering, answer)
         });
-        let (vips, exits, answer) = every.await.unwrap_or_default();
+        let (vips, exits, mut answering, answer) = every.await.unwrap_or_default();
         let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
             self.claims.warn_once(format!("cannot list this node's addresses: {error}"));
             HashMap::new()
@@ -59,7 +61,9 @@ impl Join {
             handed.entry(at).or_default().insert(endpoint);
         }
         let exits = exits.into_iter().collect();
-        Wanted { routed: self.lingering.all(), shadowed, exits, handed, entries }
+        // Pods answer from addresses of their own.
+        answering.retain(|endpoint| reserved.contains_key(&endpoint.ip()));
+        Wanted { routed: self.lingering.all(), shadowed, exits, answering, handed, entries }
     }
 
     /// How VIPs come to the device.

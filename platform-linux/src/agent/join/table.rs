@@ -6,7 +6,7 @@
 //! thread piece by piece, so that packets pass in between.
 
 use super::Join;
-use super::taking::{Mode, handed, leaves_here};
+use super::taking::{Mode, answering, handed, leaves_here};
 use crate::agent::admin::dns::addresses;
 use crate::agent::cluster_dns;
 use crate::agent::source::Names;
@@ -26,7 +26,7 @@ use edgemesh_discovery::snapshot::{Head, from_snapshot, to_addition, to_snapshot
 use edgemesh_discovery::table::Key;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -304,7 +304,7 @@ impl Join {
 }
 
 /// What the kernel is to do for a Service, by hash: its VIPs that are taken, their stand-ins, endpoints that packets leave
-/// the mesh for here, and those that connections are led to.
+/// the mesh for here, those that connections are led to, and those of UDP on this node.
 fn plan_of(engine: &Engine<'_>, key: &Key, mode: Mode, hasher: &RandomState) -> Option<u64> {
     let (services, own) = (engine.services(), engine.own_index());
     let service = services.service(&key.namespace, &key.name)?;
@@ -313,7 +313,9 @@ fn plan_of(engine: &Engine<'_>, key: &Key, mode: Mode, hasher: &RandomState) -> 
     let exits: Vec<IpAddr> =
         service.endpoints().filter(|e| leaves_here(e, own)).map(|e| e.address()).collect();
     let handed: Vec<_> = vips.iter().flat_map(|(vip, _)| handed(&service, *vip)).collect();
-    (!vips.is_empty() || !exits.is_empty()).then(|| hasher.hash_one((vips, exits, handed)))
+    let answering: BTreeSet<SocketAddr> = answering(service, own).collect();
+    let any = !vips.is_empty() || !exits.is_empty() || !answering.is_empty();
+    any.then(|| hasher.hash_one((vips, exits, handed, answering)))
 }
 
 /// What of a Service was refused, and why.

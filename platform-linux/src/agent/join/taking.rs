@@ -16,7 +16,9 @@ use crate::prefix::Prefix;
 use edgemesh_core::node::Engine;
 use edgemesh_core::service::view::PortView;
 use edgemesh_core::service::{EndpointView, ServiceView, protocol_number};
-use edgemesh_core::wire::feed::{ENDPOINT_EXIT, ENDPOINT_READY, ENDPOINT_SERVING, FLAG_INTERNAL_LOCAL};
+use edgemesh_core::wire::feed::{
+    ENDPOINT_EXIT, ENDPOINT_READY, ENDPOINT_SERVING, FLAG_INTERNAL_LOCAL, Protocol,
+};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -85,6 +87,17 @@ pub(super) fn handed(service: &ServiceView<'_>, vip: IpAddr) -> Vec<(EntryPoint,
 /// this node as an exit, or to another node of its domain, where nobody knows the way back into the mesh.
 pub(super) fn leaves_here(endpoint: &EndpointView<'_>, own: u32) -> bool {
     endpoint.is_direct(own) && (endpoint.node() != own || is_exit(endpoint))
+}
+
+/// The UDP endpoints of a Service that are on this node, pods' and its own.
+pub(super) fn answering(service: ServiceView<'_>, own: u32) -> impl Iterator<Item = SocketAddr> {
+    let ports = service.ports().filter(|port| port.protocol() == Protocol::Udp).map(|port| port.index());
+    let ports: Vec<_> = ports.collect();
+    let here = service.endpoints().filter(move |endpoint| endpoint.node() == own && !is_exit(endpoint));
+    here.flat_map(move |endpoint| {
+        let targets: Vec<_> = ports.iter().filter_map(|port| endpoint.target(*port)).collect();
+        targets.into_iter().map(move |target| SocketAddr::new(endpoint.address(), target))
+    })
 }
 
 fn is_exit(endpoint: &EndpointView<'_>) -> bool {

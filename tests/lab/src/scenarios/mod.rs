@@ -182,6 +182,7 @@ pub const ALL: &[Scenario] = &[
     row("tcp/c5-endpoint-leaves", "an endpoint leaves during a download", Shared(transfer::endpoint_leaves)),
     row("udp/c11-sizes", "datagrams of 1 to 9000 bytes", Shared(udp::sizes)),
     row("udp/socat", "socat gets its datagram back", Shared(udp::socat)),
+    row("udp/any-address", "a server of a node that is bound to no address", Shared(udp::any_address)),
     row("udp/late-reply", "a reply after 5 s is delivered", Shared(udp::late_reply)),
     row("path/direct", "NATed sites find a direct path", Shared(path::becomes_direct)),
     row("path/moves", "a download while the path moves four times", Own(path::moves_under_a_download)),

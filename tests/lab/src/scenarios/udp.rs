@@ -1,10 +1,12 @@
 //! UDP: boundaries, sizes, late replies, pushes into a silence.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::manifests::Service;
 use crate::mesh::Mesh;
-use crate::wait::secs;
-use crate::{Result, ensure};
+use crate::wait::{secs, wait_until};
+use crate::{Context, Result, ensure};
 
 /// How long nothing is sent before the server pushes: longer than NATs and conntrack keep a UDP mapping.
 const SILENCE: Duration = Duration::from_secs(125);
@@ -38,6 +40,21 @@ pub(super) fn socat(mesh: &mut Mesh) -> Result {
         ensure!(got.stdout == sent, "{size} bytes sent, {} came back: {}", got.stdout.len(), got.stderr);
     }
     Ok(())
+}
+
+/// A server of the node itself that is bound to no address answers from the one that was asked. (A pod of its node is led
+/// to it by the kernel, as by kube-proxy, behind which such a server has to see to that itself.)
+pub(super) fn any_address(mesh: &mut Mesh) -> Result {
+    let service = Service::new("clock", Ipv4Addr::new(10, 96, 0, 97)).port("UDP", "ntp", 123, 7123);
+    let service = service.endpoint("b1", mesh.lab.b1.address);
+    service.write_to(mesh.server.manifests())?;
+    let _server = mesh.lab.b1.tool("clock", &["udp-server", "7123"])?;
+    let words = ["udp-sizes", "clock:123", "1", "2000", "333"];
+    wait_until("the Service answers", secs(20), || mesh.pod("a1")?.run_tool(&words, secs(20)))?;
+    let host = ["udp-sizes", "clock.default.svc.cluster.local:123", "1", "2000", "333"];
+    mesh.lab.a1.run_tool(&host, secs(20)).context("another node itself")?;
+    mesh.lab.b1.run_tool(&host, secs(20)).context("the node itself")?;
+    service.remove_from(mesh.server.manifests())
 }
 
 /// A reply that takes 5 s is delivered.
