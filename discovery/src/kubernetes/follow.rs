@@ -169,7 +169,7 @@ impl Follower {
         let patience = self.shared.settings.timing.patience;
         let client = self.shared.client();
         let mut pieces = request::get(&client, &self.list_path(token), patience).await?;
-        self.shared.answered.notify_waiters();
+        self.shared.answered(self.kind);
         let mut scan = ListScan::new();
         let (mut count, mut first) = (0, None);
         while let Some(piece) = pieces.next(Instant::now() + patience).await? {
@@ -281,7 +281,7 @@ impl Follower {
         );
         let client = self.shared.client();
         let mut pieces = request::get(&client, &path, patience).await?;
-        self.shared.answered.notify_waiters();
+        self.shared.answered(self.kind);
         self.shared.heard(self.kind);
         let healthy_at = Instant::now() + healthy;
         // A server that honours the timeout ends the watch itself; one that does not is not trusted to be there.
@@ -383,9 +383,7 @@ impl Follower {
             Failure::Throttled(after) => {
                 pause = pause.max(self.shared.at_least(after.unwrap_or(Duration::ZERO)));
             }
-            Failure::Unauthorized | Failure::Unreachable(_) | Failure::Network(_) | Failure::Silent => {
-                self.shared.reconnect().await
-            }
+            Failure::Unauthorized | Failure::Network(_) | Failure::Silent => self.shared.reconnect().await,
             Failure::Absent | Failure::Forbidden(_) | Failure::Status(..) | Failure::Malformed(_) => {
                 self.refusals = self.refusals.saturating_add(1);
                 let absent = failure == Failure::Absent;
@@ -404,11 +402,8 @@ impl Follower {
         if self.shared.state(self.kind) == State::Silent {
             self.shared.set_state(self.kind, State::Failed);
         }
-        match failure {
-            // Who hears the server first wakes the others: after a while away their pauses are long.
-            Failure::Unreachable(_) => drop(timeout(pause, self.shared.answered.notified()).await),
-            _ => sleep(pause).await,
-        }
+        // After a while without the server pauses are long: who hears it first wakes the others.
+        let _ = timeout(pause, self.shared.back.notified()).await;
     }
 
     const fn name(&self) -> &'static str {

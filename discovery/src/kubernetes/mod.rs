@@ -105,7 +105,7 @@ impl Default for Timing {
             silence: seconds(5),
             backoff_min: millis(500),
             backoff_max: seconds(30),
-            healthy: seconds(10),
+            healthy: seconds(3),
             spread: seconds(10),
             doubt: seconds(5),
             resync: seconds(1_800),

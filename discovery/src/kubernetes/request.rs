@@ -4,9 +4,8 @@ use crate::object::Kind;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use kube::client::Body;
-use std::error::Error;
+use std::fmt;
 use std::time::Duration;
-use std::{fmt, io};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bytes of a single object that are read.
@@ -33,9 +32,7 @@ pub(super) enum Failure {
     Throttled(Option<Duration>),
     /// Another status.
     Status(u16, String),
-    /// No connection could be made.
-    Unreachable(String),
-    /// The connection broke.
+    /// No connection, or it broke.
     Network(String),
     /// The connection is there but says nothing.
     Silent,
@@ -53,7 +50,7 @@ impl fmt::Display for Failure {
             Self::Absent => f.write_str("the server has no such kind (404)"),
             Self::Throttled(_) => f.write_str("the server asks for patience (429)"),
             Self::Status(code, text) => write!(f, "the server answers {code}: {text}"),
-            Self::Unreachable(text) | Self::Network(text) => write!(f, "no connection: {text}"),
+            Self::Network(text) => write!(f, "no connection: {text}"),
             Self::Silent => f.write_str("the connection is silent"),
             Self::Malformed(text) => write!(f, "not an answer of a Kubernetes API: {text}"),
         }
@@ -158,10 +155,7 @@ async fn ask(
         .body(body)
         .map_err(|e| Failure::Malformed(e.to_string()))?;
     let answer = timeout(patience, client.send(request)).await.map_err(|_| Failure::Silent)?;
-    let answer = answer.map_err(|e| match is_unreachable(&e) {
-        true => Failure::Unreachable(causes(&e)),
-        false => Failure::Network(causes(&e)),
-    })?;
+    let answer = answer.map_err(|e| Failure::Network(causes(&e)))?;
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let mut pieces = Pieces { body: answer.into_body() };
     if matches!(status, 200 | 201) {
@@ -199,30 +193,16 @@ async fn error_text(pieces: &mut Pieces, deadline: Instant) -> String {
 }
 
 /// An error with its causes: the outermost one alone says little ("client error (Connect)").
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = String::new();
-    for cause in chain(error).map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
         }
+        next = cause.source();
     }
     text
-}
-
-/// Whether there is nobody at the server's address, or no way there.
-fn is_unreachable(error: &(dyn Error + 'static)) -> bool {
-    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-    let mut kinds = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    kinds.any(|kind| matches!(kind, ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut))
-}
-
-fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let cause = next?;
-        next = cause.source();
-        Some(cause)
-    })
 }

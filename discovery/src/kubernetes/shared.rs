@@ -37,8 +37,10 @@ pub(super) struct Shared {
     told: RefCell<BTreeSet<String>>,
     /// Something to look at for the publisher.
     pub(super) news: Notify,
-    /// The server has answered somebody.
-    pub(super) answered: Notify,
+    /// Kinds whose last request met no server.
+    cut_off: RefCell<BTreeSet<Kind>>,
+    /// The server is there again after all kinds were cut off.
+    pub(super) back: Notify,
     /// So much of it that it should be taken before more comes.
     pub(super) piece: Notify,
     /// Whether Endpoints are followed, for want of slices.
@@ -73,7 +75,8 @@ impl Shared {
             report: RefCell::new(report),
             told: RefCell::default(),
             news: Notify::new(),
-            answered: Notify::new(),
+            cut_off: RefCell::default(),
+            back: Notify::new(),
             piece: Notify::new(),
             fallback: watch::Sender::new(false),
         }
@@ -131,6 +134,18 @@ impl Shared {
     /// The server was heard about this kind, and what is known is current.
     pub(super) fn heard(&self, kind: Kind) {
         self.health.heard(kind);
+    }
+
+    /// The server answers. One kind alone may be cut off for reasons of its own, and goes on waiting.
+    pub(super) fn answered(&self, kind: Kind) {
+        let mut cut_off = self.cut_off.borrow_mut();
+        let states = self.states.borrow();
+        let mut heard = states.iter().filter(|(_, state)| **state == State::Heard);
+        if cut_off.len() > 1 && heard.all(|(kind, _)| cut_off.contains(kind)) {
+            cut_off.clear();
+            self.back.notify_waiters();
+        }
+        cut_off.remove(&kind);
     }
 
     /// A list said nothing. Where nothing was known before either, that is as good as empty.
@@ -219,6 +234,9 @@ impl Shared {
     /// A request failed: told when it begins to, and when it fails in another way.
     pub(super) fn failed(&self, kind: Kind, failure: &Failure) {
         self.health.failed();
+        if matches!(failure, Failure::Network(_) | Failure::Silent) {
+            self.cut_off.borrow_mut().insert(kind);
+        }
         let before = self.failing.borrow_mut().insert(kind, discriminant(failure));
         let quiet = *failure == Failure::Absent && kind != Kind::Service;
         if before != Some(discriminant(failure)) && !quiet {
