@@ -66,6 +66,8 @@ test: lint probe ## everything that gates a change
 	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab
 	$(MAKE) lab-user
+	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-scale
+	target/debug/edgemesh-scale sample
 
 test-full: test ## that, and what takes long: more seeds, scale
 	$(MAKE) sim SEEDS=1000

@@ -59,7 +59,10 @@ impl Clients {
             tokio::spawn(async move {
                 let turn = turn.acquire_owned().await.ok();
                 if let Err(error) = follow(n, &token, server, turn, &committed, &bytes).await {
-                    eprintln!("client {n}: {error}");
+                    // Who listens no more has ended the server.
+                    if !committed.is_closed() {
+                        eprintln!("client {n}: {error}");
+                    }
                 }
             });
         }
