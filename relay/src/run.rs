@@ -51,7 +51,8 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let keys = directory.clone();
     let relay_key = move |index| keys.lock().unwrap_or_else(PoisonError::into_inner).relay_key(index);
     let (met, met_out) = mpsc::channel(MET_MAX);
-    let switch = Arc::new(Switch::new(sender, counters.clone(), met, &mut rng, relay_key));
+    let switch = Switch::new(sender, counters.clone(), met, &mut rng, relay_key);
+    let switch = Arc::new(switch.map_err(|e| named("UDP socket", e))?);
     let relays = args.role.contains(&Role::Relay);
     if relays {
         spawn_udp(switch.clone(), udp).map_err(|e| named("relay thread", e))?;

@@ -27,11 +27,13 @@ use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::relay::{BIND, Cookie, Message, verify};
 use missed::Missed;
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::mpsc;
+use udp::Outlet;
 
 /// Sessions at most.
 pub(crate) const SESSIONS_MAX: usize = 1 << 18;
@@ -44,17 +46,25 @@ const UNBOUND_MILLIS: u64 = 100;
 /// Sources that are told apart for that.
 const UNBOUND_SLOTS: usize = 1024;
 
+/// Where a node is over UDP, and which address of ours it speaks to: what it is sent has that one for a source, of all
+/// that this machine may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+}
+
 /// Where a node is bound.
 #[derive(Clone)]
 pub(crate) enum Way {
-    Udp(SocketAddr),
+    Udp(Ends),
     Tcp(Arc<Queue>),
 }
 
 /// Where a datagram came from.
 #[derive(Clone, Copy)]
 pub(crate) enum From<'q> {
-    Udp(SocketAddr),
+    Udp(Ends),
     Tcp(&'q Arc<Queue>, SocketAddr),
 }
 
@@ -101,35 +111,35 @@ pub(crate) struct Switch {
     unbound: Mutex<Vec<u32>>,
     cookie_key: [u8; 32],
     started: Instant,
-    udp: UdpSocket,
-    /// The socket speaks IPv6, also to IPv4 nodes.
-    v6: bool,
+    udp: Outlet,
     counters: Arc<Counters>,
     met: mpsc::Sender<Met>,
     relay_key: Box<dyn Fn(u32) -> Option<[u8; 32]> + Send + Sync>,
 }
 
 impl Switch {
-    /// A relay that sends by `udp`, says by `met` who can be reached again, and asks `relay_key` for the key of a
+    /// A relay that sends by `udp`, which does not block, says by `met` who can be reached again, and asks `relay_key` for the key of a
     /// node's binds.
+    ///
+    /// # Errors
+    /// When the socket cannot be set up.
     pub(crate) fn new(
         udp: UdpSocket,
         counters: Arc<Counters>,
         met: mpsc::Sender<Met>,
         rng: &mut Rng,
         relay_key: impl Fn(u32) -> Option<[u8; 32]> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        Ok(Self {
             tables: Mutex::default(),
             unbound: Mutex::new(vec![0; UNBOUND_SLOTS]),
             cookie_key: rng.bytes(),
             started: Instant::now(),
-            v6: udp.local_addr().is_ok_and(|address| address.is_ipv6()),
-            udp,
+            udp: Outlet::new(udp)?,
             counters,
             met,
             relay_key: Box::new(relay_key),
-        }
+        })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -166,7 +176,7 @@ impl Switch {
     /// How a node is bound: the way's name and its address.
     pub(crate) fn binding(&self, index: u32) -> Option<(&'static str, SocketAddr)> {
         match &self.tables().bindings.get(&index)?.way {
-            Way::Udp(address) => Some(("udp", *address)),
+            Way::Udp(ends) => Some(("udp", ends.remote)),
             Way::Tcp(queue) => Some(("tcp", queue.peer())),
         }
     }
@@ -313,22 +323,11 @@ impl Switch {
         self.started.elapsed().as_secs() as u32 + COOKIE_SECS as u32
     }
 
-    /// A node's address as the socket takes it.
-    fn destination(&self, address: SocketAddr) -> SocketAddr {
-        match address.ip() {
-            IpAddr::V4(v4) if self.v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
-            _ => address,
-        }
-    }
-
     /// Sends to where a datagram that came over TCP has to go.
     fn deliver(&self, way: &Way, datagram: &[u8]) {
         match way {
             Way::Tcp(queue) => self.counters.queued(queue.push(datagram), datagram.len()),
-            Way::Udp(address) => match self.udp.send_to(datagram, self.destination(*address)) {
-                Ok(_) => self.counters.relayed(1, datagram.len()),
-                Err(_) => self.counters.count(Loss::Send, 1),
-            },
+            Way::Udp(ends) => self.send(ends, datagram, None, None, 1),
         }
     }
 }
@@ -351,13 +350,14 @@ impl Tables {
 impl From<'_> {
     fn address(&self) -> SocketAddr {
         match self {
-            Self::Udp(address) | Self::Tcp(_, address) => *address,
+            Self::Udp(ends) => ends.remote,
+            Self::Tcp(_, address) => *address,
         }
     }
 
     fn is(&self, way: &Way) -> bool {
         match (self, way) {
-            (Self::Udp(address), Way::Udp(bound)) => address == bound,
+            (Self::Udp(ends), Way::Udp(bound)) => ends.remote == bound.remote,
             (Self::Tcp(queue, _), Way::Tcp(bound)) => Arc::ptr_eq(queue, bound),
             _ => false,
         }
@@ -365,7 +365,7 @@ impl From<'_> {
 
     fn way(&self) -> Way {
         match self {
-            Self::Udp(address) => Way::Udp(*address),
+            Self::Udp(ends) => Way::Udp(*ends),
             Self::Tcp(queue, _) => Way::Tcp(Arc::clone(queue)),
         }
     }

@@ -11,7 +11,7 @@ fn switch_and_met() -> (Switch, mpsc::Receiver<Met>) {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let key = |index: u32| (index < 100).then_some(KEY);
     let (met, heard) = mpsc::channel(8);
-    (Switch::new(udp, Arc::new(Counters::default()), met, &mut Rng::new([1; 32]), key), heard)
+    (Switch::new(udp, Arc::new(Counters::default()), met, &mut Rng::new([1; 32]), key).unwrap(), heard)
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn who_missed_a_node_hears_of_it_when_it_is_bound() {
 }
 
 fn at(text: &str) -> From<'static> {
-    From::Udp(text.parse().unwrap())
+    From::Udp(Ends { remote: text.parse().unwrap(), local: None })
 }
 
 fn say(
@@ -51,7 +51,7 @@ fn say(
             assert!(answer <= len, "an answer is never longer than its cause");
             (Some(out[..answer].to_vec()), None)
         }
-        Verdict::Forward(Way::Udp(to)) => (None, Some(to.to_string())),
+        Verdict::Forward(Way::Udp(to)) => (None, Some(to.remote.to_string())),
         Verdict::Forward(Way::Tcp(queue)) => (None, Some(format!("tcp {}", queue.peer()))),
         Verdict::Nothing => (None, None),
     }

@@ -3,13 +3,13 @@
 //! A received burst of equal segments in one session goes out as one burst, unchanged and uncopied; mixed ones are
 //! split where the session changes. The socket never waits for room: what it does not take at once is dropped.
 
-use super::{From, Switch, Verdict, Way};
+use super::{Ends, From, Switch, Verdict, Way};
 use crate::counters::Loss;
 use edgemesh_core::wire::relay::BIND;
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +73,8 @@ impl Relay {
 
     /// Relays one received burst: segments of `meta.stride` bytes, the last one maybe shorter.
     fn burst(&self, meta: &RecvMeta, bytes: &[u8]) {
-        let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+        let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+        let source = Ends { remote, local: meta.dst_ip };
         let stride = meta.stride.max(1);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -84,7 +85,7 @@ impl Relay {
                 Verdict::Forward(way) => self.forward(&way, run, stride, meta.ecn),
                 Verdict::Answer(len) => {
                     let answer = out.get(..len).unwrap_or_default();
-                    self.send(source, answer, None, None, 0);
+                    self.switch.send(&source, answer, None, None, 0);
                 }
                 Verdict::Nothing => {}
             }
@@ -99,27 +100,49 @@ impl Relay {
                 let segments = self.state.max_gso_segments().max(1).min((BURST_OUT / stride).max(1));
                 for part in run.chunks(stride.saturating_mul(segments)) {
                     let count = part.len().div_ceil(stride);
-                    self.send(*to, part, (count > 1).then_some(stride), ecn, count as u64);
+                    self.switch.send(to, part, (count > 1).then_some(stride), ecn, count as u64);
                 }
             }
         }
     }
+}
 
+/// What datagrams leave by, from any thread.
+pub(super) struct Outlet {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    /// The socket speaks IPv6, also to IPv4 nodes.
+    v6: bool,
+}
+
+impl Outlet {
+    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let v6 = socket.local_addr()?.is_ipv6();
+        Ok(Self { socket, state, v6 })
+    }
+}
+
+impl Switch {
     /// Sends, counting `relayed` datagrams; 0 for an answer of our own.
-    fn send(
+    pub(super) fn send(
         &self,
-        to: SocketAddr,
+        to: &Ends,
         contents: &[u8],
         segment_size: Option<usize>,
         ecn: Option<EcnCodepoint>,
         relayed: u64,
     ) {
-        let destination = self.switch.destination(to);
-        let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
-        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
-            Ok(()) if relayed > 0 => self.switch.counters.relayed(relayed, contents.len()),
+        let Outlet { socket, state, v6 } = &self.udp;
+        let destination = match to.remote.ip() {
+            IpAddr::V4(v4) if *v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), to.remote.port()),
+            _ => to.remote,
+        };
+        let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: to.local };
+        match state.try_send(UdpSockRef::from(socket), &transmit) {
+            Ok(()) if relayed > 0 => self.counters.relayed(relayed, contents.len()),
             Ok(()) => {}
-            Err(_) => self.switch.counters.count(Loss::Send, relayed.max(1)),
+            Err(_) => self.counters.count(Loss::Send, relayed.max(1)),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The relay over real sockets: UDP, TCP, and between the two.
 
-use crate::support::{Node, Scratch, Server, data, tcp_receive, tcp_send};
+use crate::support::{BINARY, Node, Scratch, Server, data, tcp_receive, tcp_send};
 use edgemesh_core::wire::relay::Message;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 
 struct Pair {
     server: Server,
@@ -17,6 +18,10 @@ struct Pair {
 fn pair(name: &str) -> Pair {
     let state = Scratch::new(name);
     let server = Server::start(&state.0, 0, &[]);
+    pair_on(server, state)
+}
+
+fn pair_on(server: Server, state: Scratch) -> Pair {
     let mut a = Node::join(&server.token("a", &[]), server.address, 1, false);
     let mut b = Node::join(&server.token("b", &[]), server.address, 2, false);
     a.ask(b.index);
@@ -44,6 +49,29 @@ fn datagrams_echo_over_udp_with_their_boundaries() {
     }
     assert_eq!(server.metric("relay_datagrams_total"), 10);
     assert_eq!(server.metric("relay_bound_nodes{transport=\"udp\"}"), 2);
+}
+
+/// The nodes' sockets hear nobody but whom they speak to.
+#[test]
+fn a_server_with_several_addresses_answers_from_the_one_that_was_asked() {
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let state = Scratch::new("addresses");
+        let mut command = Command::new(BINARY);
+        command
+            .args(["run", "--listen", listen, "--advertise", "192.0.2.1:20004", "--state-dir"])
+            .arg(&state.0);
+        command.arg("--admin").arg(format!("unix:{}", state.0.join("public.sock").display()));
+        let mut server = Server::spawn(&mut command, &state.0);
+        let at = |last, server: &Server| SocketAddr::from(([127, 0, 0, last], server.address.port()));
+        server.address = at(1, &server);
+        let Pair { server, mut a, mut b, ab, ba, state: _state } = pair_on(server, state);
+        let (sa, sb) = (a.bind_udp(at(2, &server)), b.bind_udp(at(3, &server)));
+        sa.send(&data(ab, b"there")).unwrap();
+        assert_eq!(receive(&sb), data(ab, b"there"), "{listen}");
+        let mut tb = b.bind_tcp(server.address);
+        tcp_send(&mut tb, &data(ba, b"back by tcp"));
+        assert_eq!(receive(&sa), data(ba, b"back by tcp"), "{listen}");
+    }
 }
 
 #[test]
