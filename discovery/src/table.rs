@@ -341,11 +341,11 @@ impl Parts {
         if !self.slices.is_empty() {
             // The controllers make slices of Endpoints: with both at hand, Endpoints are copies.
             let headless = service.kind == ServiceKind::Headless;
-            let used = self.slices.iter().map(|(_, slice)| slice).filter(|slice| headless || !slice.headless);
-            return groups(&service.ports, used.map(|slice| &slice.group).chain(held));
+            let slices = self.slices.iter().map(|(_, slice)| (&slice.group, slice.headless && !headless));
+            return groups(&service.ports, slices.chain(held.into_iter().map(|group| (group, false))));
         }
         let mirrored = self.mirrored.iter().flat_map(|endpoints| &endpoints.groups);
-        groups(&service.ports, mirrored.chain(held))
+        groups(&service.ports, mirrored.chain(held).map(|group| (group, false)))
     }
 
     /// The best conditions under which an endpoint (a group of one) is listed at these ports.
@@ -361,12 +361,16 @@ impl Parts {
 /// One (port, target, node, address): a backend.
 type Backend<'a> = (usize, u16, &'a str, IpAddr);
 
-/// Unites slices (row S6): equal backends become one, the one that does not terminate wins (row S7).
-fn groups<'a>(ports: &[ServicePort], slices: impl Iterator<Item = &'a EndpointGroup>) -> Vec<Group> {
+/// Unites slices (row S6): equal backends become one, the one that does not terminate wins (row S7). Endpoints of slices
+/// that are only to be named (row S3) serve no port.
+fn groups<'a>(ports: &[ServicePort], slices: impl Iterator<Item = (&'a EndpointGroup, bool)>) -> Vec<Group> {
     let mut candidates: Vec<(&Endpoint, Vec<u16>)> = Vec::new();
-    for slice in slices {
+    let mut named = Vec::new();
+    for (slice, is_named) in slices {
         let targets = targets(ports, &slice.ports);
-        if ports.is_empty() || targets.iter().any(|t| *t != 0) {
+        if is_named {
+            named.extend(slice.endpoints.iter().map(|e| (e, vec![0; ports.len()])));
+        } else if ports.is_empty() || targets.iter().any(|t| *t != 0) {
             candidates.extend(slice.endpoints.iter().map(|e| (e, targets.clone())));
         }
     }
@@ -374,9 +378,12 @@ fn groups<'a>(ports: &[ServicePort], slices: impl Iterator<Item = &'a EndpointGr
     let rank =
         |e: &Endpoint| (e.conditions & feed::ENDPOINT_TERMINATING, !e.conditions & feed::ENDPOINT_READY);
     candidates.sort_by(|(a, at), (b, bt)| (rank(a), a, at).cmp(&(rank(b), b, bt)));
+    named.sort_by(|(a, _), (b, _)| (rank(a), a).cmp(&(rank(b), b)));
+    let served = candidates.len();
+    candidates.append(&mut named);
     let mut taken: HashSet<Backend<'a>> = HashSet::new();
     let mut out: BTreeMap<Vec<u16>, Vec<Endpoint>> = BTreeMap::new();
-    for (endpoint, mut targets) in candidates {
+    for (place, (endpoint, mut targets)) in candidates.into_iter().enumerate() {
         let mut any = false;
         for (n, target) in targets.iter_mut().enumerate().filter(|(_, target)| **target != 0) {
             if taken.insert((n, *target, &endpoint.node, endpoint.address)) {
@@ -385,8 +392,9 @@ fn groups<'a>(ports: &[ServicePort], slices: impl Iterator<Item = &'a EndpointGr
                 *target = 0;
             }
         }
+        let is_new = taken.insert((usize::MAX, 0, &endpoint.node, endpoint.address));
         // A headless Service without ports still has addresses (row D17).
-        if any || (ports.is_empty() && taken.insert((0, 0, &endpoint.node, endpoint.address))) {
+        if any || is_new && (ports.is_empty() || place >= served) {
             out.entry(targets).or_default().push(endpoint.clone());
         }
     }

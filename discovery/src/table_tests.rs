@@ -94,11 +94,19 @@ fn s7_a_duplicate_that_lives_wins() {
 }
 
 #[test]
-fn s3_labelled_slices_are_for_dns_of_headless_services_only() {
+fn s3_labelled_slices_are_for_dns_only() {
     let labelled = "\n---\n{kind: EndpointSlice, metadata: {name: s, labels: {kubernetes.io/service-name: web, \
         service.kubernetes.io/headless: ''}}, addressType: IPv4, ports: [{name: http, port: 80}], \
         endpoints: [{addresses: [10.1.0.1]}]}";
-    assert_eq!(backends(&format!("{WEB}{labelled}")), []);
+    let named = (vec![0, 0], vec!["/10.1.0.1".to_owned()]);
+    assert_eq!(backends(&format!("{WEB}{labelled}")), std::slice::from_ref(&named), "it serves no port");
+    let other = slice("t", "[{name: http, port: 80}]", ONE).replace("10.1.0.1", "10.1.0.2");
+    let served = (vec![80, 0], vec!["a/10.1.0.2".to_owned()]);
+    assert_eq!(backends(&format!("{WEB}{labelled}{other}")), [named, served.clone()]);
+    let same = other.replace("10.1.0.2", "10.1.0.1");
+    let twice = labelled.replace("[10.1.0.1]", "[10.1.0.1], nodeName: a");
+    let once = (vec![80, 0], vec!["a/10.1.0.1".to_owned()]);
+    assert_eq!(backends(&format!("{WEB}{twice}{same}")), [once]);
     let headless = WEB.replace("10.96.0.7", "None");
     assert_eq!(backends(&format!("{headless}{labelled}")).len(), 1);
 }
