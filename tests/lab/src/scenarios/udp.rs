@@ -13,13 +13,17 @@ const SILENCE: Duration = Duration::from_secs(125);
 /// Label of the client that waits for the push.
 const PUSH: &str = "idle-push";
 
-/// Datagrams of 1 to 9000 bytes come back as they were, to the other site, the neighbour, the cloud, the own node.
+/// Datagrams of 1 byte to the largest come back as they were, to the other site, the neighbour, the cloud, the own node.
 pub(super) fn sizes(mesh: &mut Mesh) -> Result {
     let client = mesh.pod("a1")?;
     // Every size around the edges of packets and fragments, a sample of the rest.
-    for (from, to, step) in
-        [("1", "9000", "53"), ("1330", "1480", "1"), ("2700", "2820", "3"), ("9000", "9000", "1")]
-    {
+    for (from, to, step) in [
+        ("1", "9000", "53"),
+        ("1330", "1480", "1"),
+        ("2700", "2820", "3"),
+        ("9000", "9000", "1"),
+        ("65507", "65507", "1"),
+    ] {
         client.run_tool(&["udp-sizes", "park:7000", from, to, step], secs(120))?;
     }
     for service in ["near:7000", "sky:7000", "own:7000"] {
