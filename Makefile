@@ -1,5 +1,7 @@
 # What a developer types. Each target installs what it lacks and says so.
 BOARDS := platform-gateway/boards/probe
+# All that `cargo test` builds, too: of a part alone cargo would build every dependency once more, with other features.
+DEVBUILD := cargo build --quiet --workspace --all-targets
 
 .PHONY: bench demo deny fmt lab lab-self lab-user lint probe scale sim test test-full
 
@@ -30,17 +32,17 @@ fmt: ## format the tree
 
 lab: ## the scenarios on real packets; FILTER=name runs some of them
 	tests/lab/packages.sh
-	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-testapi -p edgemesh-lab
+	$(DEVBUILD)
 	target/debug/edgemesh-lab test $(FILTER)
 
 lab-self: ## the lab's own network, without the product
 	tests/lab/packages.sh
-	cargo build --quiet -p edgemesh-lab
+	$(DEVBUILD)
 	target/debug/edgemesh-lab test bare/
 
 lab-user: ## a few scenarios as somebody who is not root, in a user namespace
 	tests/lab/packages.sh
-	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-testapi -p edgemesh-lab
+	$(DEVBUILD)
 	tests/lab/as-user.sh target/debug test reach/same-subnet reach/across-nats path/relay restart/c5-agents
 
 lint: ## formatting and lints, warnings denied
@@ -66,7 +68,6 @@ test: lint probe ## everything that gates a change
 	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab
 	$(MAKE) lab-user
-	cargo build --quiet -p edgemesh-agent -p edgemesh-server -p edgemesh-scale
 	target/debug/edgemesh-scale sample
 
 test-full: test ## that, and what takes long: more seeds, scale

@@ -137,7 +137,7 @@ fn relay(mesh: &mut Mesh) -> Result {
     stage("Nothing passes straight between the sites yet: the server relays, and cannot read");
     wait_path(mesh, &["relay"])?;
     let capture = Capture::start(&mesh.lab.server, "relay")?;
-    let transfer = Transfer::start(mesh.pod("a1")?, "relayed", "http://park/files/small.bin", "1G")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "relayed", "http://park/files/small.bin")?;
     transfer.finish(&mesh.small.sum, secs(60))?;
     let recording = capture.stop()?;
     ensure!(recording.len() as u64 > crate::mesh::SMALL << 20, "the payload did not go over the server");
@@ -153,7 +153,7 @@ fn relay(mesh: &mut Mesh) -> Result {
 
 fn moves(mesh: &mut Mesh) -> Result {
     stage("A download runs while the path changes under it");
-    let transfer = Transfer::start(mesh.pod("a1")?, "moving", "http://park/files/big.bin", "3M")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "moving", "http://park/at/3m/big.bin")?;
     transfer.wait_progress(secs(10))?;
     for (event, policy, path) in [
         ("at the start", CLOSED, "relay"),
@@ -193,7 +193,7 @@ fn tcp(mesh: &mut Mesh) -> Result {
 
 fn restarts(mesh: &mut Mesh) -> Result {
     stage("Agent and server are killed and started again under a download");
-    let transfer = Transfer::start(mesh.pod("a1")?, "killed", "http://park/files/big.bin", "20M")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "killed", "http://park/at/20m/big.bin")?;
     transfer.wait_progress(secs(10))?;
     let began = Instant::now();
     let (agent, node) = mesh.agent_mut("a1")?;

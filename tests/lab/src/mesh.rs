@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::machine::Machine;
 use crate::manifests::Service;
@@ -250,11 +251,13 @@ fn start_pod_servers(pod: &Machine, files: &Path) -> Result<Vec<Process>> {
     ])
 }
 
-/// Makes the file unless it is there: once per run of the lab.
+/// Makes the file unless it is there: once per run of the lab, by the first of those who want it at once.
 ///
 /// # Errors
 /// When the disk is full.
 pub fn served(directory: &Path, name: &'static str, mebibytes: u64) -> Result<Served> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let (path, noted) = (directory.join(name), directory.join(format!("{name}.sha256")));
     if !noted.exists() {
         let sum = workloads::big_file(&path, mebibytes)?;

@@ -1,9 +1,12 @@
-//! Runs the rows of the table one after the other and reports.
+//! Runs the rows of the table, a few at a time, and reports.
 //!
-//! A shared mesh is started by the first row that wants one and thrown away when a row fails, so that one failure
-//! does not become many.
+//! Rows of the network alone come first, one after the other; then the rows of the shared mesh in their order, beside
+//! those that have a mesh of their own. The shared mesh is started by the first row that wants it and thrown away when a
+//! row fails, so that one failure does not become many.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::mesh::Mesh;
@@ -11,6 +14,9 @@ use crate::product::may_open_tun;
 use crate::scenarios::{ALL, Run, Scenario};
 use crate::topology::Lab;
 use crate::{Error, Result, fail};
+
+/// How many rows run at once: nearly all of their time is waiting.
+const LANES: usize = 3;
 
 /// Refuses a filter that selects no row, which would look like success when misspelt, and rows with agents where
 /// none could run, which would all fail for the same reason.
@@ -23,8 +29,7 @@ pub fn check(filters: &[String]) -> Result {
     {
         return fail(format!("no scenario's name contains {filter:?}; see: edgemesh-lab list"));
     }
-    let with_agents = |row: &&Scenario| !matches!(row.run, Run::Alone(_) | Run::Bare(_));
-    match ALL.iter().filter(with_agents).any(|row| wanted(row, filters)) {
+    match ALL.iter().filter(|row| !is_alone(row)).any(|row| wanted(row, filters)) {
         true => may_open_tun(),
         false => Ok(()),
     }
@@ -32,25 +37,26 @@ pub fn check(filters: &[String]) -> Result {
 
 /// Runs every row whose name contains one of `filters` (all rows when there is none); whether all passed.
 pub fn test(directory: &Path, filters: &[String]) -> bool {
-    let (mut passed, mut failed) = (0_u32, Vec::new());
-    let mut shared = None;
     let started = Instant::now();
-    for scenario in ALL.iter().filter(|row| wanted(row, filters)) {
-        let began = Instant::now();
-        match run(scenario, directory, &mut shared) {
-            Ok(()) => {
-                passed = passed.saturating_add(1);
-                println!("ok    {:<26} {} ({})", scenario.name, scenario.shows, seconds(began.elapsed()));
-            }
-            Err(error) => {
-                failed.push(scenario.name);
-                println!("FAIL  {:<26} {} ({})", scenario.name, scenario.shows, seconds(began.elapsed()));
-                println!("      {}", error.to_string().replace('\n', "\n      "));
-                shared = None;
-            }
-        }
+    let report = Mutex::default();
+    let rows = || ALL.iter().filter(|row| wanted(row, filters));
+    // They look for what is left in the whole world, so nobody else may be in it.
+    for row in rows().filter(|row| is_alone(row)) {
+        told(&report, row, || run(row, directory));
     }
-    drop(shared);
+    let shared = rows().filter(|row| matches!(row.run, Run::Shared(_)));
+    let others = Mutex::new(rows().filter(|row| !is_alone(row) && !matches!(row.run, Run::Shared(_))));
+    let lane = || {
+        while let Some(row) = next(&others) {
+            told(&report, row, || run(row, directory));
+        }
+    };
+    thread::scope(|scope| {
+        (1..LANES).for_each(|_| drop(scope.spawn(lane)));
+        run_shared(shared, directory, &report);
+        lane();
+    });
+    let Report { passed, failed } = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     for name in &failed {
         println!("failed: {name}");
     }
@@ -58,27 +64,74 @@ pub fn test(directory: &Path, filters: &[String]) -> bool {
     failed.is_empty()
 }
 
-fn wanted(scenario: &Scenario, filters: &[String]) -> bool {
-    filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+/// What has run so far.
+#[derive(Default)]
+struct Report {
+    passed: u32,
+    failed: Vec<&'static str>,
 }
 
-fn run(scenario: &Scenario, directory: &Path, shared: &mut Option<Mesh>) -> Result {
-    match scenario.run {
-        Run::Alone(function) => function(directory),
-        Run::Bare(function) => function(&Lab::build(directory)?),
-        Run::Own(function) => told(&mut Mesh::start(directory)?, function),
-        Run::Prepared(function) => told(&mut Mesh::prepare(directory)?, function),
-        Run::Shared(function) => {
-            if shared.is_none() {
-                *shared = Some(Mesh::start(directory)?);
-            }
-            shared.as_mut().map_or(Ok(()), |mesh| told(mesh, function))
+fn is_alone(row: &Scenario) -> bool {
+    matches!(row.run, Run::Alone(_) | Run::Bare(_))
+}
+
+fn next<'a>(rows: &Mutex<impl Iterator<Item = &'a Scenario>>) -> Option<&'a Scenario> {
+    rows.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+/// Runs a row and reports it; whether it passed.
+fn told(report: &Mutex<Report>, row: &Scenario, work: impl FnOnce() -> Result) -> bool {
+    let began = Instant::now();
+    let result = work();
+    let took = seconds(began.elapsed());
+    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+    match &result {
+        Ok(()) => {
+            report.passed = report.passed.saturating_add(1);
+            println!("ok    {:<26} {} ({took})", row.name, row.shows);
+        }
+        Err(error) => {
+            report.failed.push(row.name);
+            println!("FAIL  {:<26} {} ({took})", row.name, row.shows);
+            println!("      {}", error.to_string().replace('\n', "\n      "));
+        }
+    }
+    result.is_ok()
+}
+
+/// The rows of the shared mesh, in their order: some begin what later ones end.
+fn run_shared<'a>(rows: impl Iterator<Item = &'a Scenario>, directory: &Path, report: &Mutex<Report>) {
+    let mut shared = None;
+    for row in rows {
+        let Run::Shared(function) = row.run else { continue };
+        let passed = told(report, row, || {
+            let mesh = match shared.take() {
+                Some(mesh) => mesh,
+                None => Mesh::start(directory)?,
+            };
+            with_logs(shared.insert(mesh), function)
+        });
+        if !passed {
+            shared = None;
         }
     }
 }
 
+fn wanted(scenario: &Scenario, filters: &[String]) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+}
+
+fn run(scenario: &Scenario, directory: &Path) -> Result {
+    match scenario.run {
+        Run::Alone(function) => function(directory),
+        Run::Bare(function) => function(&Lab::build(directory)?),
+        Run::Own(function) | Run::Shared(function) => with_logs(&mut Mesh::start(directory)?, function),
+        Run::Prepared(function) => with_logs(&mut Mesh::prepare(directory)?, function),
+    }
+}
+
 /// Runs a scenario; a failure comes with the last lines of every log.
-fn told(mesh: &mut Mesh, function: fn(&mut Mesh) -> Result) -> Result {
+fn with_logs(mesh: &mut Mesh, function: fn(&mut Mesh) -> Result) -> Result {
     function(mesh).map_err(|error| Error::new(format!("{error}\n{}", mesh.logs())))
 }
 

@@ -31,8 +31,8 @@ pub fn wait_listening(machine: &Machine, port: u16) -> Result {
     })
 }
 
-/// nginx that answers `/` with the machine's name, serves `/files/` from the shared directory of big files and
-/// stores what is PUT to `/upload/`.
+/// nginx that answers `/` with the machine's name, serves `/files/` from the shared directory of big files, the same at
+/// so many bytes a second under `/at/<rate>/`, and stores what is PUT to `/upload/`.
 ///
 /// # Errors
 /// When it does not start to listen.
@@ -51,7 +51,7 @@ pub fn nginx(machine: &Machine, port: u16, files: &Path) -> Result<Process> {
            server {{
              listen {port} backlog=1024;
              location / {{ return 200 \"{name}\\n\"; }}
-             location /slow/ {{ alias {files}/; limit_rate 4m; }}
+             location ~ ^/at/(?<pace>[0-9]+[kmg])/(?<file>.+)$ {{ alias {files}/$file; limit_rate $pace; }}
              location /files/ {{ alias {files}/; }}
              location /upload/ {{ root {at}; dav_methods PUT; }}
            }}
@@ -166,14 +166,15 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Starts to download `url`, at most `rate` (curl's notation, e.g. `8M`) per second.
+    /// Starts to download `url`. One that is to last is served at a pace (see [`nginx`]): curl's own `--limit-rate`
+    /// stops reading for as long as buffers have run ahead of it, which looks like a stall.
     ///
     /// # Errors
     /// When curl cannot be started.
-    pub fn start(client: &Machine, label: &str, url: &str, rate: &str) -> Result<Self> {
+    pub fn start(client: &Machine, label: &str, url: &str) -> Result<Self> {
         let file = client.directory().join(format!("{label}.download"));
         let path = file.to_string_lossy().into_owned();
-        let words = ["curl", "-sS", "--fail", "--limit-rate", rate, "-o", &path, url];
+        let words = ["curl", "-sS", "--fail", "-o", &path, url];
         Ok(Self { process: client.spawn(label, &words)?, file })
     }
 

@@ -155,12 +155,8 @@ pub(super) fn captures_see_payload(lab: &Lab) -> Result {
     let sum = workloads::big_file(&file, 1)?;
     let _web = workloads::nginx(&lab.server, 80, lab.directory())?;
     let capture = Capture::start(&lab.inet, "clear")?;
-    let transfer = workloads::Transfer::start(
-        lab.a1.pod(1)?,
-        "clear",
-        &format!("http://{SERVER}/files/small.bin"),
-        "100M",
-    )?;
+    let url = format!("http://{SERVER}/files/small.bin");
+    let transfer = workloads::Transfer::start(lab.a1.pod(1)?, "clear", &url)?;
     transfer.finish(&sum, secs(30))?;
     capture.wait_for(MARKER.as_bytes())?;
     let recording = capture.stop()?;

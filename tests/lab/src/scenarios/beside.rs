@@ -119,14 +119,14 @@ fn is_left_to_the_proxy(mesh: &Mesh) -> Result {
 pub(super) fn comes_and_goes(mesh: &mut Mesh) -> Result {
     is_in_mode(mesh, "route")?;
     let client = mesh.pod("a1")?;
-    let url = "http://10.96.0.10/files/small.bin";
-    let routed = Transfer::start(client, "routed", url, "1M")?;
+    let url = "http://10.96.0.10/at/1m/small.bin";
+    let routed = Transfer::start(client, "routed", url)?;
     routed.wait_progress(secs(10))?;
     Proxy::Nftables.install(&mesh.lab.a1, &mesh::services())?;
     is_in_mode(mesh, "shadow")?;
     wait_until("a new connection is taken", secs(2), || answers(client, "10.96.0.10", "b1-p1"))?;
     routed.wait_progress(secs(3)).context("begun before the proxy came")?;
-    let shadowed = Transfer::start(client, "shadowed", url, "1M")?;
+    let shadowed = Transfer::start(client, "shadowed", url)?;
     shadowed.wait_progress(secs(10))?;
     mesh.lab.a1.ns.nft("delete table ip kube-proxy")?;
     is_in_mode(mesh, "route")?;
@@ -143,7 +143,7 @@ pub(super) fn given_back(mesh: &mut Mesh) -> Result {
     mesh.join_all()?;
     is_in_mode(mesh, "shadow")?;
     let client = mesh.lab.a1.pod(2)?;
-    let before = Transfer::start(client, "before", "http://10.96.0.10/files/small.bin", "1M")?;
+    let before = Transfer::start(client, "before", "http://10.96.0.10/at/1m/small.bin")?;
     before.wait_progress(secs(10))?;
     here.write_to(mesh.server.manifests())?;
     wait_until("it is not taken any more", secs(10), || {
@@ -152,8 +152,7 @@ pub(super) fn given_back(mesh: &mut Mesh) -> Result {
         Ok(())
     })?;
     answers(client, "10.96.0.10", "a1-p1").context("the proxy has it again")?;
-    // Longer than curl holds back at this rate after what the buffers gave it at once.
-    before.wait_progress(secs(10)).context("begun before it was given back")?;
+    before.wait_progress(secs(3)).context("begun before it was given back")?;
     before.finish(&mesh.small.sum, secs(60))?;
     mesh::service("park")?.write_to(mesh.server.manifests())?;
     wait_until("it is taken again", secs(10), || answers(client, "10.96.0.10", "b1-p1"))
@@ -163,7 +162,7 @@ pub(super) fn given_back(mesh: &mut Mesh) -> Result {
 pub(super) fn lingers(mesh: &mut Mesh) -> Result {
     start_with_single_routes(mesh)?;
     let client = mesh.pod("a1")?;
-    let begun = Transfer::start(client, "begun", "http://10.96.0.10/files/small.bin", "2M")?;
+    let begun = Transfer::start(client, "begun", "http://10.96.0.10/at/2m/small.bin")?;
     begun.wait_progress(secs(10))?;
     mesh::service("park")?.remove_from(mesh.server.manifests())?;
     wait_until("a new connection is not taken", secs(10), || {

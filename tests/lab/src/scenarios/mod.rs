@@ -122,6 +122,8 @@ pub const ALL: &[Scenario] = &[
     row("dns/g2-headless", "pods with equal addresses have names", Shared(headless::unique_names)),
     row("dns/g3-redis", "a Redis Cluster of such pods", Shared(headless::redis_cluster)),
     row("dns/resolvers", "glibc, busybox, dig and delv understand it", Shared(headless::resolvers)),
+    // Early: its two minutes pass while others run.
+    row("feed/idle-cost", "an idle node costs its server 1 KB a minute", Prepared(feed::idle_cost)),
     row("dns/n6-cloud-away", "the cloud is away: names stay", Own(dns::cloud_away)),
     row("dns/n5-u16-first-sync", "SERVFAIL until Services are known", Prepared(dns::before_the_first_sync)),
     row("dns/u3-u7-upstream", "names outside the cluster go upstream", Prepared(dns::upstream)),
@@ -210,7 +212,6 @@ pub const ALL: &[Scenario] = &[
     row("truth/g6-new-address", "a node gets another address", Own(truth::new_address)),
     row("truth/slow-disk", "a node's disk hangs", Own(truth::slow_disk)),
     row("feed/on-demand", "a small node in a cluster of 10,000 Services", Prepared(feed::on_demand)),
-    row("feed/idle-cost", "an idle node costs its server 1 KB a minute", Prepared(feed::idle_cost)),
     row("restart/c5-agents", "agents are killed under load", Own(restart::agents_killed)),
     row("restart/server", "the server is killed while it relays", Own(restart::server_killed)),
     row("restart/both", "an agent, then at once the server", Own(restart::agent_then_server_killed)),
@@ -234,6 +235,6 @@ pub const ALL: &[Scenario] = &[
     row("restart/r1-restored", "what others delete is back in a second", Prepared(beside::restored)),
     row("docker/forward-drop", "beside Docker's own firewall", Prepared(reach::beside_docker)),
     row("reach/own-manifests", "a node reads manifests of its own", Prepared(reach::manifests_on_the_node)),
-    // Last: the two minutes pass while everything above runs.
+    // Last: its two minutes pass while everything above runs.
     row("udp/silence-ends", "a push after two idle minutes is delivered", Shared(udp::push_arrives)),
 ];

@@ -40,7 +40,7 @@ pub(super) fn becomes_direct(mesh: &mut Mesh) -> Result {
 /// A download runs while the path goes relay, direct, relay, direct: one connection, right checksum.
 pub(super) fn moves_under_a_download(mesh: &mut Mesh) -> Result {
     mesh.lab.inet.set_policy(RELAY_ONLY)?;
-    let transfer = Transfer::start(mesh.pod("a1")?, "moving", "http://park/files/big.bin", "6M")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "moving", "http://park/at/6m/big.bin")?;
     transfer.wait_progress(secs(10)).context("at the start")?;
     for (stage, policy, path) in [
         ("over the relay", RELAY_ONLY, "relay"),
@@ -106,7 +106,7 @@ pub(super) fn tcp_only(mesh: &mut Mesh) -> Result {
 
 /// UDP is blocked while a download runs, and comes back: the download does not notice.
 pub(super) fn udp_goes_and_returns(mesh: &mut Mesh) -> Result {
-    let transfer = Transfer::start(mesh.pod("a1")?, "udp-goes", "http://park/files/big.bin", "6M")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "udp-goes", "http://park/at/6m/big.bin")?;
     transfer.wait_progress(secs(10))?;
     mesh.lab.inet.set_policy(Policy { no_udp: true, ..Policy::default() })?;
     transfer.wait_progress(secs(15)).context("without UDP")?;
@@ -144,7 +144,7 @@ pub(super) fn narrow_1280(mesh: &mut Mesh) -> Result {
 
 /// The link becomes narrow while a download runs.
 pub(super) fn narrows_under_a_download(mesh: &mut Mesh) -> Result {
-    let transfer = Transfer::start(mesh.pod("a1")?, "narrowing", "http://park/files/small.bin", "1M")?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "narrowing", "http://park/at/1m/small.bin")?;
     transfer.wait_progress(secs(10))?;
     mesh.lab.inet.narrow(&mesh.lab.nat_a, "site-a", 1400)?;
     transfer.finish(&mesh.small.sum, secs(120))

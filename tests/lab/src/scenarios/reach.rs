@@ -86,7 +86,7 @@ pub(super) fn pods_keep_their_source(mesh: &mut Mesh) -> Result {
     let mut transfers = Vec::new();
     for pod in &node.pods {
         let label = format!("source-{}", pod.name);
-        transfers.push(workloads::Transfer::start(pod, &label, "http://park/files/small.bin", "2M")?);
+        transfers.push(workloads::Transfer::start(pod, &label, "http://park/at/2m/small.bin")?);
     }
     for transfer in &transfers {
         transfer.wait_progress(secs(10))?;

@@ -17,7 +17,7 @@ use super::reach::answers;
 /// How soon service must resume.
 const SOON: core::time::Duration = secs(3);
 
-/// Slow enough that a 256 MiB file lasts a minute.
+/// Slow enough that the upload of a 256 MiB file lasts a minute, like its download at `/at/4m/`.
 const RATE: &str = "4M";
 
 /// What runs while something is killed: one upload, one download and one stream of UDP, each one-way.
@@ -42,9 +42,9 @@ impl Load {
         let [client, streamer, server] = machines;
         let path = file.path.to_string_lossy();
         let url = format!("http://{web}/upload/load");
-        let down = format!("http://{web}/files/{}", file.name);
+        let down = format!("http://{web}/at/4m/{}", file.name);
         let load = Self {
-            download: Transfer::start(client, "load-down", &down, RATE)?,
+            download: Transfer::start(client, "load-down", &down)?,
             upload: client
                 .spawn("load-up", &["curl", "-sS", "--fail", "--limit-rate", RATE, "-T", &path, &url])?,
             uploads: uploading(server, 8080),

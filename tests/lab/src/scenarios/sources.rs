@@ -78,7 +78,7 @@ pub(super) fn on_one_bridge(mesh: &mut Mesh) -> Result {
     ensure!(status["interception"]["handover"] == "on", "status: {status}");
 
     let before = given(node)?;
-    let transfer = Transfer::start(client, "handed", "http://10.96.0.13/files/small.bin", "1G")?;
+    let transfer = Transfer::start(client, "handed", "http://10.96.0.13/files/small.bin")?;
     transfer.finish(&mesh.small.sum, secs(60))?;
     client.run_tool(&["udp-sizes", &format!("{vip}:7000"), "1", "9000", "311"], secs(60))?;
     let packets = given(node)?.saturating_sub(before);
@@ -116,7 +116,7 @@ pub(super) fn without_the_agent(mesh: &mut Mesh) -> Result {
         ensure!(seen.trim() == own, "the endpoint sees {seen}");
         Ok(())
     })?;
-    let transfer = Transfer::start(client, "orphan", "http://10.96.0.13/files/small.bin", "2M")?;
+    let transfer = Transfer::start(client, "orphan", "http://10.96.0.13/at/2m/small.bin")?;
     transfer.wait_progress(secs(10))?;
     agent.process.kill();
     transfer.wait_progress(secs(5)).context("while there is no agent")?;

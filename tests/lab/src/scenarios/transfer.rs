@@ -12,7 +12,7 @@ use crate::{Context, Result, ensure};
 /// Downloads a served file from a Service; the checksum must be right.
 pub(super) fn download_from(client: &Machine, service: &str, file: &Served, limit: u64) -> Result {
     let url = format!("http://{service}/files/{}", file.name);
-    let transfer = Transfer::start(client, "download", &url, "10G")?;
+    let transfer = Transfer::start(client, "download", &url)?;
     transfer.finish(&file.sum, secs(limit)).context(format!("{} <- {service}", client.name))
 }
 
@@ -93,7 +93,7 @@ pub(super) fn many(client: &Machine, web: &str) -> Result {
     let words =
         "curl -sS --parallel --parallel-immediate --parallel-max 200 --max-time 60 -r 0-65535 -o /dev/null";
     let mut words: Vec<&str> = words.split(' ').collect();
-    let url = format!("http://{web}/slow/small.bin?[1-200]");
+    let url = format!("http://{web}/at/4m/small.bin?[1-200]");
     words.extend(["-w", "%{http_code} %{size_download}\\n", &url]);
     let printed = client.run_within(&words, b"", secs(90))?.success()?;
     let whole = printed.lines().filter(|line| *line == "206 65536").count();
@@ -106,7 +106,7 @@ pub(super) fn endpoint_leaves(mesh: &mut Mesh) -> Result {
     let manifests = mesh.server.manifests().to_owned();
     let park = crate::mesh::service("park")?;
     let client = mesh.pod("a1")?;
-    let transfer = Transfer::start(client, "leaving", "http://park/files/small.bin", "2M")?;
+    let transfer = Transfer::start(client, "leaving", "http://park/at/2m/small.bin")?;
     transfer.wait_progress(secs(10))?;
     let pod = mesh.pod("cloud")?.address;
     park.clone().without("b1").endpoint("cloud", pod).write_to(&manifests)?;

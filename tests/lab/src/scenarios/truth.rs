@@ -230,8 +230,8 @@ pub(super) fn new_address(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "park", "b1-p1")?;
     let (agent, node) = mesh.agent("a1")?;
     agent.wait_path(node, "b1", &["direct"], secs(20))?;
-    let url = format!("http://park/files/{}", mesh.small.name);
-    let download = crate::workloads::Transfer::start(mesh.pod("a1")?, "roaming", &url, "1M")?;
+    let url = format!("http://park/at/1m/{}", mesh.small.name);
+    let download = crate::workloads::Transfer::start(mesh.pod("a1")?, "roaming", &url)?;
     download.wait_progress(secs(10))?;
     mesh.lab.b1.ns.ip(&[
         "addr del 192.168.1.11/24 dev eth0",
