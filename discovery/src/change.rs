@@ -3,7 +3,7 @@
 //! Sources tell differences, so that what a change costs depends on the change. [`Changes`] gathers them until somebody
 //! takes them: of several about one object only the last counts. Bounded by the number of objects.
 
-use crate::object::{Identity, Object};
+use crate::object::{Identity, Kind, Object};
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, IntoIter};
 
@@ -40,6 +40,11 @@ impl Changes {
     /// Whether the source has told everything, with this.
     pub fn is_all(&self) -> bool {
         !self.more
+    }
+
+    /// Whether all that is new is of this kind.
+    pub fn is_only(&self, kind: Kind) -> bool {
+        !self.is_empty() && self.objects.keys().all(|identity| identity.kind == kind)
     }
 
     /// How many objects are new, different or gone.
@@ -95,7 +100,6 @@ impl FromIterator<(Identity, Object)> for Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Kind;
 
     #[test]
     fn r2_the_last_word_on_an_object_counts_and_the_first_trigger() {

@@ -87,6 +87,11 @@ impl Step {
         Self { whole: true, ..Self::default() }
     }
 
+    /// The step of these Services.
+    pub fn of(services: impl IntoIterator<Item = Arc<Key>>) -> Self {
+        Self { services: services.into_iter().collect(), ..Self::default() }
+    }
+
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
         !self.whole && self.services.is_empty() && self.namespaces.is_empty()

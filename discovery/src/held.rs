@@ -9,13 +9,18 @@
 //! If its Node is not ready, or is called so within [`LATELY`] (the two come by two watches, in any order),
 //! [`Held::of`] names it. Once the Node is ready again, the cloud is given [`LATELY`] to hear of its pods, then its
 //! word counts. An endpoint that was never ready before is held as well when this process began after the
-//! Node was lost: nothing here outlives the process.
+//! Node was lost. What is held outlives the process, whose owner stores it ([`Held::take`], [`Held::restore`]): the cloud
+//! may have deleted it long ago. Once the source has told everything, what is on no Node that is known goes
+//! ([`Held::settle`]).
 //!
 //! Bounds: [`LOST_MAX`] endpoints; what is lost beyond that is not held.
 
 use crate::object::{Endpoint, EndpointGroup, Node, ServicePort};
 use crate::table::Key;
-use edgemesh_core::wire::feed;
+use blake2::Blake2s256;
+use blake2::digest::Digest;
+use edgemesh_core::wire::feed::{self, Protocol};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -55,6 +60,22 @@ pub(crate) struct Held {
     count: usize,
     /// No endpoint is to be forgotten earlier.
     due: Option<Instant>,
+    /// What is held may be other than when it was taken last, which has this digest; zero while nothing was held.
+    changed: bool,
+    taken: [u8; 32],
+}
+
+/// An endpoint that is held, as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Stored {
+    namespace: String,
+    name: String,
+    ports: Vec<(String, Protocol, u16)>,
+    address: IpAddr,
+    node: String,
+    hostname: String,
+    conditions: u8,
+    zones: Vec<u32>,
 }
 
 impl Held {
@@ -70,6 +91,7 @@ impl Held {
     ) {
         let mut lost = self.lost.remove(key).unwrap_or_default();
         self.count -= lost.len();
+        self.changed |= !lost.is_empty();
         lost.retain(|lost| match listed(&lost.group) {
             Some(conditions) if conditions & feed::ENDPOINT_READY != 0 => false,
             Some(conditions) if conditions & feed::ENDPOINT_TERMINATING == 0 => true,
@@ -88,6 +110,7 @@ impl Held {
             self.due = self.due.or(Some(now + LATELY));
         }
         if !lost.is_empty() {
+            self.changed = true;
             self.count += lost.len();
             self.lost.insert(key.clone(), lost);
         }
@@ -95,7 +118,57 @@ impl Held {
 
     /// The Service is gone.
     pub(crate) fn forget(&mut self, key: &Key) {
-        self.count -= self.lost.remove(key).map_or(0, |lost| lost.len());
+        if let Some(lost) = self.lost.remove(key) {
+            self.count -= lost.len();
+            self.changed = true;
+        }
+    }
+
+    /// What is held, to be stored, if that may have changed since it was taken last.
+    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let all = self.lost.iter().flat_map(|(key, lost)| lost.iter().map(move |lost| (key, lost)));
+        let held = all.filter(|(_, lost)| lost.state == State::Held);
+        let stored =
+            held.flat_map(|(key, lost)| lost.group.endpoints.iter().map(|e| stored(key, &lost.group, e)));
+        let bytes = postcard::to_allocvec(&stored.collect::<Vec<_>>()).ok()?;
+        let digest = digest(&bytes);
+        (std::mem::replace(&mut self.taken, digest) != digest).then_some(bytes)
+    }
+
+    /// Holds what an earlier process held, until the source says otherwise.
+    ///
+    /// # Errors
+    /// When the bytes are not what [`Held::take`] made.
+    pub(crate) fn restore(&mut self, now: Instant, bytes: &[u8]) -> Result<(), postcard::Error> {
+        let all: Vec<Stored> = postcard::from_bytes(bytes)?;
+        self.taken = digest(bytes);
+        for stored in all.into_iter().take(LOST_MAX.saturating_sub(self.count)) {
+            let key = Arc::new(Key { namespace: stored.namespace.clone(), name: stored.name.clone() });
+            let lost = Lost { group: stored.group(), since: now, state: State::Held };
+            self.lost.entry(key).or_default().push(lost);
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// The source has told everything: what was restored for Services and Nodes that are no more goes.
+    pub(crate) fn settle(
+        &mut self,
+        is_service: impl Fn(&Key) -> bool,
+        nodes: &BTreeMap<String, Node>,
+    ) -> BTreeSet<Arc<Key>> {
+        let mut changed = BTreeSet::new();
+        self.retain(|key, lost| {
+            let stays = lost.state != State::Held || is_service(key) && is_down(nodes, &lost.group);
+            if !stays {
+                changed.insert(key.clone());
+            }
+            stays
+        });
+        changed
     }
 
     /// A Node is or is not ready any more, or is gone. `listed`: whether the cloud still lists an endpoint of a Service,
@@ -155,6 +228,7 @@ impl Held {
     }
 
     fn retain(&mut self, mut keep: impl FnMut(&Arc<Key>, &mut Lost) -> bool) {
+        self.changed |= !self.lost.is_empty();
         self.lost.retain(|key, lost| {
             lost.retain_mut(|lost| keep(key, lost));
             !lost.is_empty()
@@ -172,6 +246,38 @@ impl Lost {
             State::Until(at) => Some(at),
             State::Held => None,
         }
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    if bytes == [0] { [0; 32] } else { Blake2s256::digest(bytes).into() }
+}
+
+impl Stored {
+    fn group(self) -> EndpointGroup {
+        let port = |(name, protocol, port)| ServicePort { name, protocol, port };
+        let endpoint = Endpoint {
+            address: self.address,
+            node: self.node.into(),
+            hostname: self.hostname.into(),
+            conditions: self.conditions,
+            zones: self.zones.into(),
+        };
+        EndpointGroup { ports: self.ports.into_iter().map(port).collect(), endpoints: vec![endpoint] }
+    }
+}
+
+fn stored(key: &Key, group: &EndpointGroup, endpoint: &Endpoint) -> Stored {
+    let port = |port: &ServicePort| (port.name.clone(), port.protocol, port.port);
+    Stored {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        ports: group.ports.iter().map(port).collect(),
+        address: endpoint.address,
+        node: endpoint.node.to_string(),
+        hostname: endpoint.hostname.to_string(),
+        conditions: endpoint.conditions,
+        zones: endpoint.zones.to_vec(),
     }
 }
 

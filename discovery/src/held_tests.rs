@@ -204,3 +204,46 @@ fn a_service_that_goes_takes_what_was_held_with_it_and_there_is_a_bound() {
     held.forget(&key);
     assert_eq!((held.of(&key).count(), held.count), (0, 0));
 }
+
+#[test]
+fn g4_what_is_held_outlives_the_process_and_what_the_cloud_deleted_meanwhile() {
+    let mut cloud = Cloud::new();
+    assert_eq!(cloud.table.take_held(), None, "nothing to store");
+    cloud.node("n2", "Unknown");
+    cloud.slice(&[("n1", "ready: true"), ("n2", "ready: false")]);
+    let stored = cloud.table.take_held().unwrap();
+    assert_eq!(cloud.table.take_held(), None);
+    cloud.slice(&[("n1", "ready: true")]);
+    assert_eq!(cloud.table.take_held(), None, "as before");
+    assert_eq!(cloud.seen(), ["n1 ready", "n2 ready held"]);
+    // What the next process hears, in any order, of a cloud that has deleted the pod.
+    let hears = |order: [usize; 4], down: &str| {
+        let mut next = Cloud { table: Table::default(), now: cloud.now };
+        next.table.restore_held(next.now, &stored).unwrap();
+        for part in order {
+            match part {
+                0 => next.tell(SERVICE),
+                1 => next.node("n1", "True"),
+                2 if !down.is_empty() => next.node("n2", down),
+                2 => {}
+                _ => next.slice(&[("n1", "ready: true")]),
+            }
+        }
+        next.table.settle();
+        next
+    };
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1]] {
+        let mut next = hears(order, "Unknown");
+        assert_eq!(next.seen(), ["n1 ready", "n2 ready held"], "{order:?}");
+        assert_eq!(next.table.take_held(), None, "it is on disk");
+        next.wait(3_600);
+        next.node("n2", "True");
+        assert_eq!(next.seen(), ["n1 ready"], "its Node is ready, and the cloud does not list it");
+        let nothing = next.table.take_held().unwrap();
+        assert_eq!(Table::default().restore_held(next.now, &nothing), Ok(()));
+        assert_eq!(hears(order, "True").seen(), ["n1 ready"]);
+        assert_eq!(hears(order, "").seen(), ["n1 ready"], "a Node that is gone");
+    }
+    let mut other = Cloud { table: Table::default(), now: cloud.now };
+    assert!(other.table.restore_held(other.now, &stored[..stored.len() - 1]).is_err());
+}

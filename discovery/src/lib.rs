@@ -29,6 +29,7 @@ pub mod manifests;
 mod names;
 pub mod object;
 pub mod place;
+pub mod pods;
 pub mod replica;
 pub mod served;
 pub mod snapshot;

@@ -38,9 +38,13 @@ impl Served {
     /// Takes what a source says, or nothing when [`Served::held_until`] is over. Whether Nodes have changed, so that
     /// [`Served::place`] is to be called.
     pub fn apply(&mut self, now: Instant, changes: Changes) -> bool {
+        let first = changes.is_all() && !self.whole;
         self.whole |= changes.is_all();
         for (identity, change) in changes {
             self.table.apply(now, identity, change.object);
+        }
+        if first {
+            self.table.settle();
         }
         let changed = self.table.take_changed(now);
         self.due.extend(changed.services);
@@ -115,6 +119,19 @@ impl Served {
     /// The node that the table is for is here; what that changes is added to `step`.
     pub fn set_home(&mut self, home: Home, step: &mut Step) {
         self.encoded.set_home(home, step);
+    }
+
+    /// See [`Table::restore_held`].
+    ///
+    /// # Errors
+    /// When the bytes are no such thing.
+    pub fn restore_held(&mut self, now: Instant, bytes: &[u8]) -> Result<(), postcard::Error> {
+        self.table.restore_held(now, bytes)
+    }
+
+    /// See [`Table::take_held`].
+    pub fn take_held(&mut self) -> Option<Vec<u8>> {
+        self.table.take_held()
     }
 
     /// The objects, joined.

@@ -14,6 +14,7 @@ use crate::object::{
     Endpoint, EndpointGroup, EndpointSlice, Endpoints, EntryPoints, Identity, Kind, Node, Object, Service,
     ServiceKind, ServicePort,
 };
+use crate::pods::Pods;
 use edgemesh_core::wire::feed;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -42,6 +43,8 @@ pub struct Table {
     service_cidrs: BTreeMap<String, Vec<(IpAddr, u8)>>,
     claims: Claims,
     held: Held,
+    /// Of those sources that tell of pods.
+    pods: Arc<Pods>,
     changed: Changed,
     /// Nodes that are ready now and were not, or the other way.
     turned: BTreeSet<String>,
@@ -114,6 +117,8 @@ impl Table {
                 drop(self.service_cidrs.insert(name, cidrs));
             }
             (Kind::ServiceCidr, _) => drop(self.service_cidrs.remove(&name)),
+            (Kind::Pod, Some(Object::Pod(addresses))) => self.pods.set(Key { namespace, name }, &addresses),
+            (Kind::Pod, _) => self.pods.set(Key { namespace, name }, &[]),
         }
     }
 
@@ -131,6 +136,28 @@ impl Table {
     /// When [`Table::take_changed`] has something although no object has changed.
     pub fn due(&self) -> Option<Instant> {
         self.held.due()
+    }
+
+    /// What is held of Nodes that are not ready, to be stored for the next process, if that may have changed since this
+    /// was asked last.
+    pub fn take_held(&mut self) -> Option<Vec<u8>> {
+        self.held.take()
+    }
+
+    /// Holds what an earlier process stored, before the source is heard.
+    ///
+    /// # Errors
+    /// When the bytes are no such thing.
+    pub fn restore_held(&mut self, now: Instant, bytes: &[u8]) -> Result<(), postcard::Error> {
+        self.held.restore(now, bytes)
+    }
+
+    /// The source has told everything.
+    pub(crate) fn settle(&mut self) {
+        let Self { services, nodes, held, .. } = self;
+        let is_service = |key: &Key| services.get(key).is_some_and(|parts| parts.service.is_some());
+        let changed = held.settle(is_service, nodes);
+        self.changed.services.extend(changed);
     }
 
     /// How many Services there are. One walk.
@@ -188,6 +215,11 @@ impl Table {
     /// The Nodes that the source told of.
     pub fn nodes(&self) -> &BTreeMap<String, Node> {
         &self.nodes
+    }
+
+    /// The addresses of pods.
+    pub fn pods(&self) -> &Arc<Pods> {
+        &self.pods
     }
 
     /// The prefixes that ClusterIPs come from, as far as the source told.

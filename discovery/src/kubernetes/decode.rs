@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 /// Annotation of endpoints: when the pod or Service changed that they were last made anew for.
 const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -52,6 +53,24 @@ struct Status {
     conditions: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     load_balancer: Option<Value>,
+    /// Of pods alone.
+    #[serde(skip)]
+    pod: PodStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: String,
 }
 
 impl<'de> Deserialize<'de> for Status {
@@ -62,6 +81,8 @@ impl<'de> Deserialize<'de> for Status {
             addresses: Option<Value>,
             conditions: Option<Value>,
             load_balancer: Option<Value>,
+            #[serde(flatten)]
+            pod: PodStatus,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -70,8 +91,8 @@ impl<'de> Deserialize<'de> for Status {
             Other(IgnoredAny),
         }
         Ok(match Either::deserialize(deserializer)? {
-            Either::Fields(f) => {
-                Self { addresses: f.addresses, conditions: f.conditions, load_balancer: f.load_balancer }
+            Either::Fields(Fields { addresses, conditions, load_balancer, pod }) => {
+                Self { addresses, conditions, load_balancer, pod }
             }
             Either::Other(_) => Self::default(),
         })
@@ -182,6 +203,7 @@ pub(super) const fn kind_name(kind: Kind) -> &'static str {
         Kind::Namespace => "Namespace",
         Kind::Node => "Node",
         Kind::ServiceCidr => "ServiceCIDR",
+        Kind::Pod => "Pod",
     }
 }
 
@@ -249,6 +271,13 @@ fn object(kind: Kind, slim: Slim) -> Result<Decoded, Bad> {
     let version = version_hash(meta.resource_version.as_deref());
     let triggered = meta.annotations.0.get(TRIGGER).and_then(Value::as_str).and_then(unix_millis);
     let found = slim.kind.unwrap_or_else(|| kind_name(kind).to_owned());
+    if kind == Kind::Pod && found == kind_name(kind) {
+        let meta = serde_json::json!({ "metadata": meta });
+        let none = || Bad { identity: None, version, error: FieldError::new("metadata.name", "missing") };
+        let identity = named(kind, &meta).ok_or_else(none)?;
+        let object = Object::Pod(slim.status.map(|status| addresses(status.pod)).unwrap_or_default());
+        return Ok(Decoded { identity, object, version, triggered });
+    }
     let mut fields = Map::new();
     fields.insert("kind".to_owned(), kind_name(kind).into());
     let whole = [
@@ -279,6 +308,17 @@ fn object(kind: Kind, slim: Slim) -> Result<Decoded, Bad> {
     }
 }
 
+/// The addresses of a pod that has not ended.
+fn addresses(status: PodStatus) -> Vec<IpAddr> {
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let listed = status.pod_ips.into_iter().flatten().map(|pod| pod.ip);
+    let mut all: Vec<IpAddr> =
+        listed.chain(status.pod_ip).filter(|_| !ended).filter_map(|ip| object::parse_ip(&ip)).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 fn unreadable(kind: Kind, value: Option<&Value>, error: &serde_json::Error) -> Bad {
     let version = value.and_then(|v| v.pointer("/metadata/resourceVersion")).and_then(Value::as_str);
     let identity = value.and_then(|v| named(kind, v));
@@ -290,7 +330,7 @@ fn named(kind: Kind, value: &Value) -> Option<Identity> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
     let name = text("/metadata/name").filter(|n| !n.is_empty() && n.len() <= 253)?.to_owned();
     let namespace = match kind {
-        Kind::Service | Kind::EndpointSlice | Kind::Endpoints => {
+        Kind::Service | Kind::EndpointSlice | Kind::Endpoints | Kind::Pod => {
             text("/metadata/namespace").filter(|n| !n.is_empty() && n.len() <= 253).unwrap_or("default")
         }
         Kind::Namespace | Kind::Node | Kind::ServiceCidr => "",
@@ -336,7 +376,7 @@ fn lenient(kind: Kind, value: &mut Value) {
                 protocols(subset.get_mut("ports"));
             }
         }
-        Kind::Namespace | Kind::Node | Kind::ServiceCidr => {}
+        Kind::Namespace | Kind::Node | Kind::ServiceCidr | Kind::Pod => {}
     }
 }
 

@@ -48,7 +48,7 @@ impl Health {
         match kind {
             Kind::Service => inner.services = Some(now),
             Kind::EndpointSlice | Kind::Endpoints => inner.endpoints = Some(now),
-            Kind::Namespace | Kind::Node | Kind::ServiceCidr => {}
+            Kind::Namespace | Kind::Node | Kind::ServiceCidr | Kind::Pod => {}
         }
     }
 

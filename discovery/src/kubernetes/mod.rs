@@ -51,6 +51,9 @@ pub struct Settings {
     pub meta_server: bool,
     /// Where token and authority of the ServiceAccount are, if not where Kubernetes puts them.
     pub service_account: Option<PathBuf>,
+    /// Pods are followed as well, for names of pods in DNS: of each its namespace and addresses are kept. The table does
+    /// not wait for them.
+    pub pods: bool,
     /// Services in the table that is in use until this source has one: a first list with far fewer is asked for
     /// twice, and an empty one without a resource version does not count.
     pub known_services: usize,
@@ -187,6 +190,9 @@ impl Source {
 fn follow_all(shared: &Rc<Shared>) {
     for kind in [Kind::Service, Kind::EndpointSlice, Kind::Namespace, Kind::Node, Kind::ServiceCidr] {
         tokio::task::spawn_local(Follower::new(kind, shared.clone()).run());
+    }
+    if shared.settings.pods {
+        tokio::task::spawn_local(Follower::new(Kind::Pod, shared.clone()).run());
     }
     tokio::task::spawn_local(follow_endpoints(shared.clone()));
 }

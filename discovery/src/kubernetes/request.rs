@@ -65,6 +65,7 @@ pub(super) const fn path(kind: Kind) -> &'static str {
         Kind::Endpoints => "/api/v1/endpoints",
         Kind::Namespace => "/api/v1/namespaces",
         Kind::Node => "/api/v1/nodes",
+        Kind::Pod => "/api/v1/pods",
         Kind::ServiceCidr => "/apis/networking.k8s.io/v1/servicecidrs",
     }
 }

@@ -44,6 +44,8 @@ pub enum Kind {
     Node,
     /// `networking.k8s.io/v1/ServiceCIDR`
     ServiceCidr,
+    /// `v1/Pod`, where a source is asked for them: manifests are not.
+    Pod,
 }
 
 /// One object.
@@ -61,6 +63,8 @@ pub enum Object {
     Node(Node),
     /// The prefixes of a ServiceCIDR: network address and length in bits.
     ServiceCidr(Vec<(IpAddr, u8)>),
+    /// The addresses of a Pod; none before it has one, and when it has ended.
+    Pod(Vec<IpAddr>),
 }
 
 /// A Service.

@@ -3,6 +3,8 @@
 use crate::support::{
     Feed, SERVICES, asked_times, endpoints_of, names_of, plain, service, settings, slice, start, watched,
 };
+use edgemesh_discovery::kubernetes::Settings;
+use edgemesh_discovery::table::Table;
 use edgemesh_testapi::{Fault, Options, Order, Resource, Verb};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -179,4 +181,44 @@ async fn foreign_kinds_and_odd_events_are_skipped() {
         feed.reports()
     );
     assert_eq!(crate::support::asked(&server, Verb::Watch).len(), 1);
+}
+
+fn pod(namespace: &str, name: &str, addresses: &[&str], phase: &str) -> Value {
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({"kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+           "spec": {"containers": [{"name": "c", "image": "big"}]},
+           "status": {"phase": phase, "podIP": addresses.first(), "podIPs": ips}})
+}
+
+#[tokio::test]
+async fn d25_pods_are_followed_where_their_names_are_to_be_verified_and_only_there() {
+    let server = plain().await;
+    for n in 0..120 {
+        server.put(pod("shop", &format!("p{n}"), &[&format!("10.244.1.{n}")], "Running"));
+    }
+    server.put(pod("shop", "done", &["10.244.2.1"], "Succeeded"));
+    server.put(pod("shop", "both", &["10.244.2.2", "fd00::2"], "Pending"));
+    server.put(json!({"kind": "Pod", "metadata": {"name": "odd", "namespace": "shop"}, "status": {"podIPs": "none"}}));
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let mut feed = Feed::new(Settings { pods: true, ..settings(&server) });
+    let all = |t: &Table| (0..120).all(|n| t.pods().has("shop", ip(&format!("10.244.1.{n}"))));
+    let pods = feed.until(|t| all(t) && t.pods().has("shop", ip("fd00::2"))).await.pods().clone();
+    assert!(pods.has("shop", ip("10.244.2.2")));
+    assert!(!pods.has("shop", ip("10.244.2.1")), "it has ended, and its address is another's soon");
+    assert!(!pods.has("default", ip("10.244.1.1")), "of another namespace");
+    watched(&server, Resource::Pods, 1).await;
+    server.put(pod("shop", "p1", &["10.244.3.1"], "Running"));
+    server.put(pod("shop", "p2", &["10.244.1.2"], "Failed"));
+    feed.until(|t| t.pods().has("shop", ip("10.244.3.1")) && !t.pods().has("shop", ip("10.244.1.2"))).await;
+    assert!(!pods.has("shop", ip("10.244.1.1")));
+    assert!(server.delete(Resource::Pods, "shop", "p3"));
+    feed.until(|t| !t.pods().has("shop", ip("10.244.1.3"))).await;
+    assert!(feed.reports().is_empty(), "{:?}", feed.reports());
+
+    let quiet = plain().await;
+    quiet.put(service("web"));
+    quiet.put(pod("shop", "p", &["10.244.1.1"], "Running"));
+    let mut feed = Feed::new(settings(&quiet));
+    assert!(!feed.next().await.pods().has("shop", ip("10.244.1.1")));
+    assert!(quiet.requests().iter().all(|request| request.resource != Resource::Pods));
 }
