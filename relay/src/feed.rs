@@ -162,6 +162,13 @@ impl Feed {
         Self { newest, entries, shown: Mutex::default(), exits, source: Mutex::default(), joined }
     }
 
+    /// What an earlier process held of Nodes that were not ready is held until the source says otherwise.
+    pub(crate) fn restore_held(&self, bytes: &[u8]) {
+        if self.source().served.restore_held(Instant::now(), bytes).is_err() {
+            tracing::warn!("the stored list of held endpoints is damaged, going on without it");
+        }
+    }
+
     fn source(&self) -> MutexGuard<'_, Source> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -297,6 +304,9 @@ impl Feed {
         if let Some(entries) = served.take_entries() {
             let listed = Listed::new(&entries, mark.sequence, &directory.keys);
             self.entries.send_replace(Some(Arc::new(listed)));
+        }
+        if let Some(held) = served.take_held() {
+            directory.keep_held(&held)?;
         }
         drop(directory);
         news.into_iter().for_each(report);

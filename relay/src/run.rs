@@ -45,6 +45,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let udp = UdpSocket::bind(listen).map_err(|e| named(&format!("--listen {listen} (UDP)"), e))?;
     let settings = settings(args, listen, directory.settings(), &mut rng)?;
     directory.set_settings(settings).map_err(|e| Failure::Failed(e.to_string()))?;
+    let held = directory.held().map_err(|e| Failure::Failed(e.to_string()))?;
     let directory = Arc::new(Mutex::new(directory));
     let counters = Arc::new(Counters::default());
     let sender = udp.try_clone().map_err(|e| named("UDP socket", e))?;
@@ -58,6 +59,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
         spawn_udp(switch.clone(), udp).map_err(|e| named("relay thread", e))?;
     }
     let feed = Arc::new(Feed::new(args.exit.clone()));
+    held.iter().for_each(|bytes| feed.restore_held(bytes));
     tokio::spawn(feed.clone().follow_nodes(directory.clone()));
     let accounts = Accounts::new(source::reviewer(args)?);
     let _source = source::follow(args, &directory, &feed, &counters)?;

@@ -4,7 +4,8 @@
 //! its content. Entries are appended in one write and made durable before anybody acts on them. A torn last
 //! append, which nobody acted on, is cut off at the next start: the file ends, or reads as zeros, inside an entry.
 //! Damage before that is an error that names the place, because what follows it must not be lost silently. When
-//! an append fails the file is cut back to its last good length.
+//! an append fails the file is cut back to its last good length. A file that has grown is replaced by one with the same
+//! meaning, written aside and renamed, so that a crash at any moment leaves the one or the other.
 
 use blake2::digest::Digest;
 use edgemesh_host::state::{Directory, StateError};
@@ -26,6 +27,8 @@ pub(super) struct Log {
     len: u64,
     /// What the file holds past `len` could not be removed: nothing may be appended behind it.
     broken: bool,
+    /// The file took the place of another one, which is not known to have reached the disk.
+    moved: bool,
 }
 
 impl Log {
@@ -47,7 +50,7 @@ impl Log {
             file.set_len(len).map_err(open)?;
         }
         state.sync()?;
-        Ok((Self { file, path, len, broken: false }, entries))
+        Ok((Self { file, path, len, broken: false, moved: false }, entries))
     }
 
     /// Appends all entries, durably, or none.
@@ -63,7 +66,42 @@ impl Log {
         result.map_err(|e| StateError::new("write", &self.path, e))
     }
 
+    /// Puts a file with these entries in the place of this one, whole or not at all. What is appended from then on is
+    /// behind them.
+    pub(super) fn replace<T: Serialize>(
+        &mut self,
+        state: &Directory,
+        entries: &[T],
+    ) -> Result<(), StateError> {
+        let (bytes, fresh) = (write(entries), self.path.with_extension("new"));
+        let replaced =
+            File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh).and_then(
+                |mut file| {
+                    file.write_all(&bytes)?;
+                    file.sync_all()?;
+                    std::fs::rename(&fresh, &self.path)?;
+                    Ok(file)
+                },
+            );
+        match replaced {
+            Ok(file) => {
+                (self.file, self.len, self.broken) = (file, bytes.len() as u64, false);
+                self.moved = state.sync().is_err();
+                Ok(())
+            }
+            Err(error) => {
+                let _ = std::fs::remove_file(&fresh);
+                Err(StateError::new("write", &self.path, error))
+            }
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.moved {
+            // Else the file that comes back after a crash could be the one before.
+            self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())?;
+            self.moved = false;
+        }
         if self.broken {
             self.file.set_len(self.len)?;
         }

@@ -1,7 +1,8 @@
 //! The directory: which node has which index and key, which tokens are out, which addresses are assigned.
 //!
 //! Life cycle: opened (and made) at start under the state directory's lock; every change is an entry in the log,
-//! durable before it is believed. Indices and endpoint VIPs are assigned at first mention and never reused.
+//! durable before it is believed; the log is rewritten when it has grown far beyond what it says, at start and while
+//! the server runs. Indices and endpoint VIPs are assigned at first mention and never reused.
 //! Bounds: as many nodes as the mesh prefix has addresses; endpoint VIPs likewise; 100,000 tokens.
 //! It knows nothing of connections, and it judges time by the server's clock only.
 
@@ -24,7 +25,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use tokens::Token;
 
 const FILE: &str = "directory";
-/// The log is rewritten at start when it is this many bytes longer than it has to be.
+const HELD: &str = "held";
+/// The log is rewritten when it may be twice as long as it has to be, but not for less than this many bytes.
 const SLACK: u64 = 256 * 1024;
 
 /// What the operator decides; kept from the first start on.
@@ -76,6 +78,8 @@ pub(crate) struct Directory {
     pub(crate) keys: Keys,
     state: state::Directory,
     log: Log,
+    /// Length of the log in bytes beyond which it is looked at.
+    limit: u64,
     epoch: u32,
     settings: Option<Settings>,
     nodes: BTreeMap<u32, Node>,
@@ -95,6 +99,7 @@ impl Directory {
             keys,
             state,
             log,
+            limit: 0,
             epoch: 0,
             settings: None,
             nodes: BTreeMap::new(),
@@ -108,7 +113,7 @@ impl Directory {
         if directory.epoch == 0 {
             directory.commit(vec![Entry::Epoch(1)])?;
         }
-        directory.compact()?;
+        directory.compact();
         Ok(directory)
     }
 
@@ -136,11 +141,15 @@ impl Directory {
     fn commit(&mut self, entries: Vec<Entry>) -> Result<(), StateError> {
         self.log.append(&entries)?;
         entries.into_iter().for_each(|entry| self.apply(entry));
+        if self.log.len() > self.limit {
+            self.compact();
+        }
         Ok(())
     }
 
-    /// Rewrites a log that has grown far beyond what it says.
-    fn compact(&mut self) -> Result<(), StateError> {
+    /// Rewrites a log that has grown far beyond what it says. What fails is tried again once it has grown further:
+    /// everything is in the log as it is.
+    fn compact(&mut self) {
         let now = edgemesh_host::clock::wall().secs;
         let mut entries = vec![Entry::Epoch(self.epoch)];
         entries.extend(self.settings.clone().map(Entry::Settings));
@@ -149,12 +158,23 @@ impl Directory {
         entries.extend(live.map(|(hash, token)| Entry::Token(*hash, token.clone())));
         entries.extend(self.vips.iter().map(|(key, number)| Entry::Vip(key.clone(), *number)));
         entries.push(Entry::Feed { sequence: self.mark.sequence, digest: self.mark.digest });
-        let bytes = log::write(&entries);
-        if self.log.len() > bytes.len() as u64 + SLACK {
-            self.state.write(FILE, &bytes)?;
-            self.log = Log::open::<Entry>(&self.state, FILE)?.0;
+        let needed = log::write(&entries).len() as u64;
+        if self.log.len() > needed + SLACK
+            && let Err(error) = self.log.replace(&self.state, &entries)
+        {
+            tracing::warn!(%error, "the directory's log stays longer than it has to be");
         }
-        Ok(())
+        self.limit = self.log.len() + needed.max(SLACK);
+    }
+
+    /// Stores what is held of Nodes that are not ready, for the next start.
+    pub(crate) fn keep_held(&self, bytes: &[u8]) -> Result<(), StateError> {
+        self.state.write(HELD, bytes)
+    }
+
+    /// What [`Directory::keep_held`] stored.
+    pub(crate) fn held(&self) -> Result<Option<Vec<u8>>, StateError> {
+        self.state.read(HELD)
     }
 
     /// The directory's epoch.

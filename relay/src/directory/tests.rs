@@ -178,3 +178,57 @@ fn damaged_state_is_named_and_a_grown_log_is_rewritten() {
     let error = scratch.open().err().unwrap().to_string();
     assert!(error.contains("keys") && error.contains("backup"), "{error}");
 }
+
+/// One published change of the feed.
+fn publish(directory: &mut Directory, number: u32) -> Result<FeedMark, StateError> {
+    let mut digest = [0; 32];
+    digest[..4].copy_from_slice(&number.to_le_bytes());
+    directory.assign(|_| ((), digest)).map(|(_, mark)| mark)
+}
+
+#[test]
+fn a_log_that_grows_while_the_server_runs_is_rewritten_and_loses_nothing() {
+    let scratch = Scratch::new("running");
+    let mut directory = scratch.open().unwrap();
+    let secret = token(&mut directory, "a", 5);
+    directory.admit("a", [1; 32], &secret, 1_000).unwrap().unwrap();
+    let on_disk = || std::fs::metadata(scratch.0.join(FILE)).unwrap().len();
+    // In one entry each, but written together: this is about the log, not about the disk.
+    let mut rewritten = 0;
+    for round in 1..=30 {
+        let before = directory.log.len();
+        let feed = |n: u32| Entry::Feed { sequence: u64::from(round * 1_000 + n), digest: [n as u8; 32] };
+        directory.commit((0..1_000).map(feed).collect()).unwrap();
+        rewritten += u32::from(directory.log.len() < before);
+        assert!(directory.log.len() <= 2 * SLACK + 64 * 1_000, "round {round}: {}", directory.log.len());
+        assert_eq!(on_disk(), directory.log.len());
+    }
+    assert!((2..10).contains(&rewritten), "{rewritten}");
+    let mark = publish(&mut directory, 77).unwrap();
+    assert_eq!(mark.sequence, 31_000);
+    drop(directory);
+    let directory = scratch.open().unwrap();
+    assert_eq!((directory.mark, directory.index_of("a")), (mark, Some(1)));
+}
+
+#[test]
+fn a_log_that_cannot_be_rewritten_goes_on_as_it_is() {
+    let scratch = Scratch::new("stuck");
+    let mut directory = scratch.open().unwrap();
+    // What was left of an earlier attempt, and cannot be written.
+    let aside = scratch.0.join("directory.new");
+    std::fs::create_dir(&aside).unwrap();
+    let feed = |n: u32| Entry::Feed { sequence: u64::from(n), digest: [n as u8; 32] };
+    for round in 0..2 {
+        directory.commit((1..=12_000).map(|n| feed(round * 12_000 + n)).collect()).unwrap();
+    }
+    let long = directory.log.len();
+    assert!(long > 4 * SLACK, "{long}");
+    std::fs::remove_dir(&aside).unwrap();
+    std::fs::write(&aside, b"half of it").unwrap();
+    let mark = publish(&mut directory, 9).unwrap();
+    drop(directory);
+    let directory = scratch.open().unwrap();
+    assert_eq!(directory.mark, mark);
+    assert!(directory.log.len() < 1_000 && !aside.exists(), "the next start did it");
+}
