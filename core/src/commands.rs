@@ -3,9 +3,11 @@
 
 use crate::control::Question;
 use crate::counters::DropReason;
+use crate::dns::PodRecords;
 use crate::node::Engine;
 use crate::packet::Packet;
 use crate::path::Local;
+use crate::service::Reached;
 use crate::time::Instant;
 use core::net::IpAddr;
 
@@ -56,6 +58,17 @@ impl Engine<'_> {
     /// The endpoints of this node that do not answer are these: see [`Peers::set_down`](crate::peer::Peers::set_down).
     pub fn set_down(&mut self, now: Instant, down: &[IpAddr]) {
         self.peers.set_down(now, self.own, down);
+    }
+
+    /// The addresses of other nodes that this node's kernel reaches: see
+    /// [`Table::set_reached`](crate::service::Table::set_reached).
+    pub fn set_reached(&mut self, list: &[Reached]) {
+        self.services.set_reached(list);
+    }
+
+    /// Names of pods are answered in this way from here on.
+    pub fn answer_pods(&mut self, pods: PodRecords) {
+        self.responder.set_pods(pods);
     }
 
     /// Whether connections whose endpoint this node's kernel reaches are handed over to it from here on

@@ -47,6 +47,14 @@ impl<'a> Resources<'a> {
         (self.flows.flows, self.flows.admitted) = (flows, admitted);
         self
     }
+
+    /// Room for what the shell says of addresses that the kernel reaches
+    /// ([`Engine::set_reached`](crate::node::Engine::set_reached)), all empty; without this there is none.
+    #[must_use]
+    pub fn with_reached(mut self, reached: &'a mut [service::Reached]) -> Self {
+        self.services.reached = reached;
+        self
+    }
 }
 
 /// Deadlines of an engine: two of its own, tunnel and path of each peer and of none, flows, admitted tuples,
@@ -223,6 +231,7 @@ macro_rules! memory {
                 by_address: $by_address,
                 by_endpoint_vip: $by_endpoint_vip,
                 by_ordinal: $by_ordinal,
+                reached: &mut [],
             },
         }
     };

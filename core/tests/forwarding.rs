@@ -88,6 +88,7 @@ impl Node {
                 by_address: leak(0, 64),
                 by_endpoint_vip: leak(0, 64),
                 by_ordinal: leak(0, 64),
+                reached: &mut [],
             },
             &mut rng,
         );

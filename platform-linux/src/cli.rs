@@ -188,7 +188,7 @@ pub enum DnsVip {
 pub enum DnsPods {
     /// All, unchecked.
     Insecure,
-    /// Those of ready endpoints.
+    /// Those of pods that are known: all with `--source kubernetes`, else the ready endpoints of Services.
     Verified,
     /// None.
     Disabled,

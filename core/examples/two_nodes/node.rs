@@ -137,7 +137,7 @@ impl<'a> Node<'a> {
                 match verdict {
                     Inbound::Deliver => self.delivered.push(packet),
                     Inbound::Answer(grant) => self.seal(&grant, &packet)?,
-                    Inbound::Handled | Inbound::Park(..) => {}
+                    Inbound::Aside | Inbound::Handled | Inbound::Park(..) => {}
                     Inbound::Drop(reason) => return Err(reason.into()),
                 }
             }

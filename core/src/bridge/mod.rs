@@ -11,6 +11,7 @@ mod types;
 mod ways;
 mod zone;
 
+pub(crate) use crate::wire::aside::is_aside;
 pub(crate) use demand::{feed, settle, unasked};
 pub(crate) use policy::{Distances, NodePolicy, endpoint, place};
 pub use timers::Timer;

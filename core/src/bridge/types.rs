@@ -200,6 +200,8 @@ pub enum Inbound {
     Answer(Grant),
     /// Keep it as it is now; when the ticket is ready, [`crate::node::Engine::again`].
     Park(Ticket, PeerId),
+    /// It is a message of the other node's shell ([`crate::wire::aside`]).
+    Aside,
     /// It was for the engine.
     Handled,
     /// Counted and to be forgotten.

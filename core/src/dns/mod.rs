@@ -216,6 +216,11 @@ impl Responder {
         &self.settings
     }
 
+    /// Names of pods are answered in this way from here on.
+    pub fn set_pods(&mut self, pods: PodRecords) {
+        self.settings.pods = pods;
+    }
+
     /// Answers `query` into `out`. `rotate` varies from call to call: it chooses which record comes first.
     pub fn query(
         &self,

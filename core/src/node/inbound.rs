@@ -2,7 +2,7 @@
 
 use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket};
 use crate::PeerId;
-use crate::bridge::{heard, origin, side};
+use crate::bridge::{heard, is_aside, origin, side};
 use crate::counters::DropReason;
 use crate::flow::{Checksum, Offload, PeerRef, Translated};
 use crate::packet::Packet;
@@ -60,6 +60,7 @@ impl Engine<'_> {
         self.paths.received(now, peer, &source);
         let verdict = match opened.content() {
             Content::Keepalive => Inbound::Handled,
+            Content::Other if is_aside(packet.bytes()) => Inbound::Aside,
             Content::Other => {
                 // The first message behind a handshake may come before this side was told of its session.
                 self.settle(now);

@@ -45,7 +45,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Goes on with a translated packet of `len` bytes that waited for a session with the node of this index.
+    /// Goes on with a translated packet of `len` bytes that waited for a session with the node of this index, or
+    /// sends that node's shell a message (`wire::aside`).
     pub fn resume(&mut self, now: Instant, index: u32, burst: Burst, len: usize) -> Outbound {
         self.send(now, index, burst, len, None)
     }

@@ -243,7 +243,10 @@ impl Table<'_> {
             vip: def.vip.map_or(Address::NONE, Address::from),
             hostname,
             conditions: def.conditions & CONDITIONS | zone_conditions(def.zones, self.home.zone),
-            in_domain: b.domain != 0 && b.domain == self.home.domain,
+            in_domain: match (b.domain, self.home.domain) {
+                (0, 0) => self.reached.holds(def.node, def.address),
+                (its, own) => its == own,
+            },
             ..EndpointSlot::EMPTY
         };
         let Some(new) = self.endpoints.insert(slot) else {

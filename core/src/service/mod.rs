@@ -18,6 +18,7 @@ mod affinity;
 mod build;
 mod demand;
 mod names;
+mod reached;
 mod select;
 mod slots;
 pub mod view;
@@ -25,6 +26,7 @@ pub mod view;
 pub use crate::wire::feed::Update;
 pub use affinity::AffinitySlot;
 pub use names::{NameBlock, Text};
+pub use reached::Reached;
 pub use select::{Place, Request, Selection, Serves};
 pub use slots::{EndpointSlot, NamespaceSlot, PortSlot, ServiceSlot, TargetSlot, VIPS};
 pub use view::{EndpointView, ServiceView};
@@ -123,6 +125,8 @@ pub struct Resources<'a> {
     pub by_endpoint_vip: &'a mut [Link],
     /// Index of ready endpoints by service and number.
     pub by_ordinal: &'a mut [Link],
+    /// One per range of addresses of other nodes that the kernel reaches.
+    pub reached: &'a mut [Reached],
 }
 
 /// The Service table.
@@ -140,6 +144,7 @@ pub struct Table<'a> {
     by_address: Index<'a>,
     by_endpoint_vip: Index<'a>,
     by_ordinal: Index<'a>,
+    reached: reached::List<'a>,
     keys: Keys,
     /// Full lists begun so far.
     list: u32,
@@ -179,6 +184,7 @@ impl<'a> Table<'a> {
             by_address,
             by_endpoint_vip,
             by_ordinal,
+            reached: reached::List::new(memory.reached),
             keys,
             list: 0,
             next_uid: 0,
@@ -211,6 +217,17 @@ impl<'a> Table<'a> {
     /// are not ([`Selection::Endpoint`]).
     pub fn set_hands_over(&mut self, on: bool) {
         self.hands_over = on;
+    }
+
+    /// This node's kernel reaches these addresses of nodes without a domain, and no others, as long as this node has
+    /// none either ([`Reached`]). It counts for what is defined from here on: what it changes is to be defined anew.
+    pub fn set_reached(&mut self, list: &[Reached]) {
+        self.reached.set(list);
+    }
+
+    /// Where this node is.
+    pub fn home(&self) -> Home {
+        self.home
     }
 
     /// The address that stands for the VIP beside another service proxy ([`Mesh::shadow`]). `None` where forwarding

@@ -179,7 +179,7 @@ pub struct EndpointSlot {
     /// Its number among the service's ready endpoints, plus one; 0 when it is not ready.
     pub(super) ordinal: Link,
     pub(super) conditions: u8,
-    /// Its node is of this node's domain.
+    /// Its node is of this node's domain, or reached as if it were.
     pub(super) in_domain: bool,
 }
 

@@ -33,6 +33,7 @@ struct Memory {
     namespaces: Vec<NamespaceSlot>,
     affinity: Vec<AffinitySlot>,
     indices: [Vec<u32>; 6],
+    reached: Vec<Reached>,
 }
 
 impl Memory {
@@ -46,6 +47,7 @@ impl Memory {
             namespaces: vec![NamespaceSlot::ZERO; n],
             affinity: vec![AffinitySlot::ZERO; 64],
             indices: std::array::from_fn(|_| vec![0; 8 * n]),
+            reached: vec![Reached::EMPTY; n],
         }
     }
 
@@ -65,6 +67,7 @@ impl Memory {
             by_address,
             by_endpoint_vip,
             by_ordinal,
+            reached: &mut self.reached,
         };
         Table::new(resources, &mut Rng::new([3; 32]))
     }

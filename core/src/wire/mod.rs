@@ -4,6 +4,7 @@
 //! [`DropReason`](crate::counters::DropReason); every accessor of a parsed view stays inside the length that was
 //! checked. Nothing here keeps state, reads a clock or decides what happens next.
 
+pub mod aside;
 pub mod ask;
 pub mod control;
 pub mod dns;

@@ -8,6 +8,8 @@ use super::start::RunError;
 use super::status::Shared;
 #[cfg(feature = "kubernetes")]
 use super::status::SourceHealth;
+#[cfg(feature = "kubernetes")]
+use crate::cli::DnsPods;
 use crate::cli::{Run, Source};
 use edgemesh_discovery::encoded::{Resolver, VipKey};
 #[cfg(feature = "kubernetes")]
@@ -87,6 +89,7 @@ fn follow_kubernetes(settings: &Run, join: &Join) -> Result<kubernetes::Source, 
         kubeconfig: settings.kubeconfig.clone(),
         server: settings.meta_server.clone().or_else(|| settings.api_server.clone()),
         meta_server: settings.meta_server.is_some(),
+        pods: settings.names.dns_pods == DnsPods::Verified,
         known_services: join.known_services(),
         ..kubernetes::Settings::default()
     };

@@ -5,7 +5,7 @@ use super::command::{Command, Handle};
 use super::data::{Data, Outputs};
 use super::join::{self, Join};
 use super::state::{Membership, State};
-use super::{control, kept, locals, privileges, prober, source};
+use super::{control, domain, kept, locals, privileges, prober, source};
 use crate::cli::{self, DnsPods, Run, Source};
 use crate::clock;
 use crate::interception;
@@ -14,6 +14,7 @@ use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
 use crate::udp::Socket;
 use edgemesh_core::control::{Authority, Credentials, Feed};
 use edgemesh_core::node::{Config, Engine};
+use edgemesh_core::service::Reached;
 use edgemesh_core::{dns, path};
 use edgemesh_host::{admin, entropy, signal, token};
 use std::io;
@@ -40,6 +41,7 @@ edgemesh_core::memory! {
 }
 const FLOWS: usize = 65_536;
 static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
+static REACHED: Mutex<[Reached; 1_024]> = Mutex::new([Reached::EMPTY; 1_024]);
 
 /// Relayed datagrams that wait for the TCP relay connection.
 const RELAY_QUEUE: usize = 256;
@@ -133,6 +135,10 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
             tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
             let prober = prober::keep_probing(handle.clone(), join.status(), settings.source.clone());
             tokio::task::spawn_local(prober);
+            if let Some((heard, found)) = join.domain() {
+                let proving = domain::keep_proving(handle.clone(), join.status(), heard, found);
+                tokio::task::spawn_local(proving);
+            }
             let _source = source::follow(&settings, &join)?;
             let shutdown = signal::shutdown();
             tokio::pin!(shutdown);
@@ -200,6 +206,7 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
         .map_err(|_| RunError::Usage("--node: longer than 253 characters".into()))?;
     let joined = membership.joined.as_ref();
     let memory = Box::leak(Box::new(MEMORY.lock().unwrap_or_else(PoisonError::into_inner)));
+    let reached = Box::leak(Box::new(REACHED.lock().unwrap_or_else(PoisonError::into_inner)));
     let config = Config {
         identity,
         credentials: Credentials {
@@ -241,6 +248,7 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
             memory.lend()
         }
     };
+    let resources = resources.with_reached(reached.as_mut_slice());
     let mut engine = Engine::new(clock::now(), resources, config);
     if settings.feed == cli::Feed::OnDemand {
         engine.hold_on_demand();

@@ -21,6 +21,7 @@ const MEMBERSHIP: &str = "membership";
 const RECORDS: &str = "records";
 const SERVICES: &str = "services";
 const ENTRIES: &str = "entry-points";
+const HELD: &str = "held";
 const STAMP: &str = "handshake-stamp";
 
 /// What a node knows of the cluster it belongs to.
@@ -187,6 +188,22 @@ impl State {
     /// As [`State::save_membership`].
     pub fn save_entries(&self, list: &Vec<u8>) -> Result<(), StateError> {
         self.save(ENTRIES, list)
+    }
+
+    /// What was held of Nodes that were not ready, as written by [`State::save_held`].
+    pub fn held(&self) -> Option<Vec<u8>> {
+        self.directory.read(HELD).unwrap_or_else(|error| {
+            tracing::warn!(%error, "nothing is held");
+            None
+        })
+    }
+
+    /// Stores what is held of Nodes that are not ready.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn save_held(&self, held: &[u8]) -> Result<(), StateError> {
+        self.directory.write(HELD, held)
     }
 
     /// Unix seconds that handshakes must be stamped after, however wrong the clock is.

@@ -4,6 +4,7 @@ use super::state::{Joined, Membership};
 use crate::cli::Run;
 use crate::clock;
 use crate::dns::Stats;
+use crate::prefix::Prefix;
 use edgemesh_host::programming::Programming;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -78,6 +79,7 @@ struct Inner {
     stopping: bool,
     source_health: Option<SourceHealth>,
     interception: Interception,
+    proven: Vec<Proven>,
     entry_points: Option<EntryPoints>,
 }
 
@@ -97,6 +99,39 @@ pub struct Interception {
     pub handover: String,
     /// What takes connections to Services before this agent can, and what to do about it.
     pub obstacle: Option<String>,
+}
+
+/// Which nodes' endpoints this node's kernel reaches without the mesh, and why.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainStatus {
+    /// `label` (`edgemesh.io/domain` of this node), `proofs` of other nodes, or `none`.
+    pub by: String,
+    /// What is proven.
+    pub reached: Vec<ReachedStatus>,
+}
+
+/// A range of addresses of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReachedStatus {
+    /// Name of the node.
+    pub node: String,
+    /// The range.
+    pub range: String,
+    /// Seconds since it was proven last.
+    pub proven_secs: u64,
+}
+
+/// Addresses of the node of this index were proven then, in Unix seconds, to be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proven {
+    /// The node.
+    pub node: u32,
+    /// Its addresses.
+    pub range: Prefix,
+    /// When.
+    pub unix_secs: u64,
 }
 
 /// Where clients come in from outside the cluster.
@@ -294,6 +329,33 @@ impl Shared {
     /// What takes connections to Services before this agent can.
     pub fn balancer(&self, found: Option<String>) {
         self.inner().interception.obstacle = found;
+    }
+
+    /// What is proven now.
+    pub fn proven(&self, list: Vec<Proven>) {
+        self.inner().proven = list;
+    }
+
+    /// What is proven of this address of a node.
+    pub fn proof_of(&self, node: u32, address: IpAddr) -> Option<Proven> {
+        self.inner().proven.iter().find(|p| p.node == node && p.range.contains(address)).copied()
+    }
+
+    /// This node's domain; `by_label`: it has one by its label.
+    pub fn domain_status(&self, by_label: bool) -> DomainStatus {
+        let proven = self.inner().proven.clone();
+        let by = match (by_label, proven.is_empty()) {
+            (true, _) => "label",
+            (false, false) => "proofs",
+            (false, true) => "none",
+        };
+        let now = clock::wall().secs;
+        let reached = proven.into_iter().filter(|_| !by_label).map(|p| ReachedStatus {
+            node: self.name_of(p.node),
+            range: p.range.to_string(),
+            proven_secs: now.saturating_sub(p.unix_secs),
+        });
+        DomainStatus { by: by.to_owned(), reached: reached.collect() }
     }
 
     /// These entry points are served now.

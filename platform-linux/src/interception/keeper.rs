@@ -18,6 +18,7 @@ use edgemesh_core::time::Duration;
 
 use super::entry::EntryPoint;
 use super::ledger::{Ledger, Touched};
+use super::look::Look;
 use super::overlap::{self, describe};
 use super::proxy::{self, Proxy};
 use super::report::{Changed, Report, Restored};
@@ -45,36 +46,6 @@ const BPF: &str = "/sys/fs/bpf";
 /// The kernel's count of changed rules; `None` where it has none.
 fn generation() -> Option<u32> {
     Netfilter::open().and_then(|mut netfilter| netfilter.generation()).ok()
-}
-
-/// What to look at.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Look {
-    network: bool,
-    table: bool,
-    firewall: bool,
-    /// Others' proxies, where news of them come from.
-    proxy: bool,
-    /// Where none come from, too.
-    all: bool,
-}
-
-impl Look {
-    const ALL: Self = Self { network: true, table: true, firewall: true, proxy: true, all: true };
-
-    fn is_due(self) -> bool {
-        self != Self::default()
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            network: self.network || other.network,
-            table: self.table || other.table,
-            firewall: self.firewall || other.firewall,
-            proxy: self.proxy || other.proxy,
-            all: self.all || other.all,
-        }
-    }
 }
 
 /// Owner of one applied plan. See the module's documentation.
@@ -125,8 +96,9 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Takes over what follows the Services now.
-    fn set_services(&mut self, services: Wanted) {
+    /// Takes over what follows the Services now; whether the tables of rules are to be looked at for that. Listing them
+    /// takes as long as they are, and damage has news of its own.
+    pub(super) fn set_services(&mut self, services: Wanted) -> bool {
         let before = self.plan.routes();
         let old = std::mem::replace(&mut self.plan.services, services);
         let (new, after) = (&self.plan.services, self.plan.routes());
@@ -134,10 +106,12 @@ impl Keeper {
         self.changed.routes.extend(before.keys().filter(|to| !after.contains_key(to)));
         self.changed.routes.extend(after.keys().filter(|to| !before.contains_key(to)));
         let Wanted { shadowed, exits, answering, .. } = new;
-        if (&old.shadowed, &old.exits, &old.answering) != (shadowed, exits, answering) {
+        let table = (&old.shadowed, &old.exits, &old.answering) != (shadowed, exits, answering);
+        if table {
             self.changed.table = true;
             self.listings.clear();
         }
+        let entries = old.entries != new.entries;
         let opens = |services: &Wanted| {
             let Wanted { entries, exits, handed, .. } = services;
             (entries.ways.is_empty(), exits.is_empty(), handed.is_empty())
@@ -145,6 +119,7 @@ impl Keeper {
         self.changed.firewall |= opens(&old) != opens(new);
         self.stale_connections |= old.shadowed != new.shadowed || old.handed != new.handed;
         self.left.extend(old.handed.into_keys().filter(|at| !new.handed.contains_key(at)));
+        table || entries
     }
 
     /// Has connections begin anew that go otherwise than the plan says; tells how many, unless none may.
@@ -153,6 +128,12 @@ impl Keeper {
             return Ok(None);
         }
         connections::forget_stale(&self.plan, &std::mem::take(&mut self.left)).map(Some)
+    }
+
+    /// What is kept true.
+    #[cfg(test)]
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// What was changed outside our own table, in words for people.
@@ -280,17 +261,20 @@ impl Keeper {
     fn news(&mut self) -> Look {
         let mut look = Look::default();
         let (name, device) = (&self.plan.device, self.device);
-        self.monitor.drain(|change| match change {
-            Change::Link(link) => {
-                look.network |= link.name == *name || link.index == device;
-                look.proxy |= proxy::IPVS_DEVICES.contains(&link.name.as_str());
+        self.monitor.drain(|change| {
+            look.ways |= !matches!(change, Change::Table(_));
+            match change {
+                Change::Link(link) => {
+                    look.network |= link.name == *name || link.index == device;
+                    look.proxy |= proxy::IPVS_DEVICES.contains(&link.name.as_str());
+                }
+                Change::Address(address) => look.network |= address.index == device,
+                Change::Route(route) => look.network |= route.device == device,
+                Change::Table(table) if TABLES.contains(&&*table) => look.table = true,
+                Change::Table(table) if proxy::TABLES.contains(&&*table) => look.proxy = true,
+                Change::Table(_) => look.firewall = true,
+                Change::Missed => look = Look { ways: true, ..Look::ALL },
             }
-            Change::Address(address) => look.network |= address.index == device,
-            Change::Route(route) => look.network |= route.device == device,
-            Change::Table(table) if TABLES.contains(&&*table) => look.table = true,
-            Change::Table(table) if proxy::TABLES.contains(&&*table) => look.proxy = true,
-            Change::Table(_) => look.firewall = true,
-            Change::Missed => look = Look::ALL,
         });
         look
     }
@@ -364,7 +348,7 @@ impl<R: FnMut(Report)> Thread<R> {
             }
             if woken {
                 match self.take_commands() {
-                    Some(asked) => look = look.and(Look { network: asked, table: asked, ..Look::default() }),
+                    Some(asked) => look = look.and(asked),
                     None => return,
                 }
             }
@@ -389,14 +373,14 @@ impl<R: FnMut(Report)> Thread<R> {
         }
     }
 
-    /// Whether the network must be looked at; `None` to stop.
-    fn take_commands(&mut self) -> Option<bool> {
-        let mut asked = false;
+    /// What must be looked at; `None` to stop.
+    fn take_commands(&mut self) -> Option<Look> {
+        let mut asked = Look::default();
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Services(services)) => {
-                    self.keeper.set_services(services);
-                    asked = true;
+                    asked.table |= self.keeper.set_services(services);
+                    asked.network = true;
                 }
                 Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
                 Err(std::sync::mpsc::TryRecvError::Empty) => return Some(asked),
@@ -427,6 +411,9 @@ impl<R: FnMut(Report)> Thread<R> {
     }
 
     fn look(&mut self, look: Look) {
+        if look.ways {
+            (self.report)(Report::Ways);
+        }
         let outcome = self.keeper.restore(look).and_then(|done| {
             self.look_beside(look)?;
             Ok(done)

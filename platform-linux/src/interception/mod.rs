@@ -21,6 +21,7 @@ mod error;
 mod firewall;
 mod keeper;
 mod ledger;
+mod look;
 mod nft;
 mod overlap;
 mod proxy;

@@ -43,6 +43,8 @@ pub enum Report {
     Programmed,
     /// What takes connections to Services before they reach this node's network, in words; or it is gone.
     Balancer(Option<String>),
+    /// Devices, addresses or routes have changed, of whatever kind.
+    Ways,
     /// Connections that the kernel translated otherwise than the plan says begin anew.
     Forgotten(usize),
 }

@@ -6,7 +6,7 @@ mod firewall;
 mod handed;
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use super::ledger::FILE;
@@ -96,8 +96,18 @@ impl Running {
 
     /// What was asked for is done, and nobody is said to have taken anything away.
     fn expect_quiet(&self, what: &str) {
-        let next = self.reports.recv_timeout(Duration::from_secs(1));
+        let next = self.next();
         assert!(matches!(next, Ok(Report::Programmed)), "{what}: {next:?}");
+    }
+
+    /// The next report but for those that tell only where else to look.
+    fn next(&self) -> Result<Report, RecvTimeoutError> {
+        loop {
+            match self.reports.recv_timeout(Duration::from_secs(1)) {
+                Ok(Report::Ways) => {}
+                next => return next,
+            }
+        }
     }
 }
 
@@ -215,7 +225,7 @@ fn r1_what_others_delete_is_back_within_a_second() {
             running.expect(damage, |r| matches!(r, Report::Restored(restored) if *restored == wanted));
             // The kernel may tell of one command's damage in two parts; then more reports follow.
             while machine() != whole {
-                let next = running.reports.recv_timeout(Duration::from_secs(1));
+                let next = running.next();
                 assert!(
                     matches!(next, Ok(Report::Restored(_))),
                     "{damage}: {next:?}\n{}\n{whole}",
@@ -269,5 +279,28 @@ fn what_leaves_the_mesh_here_takes_this_nodes_address() {
         running.expect_quiet("an exit");
         let rule = "ip saddr 242.0.0.0/8 ip daddr 192.0.2.1 oifname != \"emtest0\" masquerade";
         assert!(rules().contains(rule), "{}", rules());
+    });
+}
+
+/// What a change costs that concerns neither rules nor entry points, such as another endpoint: no listing of tables.
+#[test]
+fn r3_tables_are_looked_at_only_for_what_they_hold() {
+    in_namespace(|| {
+        fresh_machine();
+        let state = Scratch::new();
+        let _tun = Tun::open(DEVICE, 1408).unwrap();
+        let mut keeper = start(plan_of_both_families(), state.path()).unwrap();
+        let before = keeper.plan().services.clone();
+        let mut more = before.clone();
+        more.routed.push("10.97.0.9/32".parse().unwrap());
+        assert!(!keeper.set_services(more), "a route");
+        assert!(!keeper.set_services(before.clone()));
+        let mut exits = before.clone();
+        exits.exits.push("192.0.2.77".parse().unwrap());
+        assert!(keeper.set_services(exits), "a rule");
+        assert!(keeper.set_services(before.clone()));
+        let mut entered = before.clone();
+        entered.entries.outside.push("eth9".to_owned());
+        assert!(keeper.set_services(entered), "where entry points are");
     });
 }

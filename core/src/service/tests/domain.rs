@@ -77,6 +77,35 @@ fn nodes_without_a_domain_are_of_none() {
     assert_eq!(direct, [true, false, false]);
 }
 
+#[test]
+fn what_is_proven_counts_like_a_domain_where_there_is_no_label() {
+    let mut memory = Memory::new(8);
+    let mut table = table(&mut memory);
+    let unlabelled = Home::default();
+    let reached = [Reached::new(2, ip("10.0.2.0"), 24), Reached::new(3, ip("10.0.2.0"), 24)];
+    let direct = |table: &Table<'_>| -> Vec<bool> {
+        table.services().flat_map(|s| s.endpoints()).map(|e| e.is_direct(1)).collect()
+    };
+    table.apply(&Update::Home(unlabelled)).unwrap();
+    table.set_reached(&reached);
+    define(&mut table, ["", "", ""]);
+    assert_eq!(direct(&table), [true, true, false], "node 3 has no such address");
+    assert_eq!(table.nodes_of::<4>(table.service("default", "web").unwrap().id()), [3]);
+    table.set_hands_over(true);
+    assert_eq!(handed(&mut table, &request(UDP, "10.96.0.1", 53)), set(&["10.0.1.1", "10.0.2.1"]));
+    define(&mut table, ["", "edge", ""]);
+    assert_eq!(direct(&table), [true, false, false], "its node has a label");
+    table.apply(&Update::Home(Home { domain: zone("cloud"), ..unlabelled })).unwrap();
+    define(&mut table, ["", "", ""]);
+    assert_eq!(direct(&table), [true, false, false], "this node has one");
+    table.apply(&Update::Home(unlabelled)).unwrap();
+    define(&mut table, ["", "", ""]);
+    assert_eq!(direct(&table), [true, true, false]);
+    table.set_reached(&[]);
+    define(&mut table, ["", "", ""]);
+    assert_eq!(direct(&table), [true, false, false], "the proof is lost");
+}
+
 /// Endpoints of which it is said that the kernel is to carry the connection, by the last two bytes of their addresses.
 fn handed(table: &mut Table<'_>, request: &Request) -> BTreeSet<String> {
     let mut rng = Rng::new([4; 32]);

@@ -2,7 +2,7 @@
 
 use super::Admin;
 use crate::agent::data::Data;
-use crate::agent::status::{EntryPoints, Interception, Shared};
+use crate::agent::status::{DomainStatus, EntryPoints, Interception, Shared};
 use crate::clock;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Engine, PeerStatus};
@@ -37,6 +37,9 @@ pub struct Status {
     /// How Services are taken.
     #[serde(default)]
     pub interception: Interception,
+    /// Which nodes' endpoints are reached without the mesh.
+    #[serde(default)]
+    pub domain: DomainStatus,
     /// Where clients come in from outside the cluster, if this node is asked to let them (`--node-ports`).
     #[serde(default)]
     pub entry_points: Option<EntryPoints>,
@@ -112,8 +115,11 @@ pub struct EndpointEntry {
 
 impl Admin {
     pub(super) async fn status(&self) -> Option<Status> {
-        let (connected, mut counters) =
-            self.handle.inspect(|data| (data.engine.link().is_up(), counters(data))).await?;
+        let look = |data: &mut Data| {
+            let by_label = data.engine.services().home().domain != 0;
+            (data.engine.link().is_up(), by_label, counters(data))
+        };
+        let (connected, by_label, mut counters) = self.handle.inspect(look).await?;
         for (name, value) in self.shared.dns_counters() {
             counters.insert(format!("dns_{name}"), value);
         }
@@ -129,6 +135,7 @@ impl Admin {
             servers: self.shared.servers.clone(),
             connected,
             interception: self.shared.interception(),
+            domain: self.shared.domain_status(by_label),
             entry_points: self.shared.entry_points(),
             touched: self.shared.touched_list().unwrap_or_default(),
             counters,

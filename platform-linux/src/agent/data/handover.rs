@@ -18,10 +18,11 @@
 use crate::interception::entry::MARK;
 use crate::interception::is_strict;
 use crate::netlink::{Connection, Netfilter, Netlink, Route, RouteKind};
+use crate::prefix::Prefix;
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::time::{Duration, Instant};
 use edgemesh_core::wire::ip::{Checksum, Rewrite, TCP, Transport, UDP, rewrite};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,7 +35,7 @@ const SYN_SENT: u32 = 120;
 const UNREPLIED: u32 = 30;
 const MAIN_TABLE: u32 = 254;
 /// Kinds of devices that pods are behind.
-const POD_DEVICES: [&str; 3] = ["veth", "bridge", "netkit"];
+pub(in crate::agent) const POD_DEVICES: [&str; 3] = ["veth", "bridge", "netkit"];
 
 /// What became of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +129,12 @@ impl Handover {
         handed
     }
 
+    /// Pods are answered by other nodes where one of these says so: endpoints in the prefix, to pods behind a device
+    /// with the address. Without it they are by all that have a route of their own.
+    pub fn answers(&mut self, proven: Option<BTreeSet<(Prefix, IpAddr)>>) {
+        self.ways.proven = proven;
+    }
+
     /// Whether pods of this node are seen by the endpoint as they are; `own`: it is on this node.
     pub fn shows_pods(&mut self, now: Instant, endpoint: IpAddr, own: bool) -> Shown {
         if !self.families[usize::from(endpoint.is_ipv6())] {
@@ -138,7 +145,7 @@ impl Handover {
                 Shown::FromElsewhere(self.ways.name_of(device))
             }
             Ok(Place::Pod { .. } | Place::Here) if own => Shown::Always,
-            Ok(Place::Routed) => Shown::Always,
+            Ok(Place::Routed) if self.ways.is_proven(endpoint, |_| true) => Shown::Always,
             _ => Shown::Never,
         }
     }
@@ -202,13 +209,18 @@ struct Ways {
     places: HashMap<IpAddr, Place>,
     /// Devices of default routes: not those of pods.
     ways_out: HashSet<u32>,
+    /// Addresses of devices.
+    addresses: HashSet<(u32, IpAddr)>,
+    /// See [`Handover::answers`].
+    proven: Option<BTreeSet<(Prefix, IpAddr)>>,
     until: Instant,
 }
 
 impl Ways {
     fn open() -> io::Result<Self> {
         let netlink = Netlink::open()?;
-        Ok(Self { netlink, places: HashMap::new(), ways_out: HashSet::new(), until: Instant::ZERO })
+        let (places, ways_out, addresses) = Default::default();
+        Ok(Self { netlink, places, ways_out, addresses, proven: None, until: Instant::ZERO })
     }
 
     /// The client is a pod of this node, for nobody else's answers need to pass here. The endpoint is of this node and
@@ -222,9 +234,17 @@ impl Ways {
             Place::Pod { device: other, bridge } => {
                 own && (other != device || bridge && passes_rules(endpoint.is_ipv6()))
             }
-            Place::Routed => true,
+            Place::Routed => self.is_proven(endpoint, |side| self.addresses.contains(&(device, side))),
             Place::Elsewhere => false,
         })
+    }
+
+    /// Whether a pod of another node is known to answer pods behind a device with a certain address.
+    fn is_proven(&self, endpoint: IpAddr, is_there: impl Fn(IpAddr) -> bool) -> bool {
+        let proven = |all: &BTreeSet<(Prefix, IpAddr)>| {
+            all.iter().any(|(range, side)| range.contains(endpoint) && is_there(*side))
+        };
+        self.proven.as_ref().is_none_or(proven)
     }
 
     fn place(&mut self, now: Instant, ip: IpAddr) -> io::Result<Place> {
@@ -233,6 +253,7 @@ impl Ways {
             let is_default = |r: &Route| r.table == MAIN_TABLE && r.to.bits() == 0;
             self.ways_out =
                 self.netlink.routes()?.iter().filter(|r| is_default(r)).map(|r| r.device).collect();
+            self.addresses = self.netlink.addresses()?.iter().map(|a| (a.index, a.ip)).collect();
             self.until = now.after(KNOWN_FOR);
         }
         if let Some(place) = self.places.get(&ip) {
@@ -319,6 +340,24 @@ mod tests {
                 assert!(!allow("10.244.2.2", "10.244.1.2", true), "a pod of another node");
                 assert!(!allow("172.17.0.2", "2001:db8::1", true), "no route at all");
             }
+        });
+    }
+
+    #[test]
+    fn c7_pods_that_other_nodes_are_not_proven_to_answer_are_not_led_there() {
+        in_namespace(|| {
+            sh(MACHINE);
+            sh("ip addr add 10.244.1.1/32 dev cali1");
+            let mut ways = Ways::open().unwrap();
+            let now = clock::now();
+            ways.proven = Some([("10.244.2.0/24".parse().unwrap(), "10.244.1.1".parse().unwrap())].into());
+            let mut allow = |client: &str, endpoint: &str| {
+                ways.allow(now, client.parse().unwrap(), endpoint.parse().unwrap(), false).unwrap()
+            };
+            assert!(allow("10.244.1.2", "10.244.2.2"));
+            assert!(!allow("172.17.0.2", "10.244.2.2"), "docker0 is on every node");
+            sh("ip route add 10.244.3.0/24 via 192.0.2.13");
+            assert!(!allow("10.244.1.2", "10.244.3.2"), "another range");
         });
     }
 

@@ -87,6 +87,7 @@ impl Data {
                 self.parking.park(ticket, Origin::Peer(peer), &self.inbox[place]);
             }
             Inbound::Drop(reason) => self.refused(now, peer, reason, place),
+            Inbound::Aside => self.aside(now, peer, place),
             Inbound::Handled => {}
         }
     }
@@ -105,7 +106,7 @@ impl Data {
                 self.parking.park(ticket, Origin::Peer(peer), &self.packet[place]);
             }
             Inbound::Answer(grant) => self.send(&VnetHdr::default(), place.len(), &grant),
-            Inbound::Handled | Inbound::Drop(_) => {}
+            Inbound::Aside | Inbound::Handled | Inbound::Drop(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 //! a batch. Everything else of the agent runs on the async thread and talks to this one by
 //! [`Command`](super::command::Command)s; what that one should store or act on goes there as [`Note`]s.
 
+mod aside;
 mod batch;
 pub mod handover;
 mod inbound;
@@ -13,12 +14,14 @@ mod waiting;
 
 use super::command::{Command, QueryReply};
 use super::park::ParkingLot;
+use super::pod_names::PodNames;
 use super::refusals::{Refusal, Refusals};
 use crate::clock;
 use crate::offload::{Coalescer, SEGMENT_BUFFER};
 use crate::poll::{self, Interest, Poller};
 use crate::tun::{DEFAULT_MTU, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
+pub use aside::Aside;
 use batch::Batch;
 use edgemesh_core::PeerId;
 use edgemesh_core::control::{Message, Question};
@@ -30,7 +33,7 @@ use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX};
 use handover::Handover;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::mpsc as commands;
 use tokio::sync::{mpsc, watch};
@@ -109,6 +112,15 @@ pub enum Note {
     Stamp(u64),
     /// A peer's packet was refused.
     PeerRefused(Refusal),
+    /// Another node's agent says something to this one.
+    Aside {
+        /// Index of that node.
+        node: u32,
+        /// What it says, as its session padded it.
+        bytes: Vec<u8>,
+    },
+    /// A connection was handed over that leads to this address of another node.
+    Led(IpAddr),
     /// The TUN device was deleted and made anew.
     TunReopened,
     /// The TUN device is gone for good: nothing can be carried.
@@ -162,6 +174,10 @@ pub struct Data {
     pub watcher: Option<mpsc::UnboundedSender<Event>>,
     /// For connections that the kernel carries, if it can.
     pub handover: Option<Handover>,
+    /// Addresses of pods, for names of pods that are to be verified.
+    pub pods: Option<PodNames>,
+    /// See [`Aside`].
+    pub aside: Aside,
     /// UDP sockets by number: 0 for IPv4, 1 for IPv6.
     pub sockets: [Option<Socket>; 2],
     tun: Tun,
@@ -186,6 +202,8 @@ impl Data {
             parking: ParkingLot::default(),
             watcher: None,
             handover: None,
+            pods: None,
+            aside: Aside::default(),
             sockets,
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
             tun,
@@ -334,6 +352,9 @@ impl Data {
     fn query(&mut self, now: Instant, query: Query) {
         let room = if query.transport == Transport::Udp { UDP_ANSWER } else { usize::from(u16::MAX) };
         let mut answer = vec![0; room];
+        if let Some(pods) = &self.pods {
+            self.engine.answer_pods(pods.records(&query.query));
+        }
         let verdict = self.engine.query(now, query.transport, &query.query, &mut answer);
         match verdict {
             Verdict::Wait(key) if self.engine.link().is_up() => return self.waiting.keep(key, query),

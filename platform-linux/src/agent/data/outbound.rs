@@ -78,6 +78,7 @@ impl Data {
             match self.hand_over(now, len, burst.checksum, endpoint) {
                 Handed::Over => {
                     self.traffic.handed_over += 1;
+                    self.led(now, endpoint.ip());
                     verdict = Outbound::Hairpin;
                 }
                 Handed::Not => {

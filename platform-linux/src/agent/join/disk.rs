@@ -25,6 +25,7 @@ pub(super) struct Disk {
     services: Option<Instant>,
     membership: Option<Instant>,
     entries: Option<Vec<u8>>,
+    held: Option<Vec<u8>>,
     stamp: Option<u64>,
     writing: Option<JoinHandle<Failed>>,
 }
@@ -43,6 +44,7 @@ struct Write {
     services: Option<Piece>,
     membership: Option<Membership>,
     entries: Option<Vec<u8>>,
+    held: Option<Vec<u8>>,
     stamp: Option<u64>,
 }
 
@@ -54,6 +56,7 @@ impl Disk {
             services: None,
             membership: None,
             entries: None,
+            held: None,
             stamp: None,
             writing: None,
         }
@@ -79,6 +82,11 @@ impl Disk {
         self.entries = Some(list);
     }
 
+    /// What is held of Nodes that are not ready is this.
+    pub(super) fn held(&mut self, held: Vec<u8>) {
+        self.held = Some(held);
+    }
+
     /// Handshakes must be stamped after this moment, in Unix seconds.
     pub(super) fn stamp(&mut self, unix_secs: u64) {
         self.stamp = Some(unix_secs);
@@ -89,7 +97,8 @@ impl Disk {
         if self.writing.is_some() {
             return None;
         }
-        let now = (self.entries.is_some() || self.stamp.is_some()).then(Instant::now);
+        let now = self.entries.is_some() || self.held.is_some() || self.stamp.is_some();
+        let now = now.then(Instant::now);
         [self.records, self.services, self.membership, now].into_iter().flatten().min()
     }
 
@@ -112,6 +121,7 @@ impl Join {
             services: disk.services.take().map(|_| self.services.unsaved(epoch)),
             membership: disk.membership.take().map(|_| self.membership.clone()),
             entries: disk.entries.take(),
+            held: disk.held.take(),
             stamp: disk.stamp.take(),
         };
         let state = disk.state.clone();
@@ -152,6 +162,7 @@ impl Write {
             Piece::More(steps) => state.append_services(steps),
         };
         is_lost(self.stamp.map(|stamp| state.save_stamp(stamp)));
+        is_lost(self.held.map(|held| state.save_held(&held)));
         is_lost(self.entries.map(|list| state.save_entries(&list)));
         Failed {
             membership: is_lost(self.membership.map(|membership| state.save_membership(&membership))),

@@ -4,6 +4,7 @@
 use super::Join;
 use super::taking::{self, Mode, Vip};
 use crate::agent::claims::{self, Owners};
+use crate::agent::domain::Heard;
 use crate::agent::entry::{Answer, Entry};
 use crate::agent::status::EntryPoints;
 use crate::cli::Source;
@@ -164,6 +165,7 @@ impl Join {
             Report::DeviceGone => tracing::error!("the device was deleted"),
             Report::Recovered => tracing::info!("routes and rules are in place again"),
             Report::Programmed => self.status.kernel_done(),
+            Report::Ways => self.reached.hear(Heard::Ways),
             Report::Forgotten(connections) => {
                 tracing::info!(connections, "connections to Services that changed hands begin anew");
             }

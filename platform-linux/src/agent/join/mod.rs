@@ -11,6 +11,7 @@
 mod disk;
 mod kernel;
 mod online;
+mod reached;
 mod table;
 mod taking;
 
@@ -19,6 +20,7 @@ pub(super) use online::plan;
 use super::claims::Claims;
 use super::command::Handle;
 use super::data::Note;
+use super::domain::{Found, Heard};
 use super::entry::Entry;
 use super::refusals::Refusal;
 use super::responder::Responder;
@@ -33,6 +35,7 @@ use disk::{Disk, Failed};
 use edgemesh_core::control::Peer;
 use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord};
 use edgemesh_discovery::change::Changes;
+use reached::Reached;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +73,7 @@ pub struct Join {
     reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     lingering: Lingering,
     linger_due: Option<Instant>,
+    reached: Reached,
 }
 
 /// Something to do on this thread.
@@ -90,6 +94,8 @@ pub enum Work {
     Kept(Report),
     /// Routes may be used no more.
     Linger,
+    /// The kernel was proven to reach these endpoints of other nodes, and no others.
+    Reached(Found),
 }
 
 impl Join {
@@ -118,6 +124,7 @@ impl Join {
             reports: mpsc::unbounded_channel(),
             lingering: Lingering::default(),
             linger_due: None,
+            reached: Reached::new(),
         }
     }
 
@@ -194,6 +201,8 @@ impl Join {
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => self.disk.stamp(stamp),
             Note::PeerRefused(refusal) => self.tell(&refusal),
+            Note::Aside { node, bytes } => self.reached.hear(Heard::Message { node, bytes }),
+            Note::Led(endpoint) => self.reached.hear(Heard::Used(endpoint)),
             Note::TunReopened => {
                 tracing::warn!(device = DEFAULT_NAME, "the device was deleted and is made anew");
             }
@@ -223,6 +232,7 @@ impl Join {
             () = until(self.entry.as_ref().map(|entry| entry.look_due)) => Work::Look,
             Some(report) = self.reports.1.recv() => Work::Kept(report),
             () = until(self.linger_due) => Work::Linger,
+            Some(found) = self.reached.found.1.recv() => Work::Reached(found),
         }
     }
 
@@ -237,6 +247,7 @@ impl Join {
             Work::Look => self.look().await,
             Work::Kept(report) => self.kept(report).await,
             Work::Linger => self.look_at_lingering().await,
+            Work::Reached(found) => self.reach(found).await,
         }
     }
 

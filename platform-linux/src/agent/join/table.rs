@@ -9,8 +9,11 @@ use super::Join;
 use super::taking::{Mode, answering, handed, leaves_here};
 use crate::agent::admin::dns::addresses;
 use crate::agent::cluster_dns;
+use crate::agent::domain::Heard;
+use crate::agent::pod_names::PodNames;
 use crate::agent::source::Names;
-use crate::cli::DnsVip;
+use crate::agent::state::State;
+use crate::cli::{DnsPods, DnsVip};
 use crate::clock;
 use edgemesh_core::node::Engine;
 use edgemesh_core::service::TableError;
@@ -18,7 +21,7 @@ use edgemesh_core::wire::control::updates;
 use edgemesh_core::wire::feed::{Home, Update};
 use edgemesh_discovery::change::Changes;
 use edgemesh_discovery::encoded::{Encoded, Run, Step};
-use edgemesh_discovery::object::Node;
+use edgemesh_discovery::object::{Kind, Node};
 use edgemesh_discovery::place::Placement;
 use edgemesh_discovery::replica::Replica;
 use edgemesh_discovery::served::Served;
@@ -183,10 +186,21 @@ impl Join {
             changes.merge(more);
         }
         let triggers: Vec<u64> = changes.triggers().collect();
-        let served = self.services.local.get_or_insert_default();
+        let state = &self.disk.state;
+        let served = self.services.local.get_or_insert_with(|| Box::new(restored(state)));
+        let first = !served.is_whole();
+        // Many come and go that nothing depends on but their names.
+        let only_pods = !first && changes.is_only(Kind::Pod);
         if served.apply(std::time::Instant::now(), changes) {
             let placement = Placement::new(served.table().nodes(), &[], None);
             served.place(placement);
+        }
+        if first && self.settings.names.dns_pods == DnsPods::Verified {
+            let pods = PodNames::new(&self.status.domain, served.table().pods().clone());
+            let _ = self.handle.inspect(move |data| data.pods = Some(pods)).await;
+        }
+        if only_pods {
+            return;
         }
         self.encode().await;
         self.status.programming.done(&triggers);
@@ -224,6 +238,9 @@ impl Join {
         let way = self.services.table().way(&step);
         self.apply(way).await;
         let entries = self.services.local.as_mut().and_then(|served| served.take_entries());
+        if let Some(held) = self.services.local.as_mut().and_then(|served| served.take_held()) {
+            self.disk.held(held);
+        }
         if let (Some(entry), Some(entries)) = (&mut self.entry, entries)
             && let Some(news) = entry.set(entries)
         {
@@ -233,7 +250,7 @@ impl Join {
     }
 
     /// Gives updates to the engine.
-    async fn apply(&mut self, way: Vec<Run>) {
+    pub(super) async fn apply(&mut self, way: Vec<Run>) {
         let mut way = way.into_iter().peekable();
         while way.peek().is_some() {
             let mut room = PIECE;
@@ -272,13 +289,14 @@ impl Join {
             self.tell_kernel().await;
         }
         self.status.heard(clock::wall().secs);
+        self.reached.hear(Heard::Table);
         if let Some(responder) = &self.responder {
             responder.table_changed();
         }
     }
 
     /// Whether this step changes what the kernel is to do for Services.
-    async fn is_planned_anew(&mut self, step: &Step) -> bool {
+    pub(super) async fn is_planned_anew(&mut self, step: &Step) -> bool {
         let services = &mut self.services;
         let all = step.is_whole().then(|| services.table().keys().cloned().collect::<Vec<_>>());
         let keys = all.unwrap_or_else(|| step.services().iter().cloned().collect());
@@ -301,6 +319,17 @@ impl Join {
             anew | (before != plan)
         })
     }
+}
+
+/// The table of a source on this node before that is heard: what an earlier run held of Nodes that were not ready.
+fn restored(state: &State) -> Served {
+    let mut served = Served::default();
+    if let Some(held) = state.held()
+        && served.restore_held(std::time::Instant::now(), &held).is_err()
+    {
+        tracing::warn!("the stored list of held endpoints is damaged, going on without it");
+    }
+    served
 }
 
 /// What the kernel is to do for a Service, by hash: its VIPs that are taken, their stand-ins, endpoints that packets leave

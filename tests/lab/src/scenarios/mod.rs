@@ -6,6 +6,7 @@
 mod account;
 mod bare;
 mod beside;
+mod derived;
 mod dns;
 mod entry;
 mod exit;
@@ -91,6 +92,11 @@ pub const ALL: &[Scenario] = &[
         "reach/c7-routed-pods",
         "so do pods of both families without a bridge, and of one domain",
         Run::Prepared(sources::routed_pods),
+    ),
+    row(
+        "reach/c7-derived",
+        "nodes of one CNI prove that they are, without a label, until they are not",
+        Run::Prepared(derived::domain),
     ),
     row(
         "restart/c7-without-the-agent",

@@ -29,7 +29,7 @@ fn whose() -> Service {
 }
 
 /// Whom the Service at that address sees, by TCP and by UDP, when `client` asks.
-fn seen(client: &Machine, vip: &str) -> Result<[String; 2]> {
+pub(super) fn seen(client: &Machine, vip: &str) -> Result<[String; 2]> {
     let tcp = curl(client, &format!("http://{vip}/"))?;
     let udp = client.run_tool(&["udp-who", "0", &format!("{vip}:7000")], secs(20))?;
     let host = udp.rsplit_once(':').map(|(host, _)| host).context("a port")?;
@@ -41,7 +41,7 @@ fn seen(client: &Machine, vip: &str) -> Result<[String; 2]> {
 }
 
 /// Both see exactly this.
-fn sees(client: &Machine, vip: &str, expected: &str) -> Result {
+pub(super) fn sees(client: &Machine, vip: &str, expected: &str) -> Result {
     let seen = seen(client, vip)?;
     ensure!(
         seen == [expected, expected],
@@ -135,7 +135,7 @@ pub(super) fn without_the_agent(mesh: &mut Mesh) -> Result {
 }
 
 /// A pod with a cable and addresses of its own, as some CNIs have them; reached by routes on its node.
-fn routed_pod(mesh: &Mesh, directory: &Path, node: &str, net: u8, last: u8) -> Result<Machine> {
+pub(super) fn routed_pod(mesh: &Mesh, directory: &Path, node: &str, net: u8, last: u8) -> Result<Machine> {
     let host = mesh.lab.node(node)?;
     let address = Ipv4Addr::new(10, 244, net, last);
     let name = format!("{node}-r{last}");

@@ -70,6 +70,8 @@ pub(crate) struct SimNode {
     pub(crate) engine: Engine<'static>,
     pub(crate) disk: Disk,
     pub(crate) pods: Pods,
+    /// What shells of other nodes said.
+    pub(crate) asides: Vec<Vec<u8>>,
     parked: BTreeMap<Ticket, VecDeque<(Origin, Vec<u8>)>>,
     control: Stream,
     relay: Stream,
@@ -109,6 +111,7 @@ impl SimNode {
             engine: Engine::new(now, memory.lend(), config),
             disk,
             pods,
+            asides: Vec::new(),
             parked: BTreeMap::new(),
             control: Stream::new(control, Preamble::Control),
             relay: Stream::new(relay, Preamble::Relay),
@@ -227,6 +230,12 @@ impl SimNode {
         }
     }
 
+    /// Says something to the shell of the node of this index.
+    pub(crate) fn say(&mut self, now: Instant, index: u32, message: &[u8]) {
+        let verdict = self.engine.resume(now, index, Burst::single(message.len()), message.len());
+        self.carry(now, message.to_vec(), verdict);
+    }
+
     /// A packet from the TUN.
     fn outbound(&mut self, now: Instant, bytes: Vec<u8>) {
         let mut buffer = with_room(&bytes);
@@ -317,6 +326,7 @@ impl SimNode {
             Inbound::Park(ticket, peer) => {
                 self.parked.entry(ticket).or_default().push_back((Origin::Peer(peer), bytes));
             }
+            Inbound::Aside => self.asides.push(bytes),
             Inbound::Handled | Inbound::Drop(_) => {}
         }
     }

@@ -46,6 +46,22 @@ fn a_direct_way_that_opens_is_used_soon() {
 }
 
 #[test]
+fn shells_talk_inside_a_session_that_is_made_for_it() {
+    for_each_seed(10, |seed| {
+        let mut mesh = Mesh::new(seed);
+        mesh.good_links();
+        let index = |mesh: &mut Mesh, n: usize| mesh.node(n).disk.joined.map(|(index, _)| index);
+        mesh.until("joined", START_WITHIN, |mesh| index(mesh, 0).is_some() && index(mesh, 1).is_some());
+        let (to, now) = (index(&mut mesh, 1).unwrap(), mesh.world.now());
+        mesh.node(0).say(now, to, b"\x31 hello");
+        mesh.until("heard", START_WITHIN, |mesh| !mesh.node(1).asides.is_empty());
+        let heard = mesh.node(1).asides.pop().unwrap();
+        assert_eq!(heard, b"\x31 hello\0\0\0\0\0\0\0\0\0");
+        assert!(mesh.node(0).asides.is_empty());
+    });
+}
+
+#[test]
 fn udp_that_opens_leads_to_the_direct_way_soon() {
     for_each_seed(40, |seed| {
         let Some(mut mesh) = asking(seed) else { return };

@@ -6,13 +6,14 @@ use crate::agent::admin::dns;
 use crate::agent::admin::listing::protocol;
 use crate::agent::data::Data;
 use crate::agent::data::handover::Shown;
-use crate::agent::status::Shared;
+use crate::agent::status::{Proven, Shared};
 use crate::clock;
 use edgemesh_core::flow::FlowRecord;
 use edgemesh_core::service::protocol_number;
 use edgemesh_core::service::view::{EndpointView, Kind, PortView, ServiceView};
 use edgemesh_core::wire::feed::{FLAG_INTERNAL_LOCAL, FLAG_NO_PROXY, Protocol};
 use edgemesh_core::wire::ip::Mesh;
+use edgemesh_discovery::place::DOMAIN_LABEL;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -188,7 +189,10 @@ impl Look<'_> {
         let local = node != 0 && endpoint.is_direct(own);
         let plain = kind == Kind::ClusterIp && endpoint.is_plain();
         let shown = self.shown.get(&address).filter(|_| plain).unwrap_or(&Shown::Never);
-        let (client, why_client) = client(&self.data.engine.flows().mesh(), endpoint, kind, shown);
+        let (client, mut why_client) = client(&self.data.engine.flows().mesh(), endpoint, kind, shown);
+        if local && node != own {
+            why_client.push_str(&self.why_direct(node, address));
+        }
         let ours = |flow: &&FlowRecord| {
             let peer = if local { 0 } else { node };
             flow.peer == peer && flow.endpoint.0 == address && (port == 0 || flow.endpoint.1 == port)
@@ -206,6 +210,17 @@ impl Look<'_> {
             ..EndpointReach::default()
         };
         Found { node, local, reach, why_client }
+    }
+
+    /// Why an endpoint of another node is reached without the mesh.
+    fn why_direct(&self, node: u32, address: IpAddr) -> String {
+        match self.shared.proof_of(node, address) {
+            None => format!("; the label {DOMAIN_LABEL} of both nodes says so"),
+            Some(Proven { range, unix_secs, .. }) => {
+                let ago = clock::wall().secs.saturating_sub(unix_secs);
+                format!("; its agent proved {ago} s ago that this node's route to {range} leads to its pods")
+            }
+        }
     }
 
     /// DNS and the choice of an endpoint, with what is wrong about them.
