@@ -46,6 +46,9 @@ pub struct QueryReply {
     pub verdict: Verdict,
     /// The answer, if there is one.
     pub answer: Vec<u8>,
+    /// How many answers of the server about Services had come when one of them was found that this query waited for;
+    /// 0 for a query that did not wait.
+    pub learnt: u64,
 }
 
 /// Sends commands from any thread.
@@ -67,6 +70,14 @@ impl Handle {
         if self.commands.send(command).is_ok() {
             self.waker.wake();
         }
+    }
+
+    /// What the engine makes of a DNS query, after the server has said what it had to be asked for that; `None` when that
+    /// thread has ended.
+    pub async fn query(&self, transport: Transport, query: Vec<u8>) -> Option<QueryReply> {
+        let (reply, answered) = oneshot::channel();
+        self.send(Command::Query { transport, query, reply });
+        answered.await.ok()
     }
 
     /// Runs `look` on the data thread and returns what it found; `None` when that thread has ended.

@@ -1,12 +1,18 @@
 //! DNS queries, asked of the data thread.
 
-use super::command::{Command, Handle};
+use super::command::Handle;
+use super::status::Shared;
 use crate::dns::{Resolve, Resolved, Transport};
 use std::net::SocketAddr;
-use tokio::sync::oneshot;
+use std::sync::Arc;
 
 /// The engine behind the DNS sockets.
-pub struct EngineResolver(pub Handle);
+pub struct EngineResolver {
+    /// Its thread.
+    pub handle: Handle,
+    /// What is known of the kernel.
+    pub status: Arc<Shared>,
+}
 
 impl Resolve for EngineResolver {
     async fn resolve(
@@ -16,14 +22,10 @@ impl Resolve for EngineResolver {
         transport: Transport,
         out: &mut Vec<u8>,
     ) -> Resolved {
-        let (reply, answered) = oneshot::channel();
-        self.0.send(Command::Query { transport, query: query.to_vec(), reply });
-        match answered.await {
-            Ok(reply) => {
-                *out = reply.answer;
-                reply.verdict.into()
-            }
-            Err(_) => Resolved::Drop,
-        }
+        let Some(reply) = self.handle.query(transport, query.to_vec()).await else { return Resolved::Drop };
+        // The client connects as soon as it has the answer.
+        self.status.settled(reply.learnt).await;
+        *out = reply.answer;
+        reply.verdict.into()
     }
 }

@@ -55,7 +55,8 @@ impl Responder {
             })
         };
         let forwarder = Forwarder::new(forwarding, Rng::new(seed), stats);
-        let server = Server::new(EngineResolver(handle.clone()), forwarder.clone());
+        let resolver = EngineResolver { handle: handle.clone(), status: status.clone() };
+        let server = Server::new(resolver, forwarder.clone());
         let _serving = serve(&server, sockets);
         if let Some(path) = settings.config.clone() {
             spawn_local(follow_file(path, forwarder.clone()));

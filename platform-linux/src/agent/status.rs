@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+/// How long a client may wait for the kernel to be ready for it.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Names kept that the directory did not know.
 const MISSING: usize = 1_024;
 
@@ -37,6 +41,8 @@ pub struct Shared {
     /// How long changes take to have an effect.
     pub programming: Programming,
     answers: watch::Sender<()>,
+    /// Answers of the server about Services that the kernel has been told of, or need not be.
+    settled: watch::Sender<u64>,
     inner: Mutex<Inner>,
 }
 
@@ -168,6 +174,7 @@ impl Shared {
             listen: settings.listen,
             programming: Programming::default(),
             answers: watch::Sender::new(()),
+            settled: watch::Sender::new(0),
             inner: Mutex::new(Inner { index, ..Inner::default() }),
         }
     }
@@ -260,6 +267,17 @@ impl Shared {
     pub fn kernel_done(&self) {
         let mut inner = self.inner();
         inner.kernel = inner.heard.then_some(Kernel::Done);
+    }
+
+    /// What follows from so many answers of the server is in the kernel.
+    pub fn settle(&self, answers: u64) {
+        self.settled.send_replace(answers);
+    }
+
+    /// Waits until the kernel is ready for a Service that was learnt with the server's answer of this number: a
+    /// connection that comes before would be another service proxy's, or leave unmasked. Not for ever: the name is known.
+    pub async fn settled(&self, answer: u64) {
+        let _ = timeout(SETTLE, self.settled.subscribe().wait_for(|settled| *settled >= answer)).await;
     }
 
     /// The source says that what it told last was current then.

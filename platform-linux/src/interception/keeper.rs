@@ -102,7 +102,7 @@ impl Keeper {
         let before = self.plan.routes();
         let old = std::mem::replace(&mut self.plan.services, services);
         let (new, after) = (&self.plan.services, self.plan.routes());
-        self.changed.asked = true;
+        self.changed.asked = Some(new.number);
         self.changed.routes.extend(before.keys().filter(|to| !after.contains_key(to)));
         self.changed.routes.extend(after.keys().filter(|to| !before.contains_key(to)));
         let Wanted { shadowed, exits, answering, .. } = new;
@@ -427,8 +427,8 @@ impl<R: FnMut(Report)> Thread<R> {
                 let changed = std::mem::take(&mut self.keeper.changed);
                 let others = done.into_iter().filter(|restored| !changed.explains(restored));
                 others.for_each(|restored| (self.report)(Report::Restored(restored)));
-                if changed.asked {
-                    (self.report)(Report::Programmed);
+                if let Some(number) = changed.asked {
+                    (self.report)(Report::Programmed(number));
                 }
                 if let Ok(Some(connections @ 1..)) = self.keeper.forget_connections() {
                     (self.report)(Report::Forgotten(connections));

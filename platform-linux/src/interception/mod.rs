@@ -80,6 +80,8 @@ pub struct Plan {
 /// The part of a plan that changes with the Services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
+    /// Comes back when all of it is in place ([`Report::Programmed`]).
+    pub number: u64,
     /// What is routed to the device beside the mesh: ranges of Service addresses or single ones.
     pub routed: Vec<Prefix>,
     /// VIPs that another service proxy claims too, each with the address of the mesh that stands for it: they are

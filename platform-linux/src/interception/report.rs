@@ -39,8 +39,8 @@ pub enum Report {
     Recovered,
     /// Another service proxy has appeared on this node, or changed, or gone.
     Proxy(Option<Proxy>),
-    /// What was asked for last is in place.
-    Programmed,
+    /// What was asked for last is in place, with its number.
+    Programmed(u64),
     /// What takes connections to Services before they reach this node's network, in words; or it is gone.
     Balancer(Option<String>),
     /// Devices, addresses or routes have changed, of whatever kind.
@@ -52,7 +52,8 @@ pub enum Report {
 /// What a change of the plan brings about, which is nobody else's doing.
 #[derive(Default)]
 pub(super) struct Changed {
-    pub(super) asked: bool,
+    /// The number of what was asked for.
+    pub(super) asked: Option<u64>,
     pub(super) routes: HashSet<Prefix>,
     pub(super) table: bool,
     /// There are entry points now, or none any more: other rules let their clients through.

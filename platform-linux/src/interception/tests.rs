@@ -97,7 +97,7 @@ impl Running {
     /// What was asked for is done, and nobody is said to have taken anything away.
     fn expect_quiet(&self, what: &str) {
         let next = self.next();
-        assert!(matches!(next, Ok(Report::Programmed)), "{what}: {next:?}");
+        assert!(matches!(next, Ok(Report::Programmed(_))), "{what}: {next:?}");
     }
 
     /// The next report but for those that tell only where else to look.

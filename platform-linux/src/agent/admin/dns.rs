@@ -107,11 +107,11 @@ impl Admin {
         for rtype in TYPES {
             let query =
                 query(name, rtype).ok_or_else(|| Failure(400, format!("{name:?} is no domain name")))?;
-            let asked = query.clone();
-            let cluster = self.handle.inspect(move |data| ask(data, &asked)).await.ok_or_else(stopping)?;
-            let message = match cluster {
-                Some(message) => message,
-                None => {
+            let reply = self.handle.query(Transport::Tcp, query.clone()).await.ok_or_else(stopping)?;
+            let message = match reply.verdict {
+                Verdict::Answer { .. } | Verdict::Chase { .. } => reply.answer,
+                Verdict::Wait(_) => return Err(Failure(503, nobody_says(&format!("the name {name}")))),
+                Verdict::Forward | Verdict::Drop(_) => {
                     from = "upstream";
                     self.upstream(&query).await.map_err(|error| {
                         Failure(
@@ -149,6 +149,21 @@ impl Admin {
     }
 }
 
+/// What of this agent with the feed on demand could not be found out.
+pub(super) fn nobody_says(what: &str) -> String {
+    format!(
+        "{what} is none that this node uses (--feed on-demand), and no server says whether it exists: run \
+         `edgemesh-agent netcheck`"
+    )
+}
+
+/// Has the server asked about the name, if that is what its answer takes; whether it is.
+pub(in crate::agent) fn is_asked(data: &mut Data, name: &str) -> bool {
+    let Some(query) = query(name, RecordType::A) else { return false };
+    let mut out = vec![0; MAX_TCP];
+    matches!(data.engine.query(clock::now(), Transport::Tcp, &query, &mut out), Verdict::Wait(_))
+}
+
 /// What the engine answers; `None` for a name of others.
 fn ask(data: &mut Data, query: &[u8]) -> Option<Vec<u8>> {
     let mut out = vec![0; MAX_TCP];
@@ -183,7 +198,22 @@ fn search(name: &str, domain: &str) -> Vec<String> {
     names
 }
 
-fn query(name: &str, rtype: RecordType) -> Option<Vec<u8>> {
+/// The name that leads from an address to its names.
+pub(super) fn reverse(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa.")
+        }
+        IpAddr::V6(v6) => {
+            let nibbles =
+                v6.octets().into_iter().rev().map(|byte| format!("{:x}.{:x}.", byte & 15, byte >> 4));
+            nibbles.collect::<String>() + "ip6.arpa."
+        }
+    }
+}
+
+pub(super) fn query(name: &str, rtype: RecordType) -> Option<Vec<u8>> {
     let mut wire = [0; MAX_NAME];
     let len = write_text(name.as_bytes(), &mut wire).ok()?;
     let mut query = vec![0; HEADER_LEN];
@@ -259,6 +289,9 @@ mod tests {
         assert_eq!(names, ["park.default.svc.c.local", "park.svc.c.local", "park.c.local", "park"]);
         assert_eq!(search("park.", "c.local"), ["park"]);
         assert_eq!(search("a.b.c.d.e.f", "c.local")[0], "a.b.c.d.e.f");
+        assert_eq!(reverse([10, 96, 0, 1].into()), "1.0.96.10.in-addr.arpa.");
+        let v6 = reverse("fd00::12".parse().unwrap());
+        assert!(v6.starts_with("2.1.0.0.") && v6.ends_with(".0.0.d.f.ip6.arpa."), "{v6}");
     }
 
     #[test]

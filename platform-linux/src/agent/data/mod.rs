@@ -182,6 +182,8 @@ pub struct Data {
     pub sockets: [Option<Socket>; 2],
     tun: Tun,
     waiting: Waiting,
+    /// Answers of the server about Services so far.
+    answers: u64,
     outputs: Outputs,
     refusals: Refusals,
     coalescer: Coalescer,
@@ -208,6 +210,7 @@ impl Data {
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
             tun,
             waiting: Waiting::default(),
+            answers: 0,
             outputs,
             refusals: Refusals::default(),
             packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
@@ -335,7 +338,7 @@ impl Data {
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Query { transport, query, reply } => {
-                self.query(now, Query { transport, query, reply });
+                self.query(now, Query { transport, query, reply, waited: false });
             }
             Command::ControlUp(server) => self.engine.control_up(now, server),
             Command::ControlDown => self.engine.control_down(now),
@@ -361,7 +364,8 @@ impl Data {
             Verdict::Answer { len, .. } | Verdict::Chase { len } => answer.truncate(len),
             _ => {}
         }
-        let _ = query.reply.send(QueryReply { verdict, answer });
+        let learnt = if query.waited { self.answers } else { 0 };
+        let _ = query.reply.send(QueryReply { verdict, answer, learnt });
     }
 
     fn frame(&mut self, now: Instant, frame: &mut [u8]) {
@@ -386,7 +390,10 @@ impl Data {
             }),
             Ok(Some(Message::NoPeer { index: 0, name })) => Some(Note::NoNode(name.to_owned())),
             Ok(Some(Message::Feed(body))) => Some(Note::Feed(body.to_vec())),
-            Ok(Some(Message::Answer(answer))) => Some(Note::Answer(answer.sequence)),
+            Ok(Some(Message::Answer(answer))) => {
+                self.answers += 1;
+                Some(Note::Answer(answer.sequence))
+            }
             Ok(Some(Message::FeedCommit(commit))) => {
                 Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
             }

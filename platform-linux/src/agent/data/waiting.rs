@@ -13,12 +13,14 @@ pub(super) struct Query {
     pub(super) transport: Transport,
     pub(super) query: Vec<u8>,
     pub(super) reply: oneshot::Sender<QueryReply>,
+    /// It has waited for an answer of the server.
+    pub(super) waited: bool,
 }
 
 impl Query {
     /// There is no answer in time.
     pub(super) fn fail(self, key: u32) {
-        let _ = self.reply.send(QueryReply { verdict: Verdict::Wait(key), answer: Vec::new() });
+        let _ = self.reply.send(QueryReply { verdict: Verdict::Wait(key), answer: Vec::new(), learnt: 0 });
     }
 }
 
@@ -29,7 +31,11 @@ pub(super) struct Waiting(Vec<(u32, Query)>);
 impl Waiting {
     /// Keeps the query until the answer about `key`.
     pub(super) fn keep(&mut self, key: u32, query: Query) {
-        if self.0.len() >= QUERIES { query.fail(key) } else { self.0.push((key, query)) }
+        if self.0.len() >= QUERIES {
+            query.fail(key)
+        } else {
+            self.0.push((key, Query { waited: true, ..query }))
+        }
     }
 
     /// Those that wait for `key`.

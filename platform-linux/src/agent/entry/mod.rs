@@ -144,9 +144,11 @@ impl Entry {
         let keys: Vec<(String, String)> = self.entries.keys().cloned().collect();
         move |table, own| {
             let known = |(namespace, name): &(String, String)| known::known(table, own, namespace, name);
+            let is_held = |(namespace, name): &(String, String)| table.service(namespace, name).is_some();
             let api = table.service("default", "kubernetes").into_iter().flat_map(|s| s.endpoints());
             Answer {
                 api_servers: api.map(|endpoint| endpoint.address()).collect(),
+                unknown: keys.iter().filter(|key| !is_held(key)).cloned().collect(),
                 known: keys.into_iter().filter_map(|key| known(&key).map(|known| (key, known))).collect(),
             }
         }
@@ -202,6 +204,8 @@ impl Entry {
 pub(super) struct Answer {
     /// Services with entry points.
     known: BTreeMap<(String, String), Known>,
+    /// Those that the table does not hold.
+    pub(super) unknown: Vec<(String, String)>,
     /// Addresses of the API servers.
     api_servers: Vec<IpAddr>,
 }
@@ -268,7 +272,7 @@ mod tests {
         entry.restore(list(30_001).bytes());
         let known = Known { vips: vec!["10.96.0.1".parse().unwrap()], ..Known::default() };
         let answer =
-            Answer { known: [(("n".to_owned(), "s".to_owned()), known)].into(), api_servers: Vec::new() };
+            Answer { known: [(("n".to_owned(), "s".to_owned()), known)].into(), ..Answer::default() };
         let (rules, problems) = entry.rules(&answer, std::iter::empty(), &Owners::new());
         assert!(rules.ways.is_empty());
         assert_eq!(problems, [HOMELESS]);

@@ -3,11 +3,13 @@
 
 use super::Join;
 use super::taking::{self, Mode, Vip};
+use crate::agent::admin::dns;
 use crate::agent::claims::{self, Owners};
+use crate::agent::data::Data;
 use crate::agent::domain::Heard;
 use crate::agent::entry::{Answer, Entry};
-use crate::agent::status::EntryPoints;
-use crate::cli::Source;
+use crate::agent::status::{EntryPoints, domain};
+use crate::cli::{Feed, Source};
 use crate::clock;
 use crate::interception::entry::Entries;
 use crate::interception::{Report, Wanted};
@@ -19,11 +21,14 @@ use tokio::time::Instant;
 
 /// How often it is looked whether a connection still needs a route.
 const LINGER_LOOK: Duration = Duration::from_secs(5);
+/// Services with entry points that the server is asked about at one time.
+const QUESTIONS: usize = 16;
 
 impl Join {
     /// What the kernel is to do for the Services as they are now.
     pub(super) async fn wanted(&mut self) -> Wanted {
         let (mode, question) = (self.mode(), self.entry.as_ref().map(Entry::question));
+        let on_demand = (self.settings.feed == Feed::OnDemand).then(|| domain(&self.membership).to_owned());
         let every = self.handle.inspect(move |data| {
             let (services, own) = (data.engine.services(), data.engine.own_index());
             let exits = services.services().flat_map(|s| s.endpoints());
@@ -31,7 +36,12 @@ impl Join {
             let answer = question.map(|question| question(services, own));
             let answering = services.services().flat_map(|service| taking::answering(service, own));
             let answering: BTreeSet<_> = answering.collect();
-            (taking::vips(&data.engine, mode), exits.collect::<BTreeSet<_>>(), answering, answer)
+            let exits: BTreeSet<_> = exits.collect();
+            let vips = taking::vips(&data.engine, mode);
+            if let (Some(domain), Some(answer)) = (on_demand, &answer) {
+                ask_about(data, &answer.unknown, &domain);
+            }
+            (vips, exits, answering, answer)
         });
         let (vips, exits, mut answering, answer) = every.await.unwrap_or_default();
         let reserved = claims::reserved(&self.settings, &self.membership.servers).unwrap_or_else(|error| {
@@ -64,7 +74,15 @@ impl Join {
         let exits = exits.into_iter().collect();
         // Pods answer from addresses of their own.
         answering.retain(|endpoint| reserved.contains_key(&endpoint.ip()));
-        Wanted { routed: self.lingering.all(), shadowed, exits, answering, handed, entries }
+        Wanted {
+            number: self.answers,
+            routed: self.lingering.all(),
+            shadowed,
+            exits,
+            answering,
+            handed,
+            entries,
+        }
     }
 
     /// How VIPs come to the device.
@@ -90,6 +108,10 @@ impl Join {
         entry.reconnected();
         let held = entry.digest();
         let _ = self.handle.inspect(move |data| data.ask_entries(held)).await;
+        if self.settings.feed == Feed::OnDemand {
+            // What was asked of the connection before is asked again.
+            self.tell_kernel().await;
+        }
     }
 
     /// A part of the server's list has come.
@@ -152,8 +174,20 @@ impl Join {
     pub(super) async fn tell_kernel(&mut self) {
         let wanted = self.wanted().await;
         if let Some(keeper) = &self.keeper {
+            // What else it is asked for no connection waits for.
+            let ways = self.services.hash((&wanted.routed, &wanted.shadowed, &wanted.exits));
+            if std::mem::replace(&mut self.ways, ways) != ways {
+                self.asked_kernel = wanted.number;
+            }
             keeper.set_services(wanted);
             self.status.asked_kernel();
+        }
+    }
+
+    /// The server's answers so far are in the kernel, unless it still works on what follows from one.
+    pub(super) fn tell_settled(&self) {
+        if self.programmed >= self.asked_kernel {
+            self.status.settle(self.answers);
         }
     }
 
@@ -164,7 +198,11 @@ impl Join {
             Report::Failed(error) => tracing::error!(%error, "cannot keep routes and rules in place"),
             Report::DeviceGone => tracing::error!("the device was deleted"),
             Report::Recovered => tracing::info!("routes and rules are in place again"),
-            Report::Programmed => self.status.kernel_done(),
+            Report::Programmed(number) => {
+                self.status.kernel_done();
+                self.programmed = number;
+                self.tell_settled();
+            }
             Report::Ways => self.reached.hear(Heard::Ways),
             Report::Forgotten(connections) => {
                 tracing::info!(connections, "connections to Services that changed hands begin anew");
@@ -189,6 +227,17 @@ impl Join {
             Some(proxy) => tracing::info!(mode, "{proxy} is on this node"),
             None => tracing::info!(mode, "no other service proxy is on this node"),
         }
+    }
+}
+
+/// Has the server asked about Services with entry points that are not held, some at a time: each answer leads back here.
+fn ask_about(data: &mut Data, unknown: &[(String, String)], domain: &str) {
+    let mut room = QUESTIONS;
+    for (namespace, name) in unknown {
+        if room == 0 {
+            return;
+        }
+        room -= usize::from(dns::is_asked(data, &format!("{name}.{namespace}.svc.{domain}.")));
     }
 }
 

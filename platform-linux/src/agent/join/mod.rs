@@ -16,6 +16,7 @@ mod table;
 mod taking;
 
 pub(super) use online::plan;
+pub(super) use taking::Mode;
 
 use super::claims::Claims;
 use super::command::Handle;
@@ -74,6 +75,13 @@ pub struct Join {
     lingering: Lingering,
     linger_due: Option<Instant>,
     reached: Reached,
+    /// Answers of the server about Services so far, and how many of them had come when the kernel was asked for other
+    /// ways last, and when it had done last what it was asked.
+    answers: u64,
+    asked_kernel: u64,
+    programmed: u64,
+    /// The ways that it was asked for, by hash.
+    ways: u64,
 }
 
 /// Something to do on this thread.
@@ -125,6 +133,10 @@ impl Join {
             lingering: Lingering::default(),
             linger_due: None,
             reached: Reached::new(),
+            answers: 0,
+            asked_kernel: 0,
+            programmed: 0,
+            ways: 0,
         }
     }
 

@@ -28,7 +28,7 @@ use edgemesh_discovery::served::Served;
 use edgemesh_discovery::snapshot::{Head, from_snapshot, to_addition, to_snapshot};
 use edgemesh_discovery::table::Key;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,11 @@ impl Services {
     /// The nodes that endpoints of a source on this node are on.
     pub(super) fn named_nodes(&self) -> BTreeSet<&str> {
         self.local.as_ref().map(|served| served.table().named_nodes()).unwrap_or_default()
+    }
+
+    /// What stands for it in comparisons of this run.
+    pub(super) fn hash(&self, of: impl Hash) -> u64 {
+        self.hasher.hash_one(of)
     }
 
     /// What brings the snapshot file up to date: what has changed, or the whole before that outgrows the table.
@@ -149,6 +154,7 @@ impl Join {
 
     /// A part of the feed on demand is complete. What the engine gave up for it, or found gone, goes here as well.
     pub(super) async fn answered(&mut self, sequence: u64) {
+        self.answers += 1;
         let services = &mut self.services;
         (services.sequence, services.home) = (sequence, services.replica.table().home());
         let known: Vec<Arc<Key>> = services.replica.table().keys().cloned().collect();
@@ -164,6 +170,7 @@ impl Join {
         }
         let step = replica.take_step();
         self.table_changed(step).await;
+        self.tell_settled();
         if self.settings.names.dns_vip != DnsVip::Off {
             // Nobody may ask for the cluster's DNS by name before its address is answered here.
             let domain = crate::agent::status::domain(&self.membership);

@@ -8,8 +8,10 @@ mod table;
 
 use super::listing::{millis, path};
 use super::reach::Reached;
-use super::{Admin, Failure, Report, stopping};
-use name::Target;
+use super::{Admin, Failure, Report, dns, stopping};
+use edgemesh_core::dns::{Transport, Verdict};
+use edgemesh_core::wire::dns::RecordType;
+use name::{Target, Which};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -112,7 +114,10 @@ impl Admin {
     pub(super) async fn explain(&self, text: &str) -> Result<Explanation, Failure> {
         let target = Target::parse(text, &self.shared.domain).map_err(|error| Failure(400, error))?;
         let (wanted, shared) = (target.clone(), self.shared.clone());
-        let found = self.handle.inspect(move |data| table::look(data, &wanted, &shared)).await;
+        let found = match self.learn(&target).await? {
+            None => self.handle.inspect(move |data| table::look(data, &wanted, &shared)).await,
+            Some(problem) => Some(Err(problem)),
+        };
         let facts = match found.ok_or_else(stopping)? {
             Ok(facts) => facts,
             Err(problem) => {
@@ -122,6 +127,28 @@ impl Admin {
         };
         let ways = self.ways(&facts).await?;
         Ok(self.tell(text, facts, &ways))
+    }
+
+    /// With the feed on demand the server is asked about what is not held here, as for the query of a pod; what is in
+    /// the way of that.
+    async fn learn(&self, target: &Target) -> Result<Option<Problem>, Failure> {
+        let (what, name, rtype) = match &target.service {
+            Which::Name { namespace, name, .. } => {
+                let full = format!("{name}.{namespace}.svc.{}.", self.shared.domain);
+                (format!("Service {name} in namespace {namespace}"), full, RecordType::A)
+            }
+            Which::Address(address) => (address.to_string(), dns::reverse(*address), RecordType::PTR),
+        };
+        // A name that is none is not there either.
+        let Some(query) = dns::query(&name, rtype) else { return Ok(None) };
+        let reply = self.handle.query(Transport::Tcp, query).await.ok_or_else(stopping)?;
+        let is_open = matches!(reply.verdict, Verdict::Wait(_));
+        Ok(is_open.then(|| {
+            Problem::new(
+                dns::nobody_says(&what),
+                "connect this node, or use what it holds: `edgemesh-agent services`",
+            )
+        }))
     }
 
     /// The way to each node that has an endpoint.

@@ -6,7 +6,8 @@ use crate::agent::admin::dns;
 use crate::agent::admin::listing::protocol;
 use crate::agent::data::Data;
 use crate::agent::data::handover::Shown;
-use crate::agent::status::{Proven, Shared};
+use crate::agent::join::Mode;
+use crate::agent::status::{Interception, Proven, Shared};
 use crate::clock;
 use edgemesh_core::flow::FlowRecord;
 use edgemesh_core::service::protocol_number;
@@ -59,9 +60,12 @@ pub(super) fn look(data: &mut Data, target: &Target, shared: &Shared) -> Result<
     let dns_name = format!("{host}{name}.{namespace}.svc.{}", shared.domain);
     let dns_answers = dns::addresses(data, &format!("{dns_name}."));
     let shown = shown(data, &namespace, &name);
-    let look = Look { data, target, shared, shown };
-    let service = look.data.engine.services().service(&namespace, &name);
-    let Some(service) = service else { return Err(unknown(data, target, shared)) };
+    let services = data.engine.services();
+    let Some(service) = services.service(&namespace, &name) else {
+        return Err(unknown(data, target, shared));
+    };
+    let taken = Taken::of(data, &service, shared.interception());
+    let look = Look { data, target, shared, shown, taken };
     look.facts(&service, dns_name, dns_answers)
 }
 
@@ -74,11 +78,46 @@ fn shown(data: &mut Data, namespace: &str, name: &str) -> HashMap<IpAddr, Shown>
     plain.map(|e| (e.address(), handover.shows_pods(now, e.address(), e.node() == own))).collect()
 }
 
+/// Who carries connections to a Service's VIPs, and how they come there.
+enum Taken {
+    /// This agent: they are routed to its device.
+    Routed,
+    /// This agent: they are translated to these addresses, before the other service proxy sees them.
+    Shadowed { stand_ins: Vec<IpAddr>, beside: String },
+    /// The other service proxy, and why.
+    Left { beside: String, why: &'static str },
+}
+
+impl Taken {
+    fn of(data: &Data, service: &ServiceView<'_>, interception: Interception) -> Self {
+        let Interception { mode, beside, .. } = interception;
+        let beside = beside.unwrap_or_else(|| "another service proxy".to_owned());
+        let left = |why| Self::Left { beside: beside.clone(), why };
+        if service.flags() & FLAG_NO_PROXY != 0 {
+            return left("because a label of it says so");
+        }
+        if mode != Mode::Shadow.name() {
+            return Self::Routed;
+        }
+        let stand_ins: Vec<_> =
+            service.vips().filter_map(|vip| data.engine.services().shadow_of(vip)).collect();
+        if !Mode::Shadow.takes(service, data.engine.own_index()) {
+            return left("which reaches all of its endpoints that clients of this node may use");
+        }
+        if stand_ins.is_empty() {
+            left("because the mesh prefix has no stand-in for it")
+        } else {
+            Self::Shadowed { stand_ins, beside }
+        }
+    }
+}
+
 struct Look<'d> {
     data: &'d Data,
     target: &'d Target,
     shared: &'d Shared,
     shown: HashMap<IpAddr, Shown>,
+    taken: Taken,
 }
 
 impl Look<'_> {
@@ -189,8 +228,13 @@ impl Look<'_> {
         let local = node != 0 && endpoint.is_direct(own);
         let plain = kind == Kind::ClusterIp && endpoint.is_plain();
         let shown = self.shown.get(&address).filter(|_| plain).unwrap_or(&Shown::Never);
-        let (client, mut why_client) = client(&self.data.engine.flows().mesh(), endpoint, kind, shown);
-        if local && node != own {
+        let (client, mut why_client) = match &self.taken {
+            Taken::Left { beside, .. } if kind == Kind::ClusterIp => {
+                (None, format!("or what {beside} makes of it, which carries the connection"))
+            }
+            _ => client(&self.data.engine.flows().mesh(), endpoint, kind, shown),
+        };
+        if local && node != own && !matches!(self.taken, Taken::Left { .. }) {
             why_client.push_str(&self.why_direct(node, address));
         }
         let ours = |flow: &&FlowRecord| {
@@ -240,20 +284,32 @@ impl Look<'_> {
             }
             _ => facts.steps.push(format!("DNS answers {name} with {answers}")),
         }
-        let ports = facts.ports.join(", ");
-        if service.kind() == Kind::ClusterIp {
-            facts.steps.push(format!(
-                "a connection to {} port {ports} goes to this node's mesh device, where one of the ready endpoints is chosen",
-                facts.vips.join(" or ")
-            ));
-        } else {
-            facts.steps.push("the Service is headless: clients choose an endpoint by its address".into());
-        }
+        facts.steps.push(match service.kind() {
+            Kind::ClusterIp => self.way(&facts.vips, &facts.ports),
+            _ => "the Service is headless: clients choose an endpoint by its address".into(),
+        });
         if service.affinity_secs() > 0 {
             let secs = service.affinity_secs();
             facts.steps.push(format!("a client keeps its endpoint for {secs} s (sessionAffinity)"));
         }
         facts.problems = self.problems(service, facts);
+    }
+
+    /// The way of a connection to a ClusterIP until an endpoint is chosen.
+    fn way(&self, vips: &[String], ports: &[String]) -> String {
+        let connection = format!("a connection to {} port {}", vips.join(" or "), ports.join(", "));
+        let device = "this node's mesh device, where one of the ready endpoints is chosen";
+        match &self.taken {
+            Taken::Routed => format!("{connection} goes to {device}"),
+            Taken::Shadowed { stand_ins, beside } => {
+                let stand_ins: Vec<_> = stand_ins.iter().map(IpAddr::to_string).collect();
+                format!(
+                    "{connection} goes by its stand-in {} to {device}, before {beside} sees it",
+                    stand_ins.join(" or ")
+                )
+            }
+            Taken::Left { beside, why } => format!("{connection} is left to {beside}, {why}"),
+        }
     }
 
     fn problems(&self, service: &ServiceView<'_>, facts: &Facts) -> Vec<Problem> {
