@@ -37,7 +37,7 @@ async fn datagram(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; MAX_TCP];
     loop {
         let len = socket.recv(&mut buffer).await?;
-        if answers(&buffer[..len], query) {
+        if answers(buffer.get(..len).unwrap_or_default(), query) {
             buffer.truncate(len);
             buffer.shrink_to_fit();
             return Ok(buffer);
@@ -53,12 +53,13 @@ async fn stream(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Whether `reply` answers `query`. An error may come without question, from servers that could not read it.
-fn answers(reply: &[u8], query: &[u8]) -> bool {
+pub(super) fn answers(reply: &[u8], query: &[u8]) -> bool {
     let (Ok(header), Ok(asked)) = (Header::parse(reply), Query::parse_question(query)) else { return false };
     if !header.is_response() || header.id != asked.header.id || header.opcode() != asked.header.opcode() {
         return false;
     }
-    match header.counts[0] {
+    let [questions, ..] = header.counts;
+    match questions {
         0 => header.rcode() != 0,
         1 => {
             let question = HEADER_LEN..HEADER_LEN + asked.question_len();

@@ -95,14 +95,14 @@ async fn datagrams<R: Resolve + 'static>(socket: Rc<UdpSocket>, service: Rc<Serv
             Ok(places) => places,
             Err(rcode) => {
                 Stats::add(&service.stats().overload);
-                if let Some(answer) = turned_away(&buffer[..len], rcode) {
+                if let Some(answer) = turned_away(buffer.get(..len).unwrap_or_default(), rcode) {
                     // No room to send means that nobody waits for this one.
                     let _ = socket.try_send_to(&answer, client);
                 }
                 continue;
             }
         };
-        let query: Box<[u8]> = buffer[..len].into();
+        let query: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
         let (socket, service) = (socket.clone(), service.clone());
         spawn_local(async move {
             if let Some(answer) = service.answer(client, &query, Transport::Udp).await
@@ -188,12 +188,11 @@ pub(super) async fn read_message(
     stream: &mut (impl AsyncRead + Unpin),
     most: usize,
 ) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 2];
-    if stream.read(&mut length[..1]).await? == 0 {
+    let mut high = [0; 1];
+    if stream.read(&mut high).await? == 0 {
         return Ok(None);
     }
-    stream.read_exact(&mut length[1..]).await?;
-    let length = usize::from(u16::from_be_bytes(length));
+    let length = usize::from(u16::from_be_bytes([u8::from_be_bytes(high), stream.read_u8().await?]));
     if length == 0 || length > most {
         return Err(io::ErrorKind::InvalidData.into());
     }

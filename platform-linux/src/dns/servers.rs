@@ -138,10 +138,10 @@ impl Servers {
 
 fn probe_name(rng: &mut Rng) -> [u8; PROBE] {
     let mut name = [0; PROBE];
-    for label in name[..PROBE - 1].chunks_mut(17) {
-        let digits = format!("{:016x}", rng.u64());
-        label[0] = 16;
-        label[1..].copy_from_slice(digits.as_bytes());
+    let (labels, _end) = name.as_chunks_mut::<17>();
+    for [length, digits @ ..] in labels {
+        *length = 16;
+        digits.copy_from_slice(format!("{:016x}", rng.u64()).as_bytes());
     }
     name
 }

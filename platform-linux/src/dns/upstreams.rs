@@ -34,7 +34,7 @@ impl FromStr for StubDomain {
         let (name, server) = text.split_once('=').ok_or_else(accepted)?;
         let mut wire = [0; MAX_NAME];
         let len = write_text(name.as_bytes(), &mut wire).map_err(|_| accepted())?;
-        let domain = wire[..len].to_ascii_lowercase().into();
+        let domain = wire.get(..len).ok_or_else(accepted)?.to_ascii_lowercase().into();
         Ok(Self { domain, text: name.to_owned(), server: dns_server(server).map_err(|_| accepted())? })
     }
 }
@@ -72,10 +72,12 @@ impl Upstreams {
     pub(super) fn new(routes: &Routes) -> Self {
         let mut domains: Vec<(&[u8], Vec<SocketAddr>)> = Vec::new();
         for stub in &routes.stubs {
-            match domains.iter().position(|(domain, _)| *domain == &*stub.domain) {
-                Some(known) => domains[known].1.push(stub.server),
-                None if domains.len() < MAX_STUB_DOMAINS => domains.push((&stub.domain, vec![stub.server])),
-                None => tracing::warn!(%stub, "stub domain left out: there are {MAX_STUB_DOMAINS} others"),
+            if let Some((_, known)) = domains.iter_mut().find(|(domain, _)| *domain == &*stub.domain) {
+                known.push(stub.server);
+            } else if domains.len() < MAX_STUB_DOMAINS {
+                domains.push((&stub.domain, vec![stub.server]));
+            } else {
+                tracing::warn!(%stub, "stub domain left out: there are {MAX_STUB_DOMAINS} others");
             }
         }
         // The longest first, so that the first one that fits is the closest.
