@@ -70,6 +70,7 @@ test: lint probe ## everything that gates a change
 	$(MAKE) lab-user
 	target/debug/edgemesh-scale sample
 
-test-full: test ## that, and what takes long: more seeds, scale
+test-full: test ## that, and what takes long: more seeds, scale, 1 GiB, two idle hours
+	$(MAKE) lab FILTER=full/
 	$(MAKE) sim SEEDS=1000
 	$(MAKE) scale

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::netns::Netns;
@@ -26,6 +26,9 @@ pub const EXEC: &str = "__exec";
 
 /// The link-local address on which every node's mesh answers DNS.
 pub const MESH_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 96, 16);
+
+/// Where a machine's BPF file system is in its directory, if it has one.
+const BPF: &str = "bpf";
 
 /// A limit for commands that should be over in a moment.
 const SHORT: Duration = Duration::from_secs(30);
@@ -120,6 +123,17 @@ impl Machine {
         Process::spawn(command, &self.log_path(label)).context(format!("on {}", self.name))
     }
 
+    /// A BPF file system of the machine's own, which programs see at `/sys/fs/bpf` that are started while it is there.
+    ///
+    /// # Errors
+    /// When the kernel has none, or refuses.
+    pub fn bpf(&self) -> Result<Bpf> {
+        let at = self.directory.join(BPF);
+        fs::create_dir_all(&at).context(at.display())?;
+        mount(Some("bpf"), &at, Some("bpf"), MsFlags::empty(), None::<&str>).context("mount bpf")?;
+        Ok(Bpf { at })
+    }
+
     /// Where the program with that label logs to.
     pub fn log_path(&self, label: &str) -> PathBuf {
         self.directory.join(format!("{label}.log"))
@@ -142,6 +156,20 @@ impl Machine {
     pub fn run_tool(&self, words: &[&str], limit: Duration) -> Result<String> {
         let mut command = self.command(own_binary()?);
         run(command.arg("tool").args(words), b"", limit)?.success().context(format!("on {}", self.name))
+    }
+}
+
+/// A mounted BPF file system; it is gone when dropped.
+#[derive(Debug)]
+pub struct Bpf {
+    /// Where it is.
+    pub at: PathBuf,
+}
+
+impl Drop for Bpf {
+    fn drop(&mut self) {
+        // Programs may still look at it; the directory below is the lab's to remove.
+        let _ = umount2(&self.at, MntFlags::MNT_DETACH);
     }
 }
 
@@ -171,5 +199,9 @@ fn try_exec(arguments: &[OsString]) -> Result<core::convert::Infallible> {
         .context("show resolv.conf")?;
     // The machine's own devices under /sys/class/net; programs that do not look there do not need it.
     let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::MS_RDONLY, none);
+    let bpf = Path::new(resolver).with_file_name(BPF);
+    if bpf.exists() {
+        mount(Some(&bpf), "/sys/fs/bpf", none, MsFlags::MS_BIND, none).context("show the BPF file system")?;
+    }
     Err(Command::new(program).args(rest).exec()).context(format!("exec {}", program.to_string_lossy()))
 }

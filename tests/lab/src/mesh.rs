@@ -202,6 +202,14 @@ impl Mesh {
         Ok((agent.context(format!("agent on {name}"))?, self.lab.node(name)?))
     }
 
+    /// A further file of that size that the pods serve.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn served(&self, name: &'static str, mebibytes: u64) -> Result<Served> {
+        served(&self.files, name, mebibytes)
+    }
+
     /// The first pod of a node.
     ///
     /// # Errors

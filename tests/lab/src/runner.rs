@@ -17,6 +17,8 @@ use crate::{Error, Result, fail};
 
 /// How many rows run at once: nearly all of their time is waiting.
 const LANES: usize = 3;
+/// The group of rows that take long.
+const FULL: &str = "full/";
 
 /// Refuses a filter that selects no row, which would look like success when misspelt, and rows with agents where
 /// none could run, which would all fail for the same reason.
@@ -24,9 +26,7 @@ const LANES: usize = 3;
 /// # Errors
 /// Naming the first such filter, or what an agent lacks.
 pub fn check(filters: &[String]) -> Result {
-    if let Some(filter) =
-        filters.iter().find(|filter| !ALL.iter().any(|row| row.name.contains(filter.as_str())))
-    {
+    if let Some(filter) = filters.iter().find(|filter| !ALL.iter().any(|row| chosen(row, filter))) {
         return fail(format!("no scenario's name contains {filter:?}; see: edgemesh-lab list"));
     }
     match ALL.iter().filter(|row| !is_alone(row)).any(|row| wanted(row, filters)) {
@@ -35,7 +35,8 @@ pub fn check(filters: &[String]) -> Result {
     }
 }
 
-/// Runs every row whose name contains one of `filters` (all rows when there is none); whether all passed.
+/// Runs every row whose name contains one of `filters` (all rows when there is none, but for those of the group
+/// `full/`, which are asked for by its name); whether all passed.
 pub fn test(directory: &Path, filters: &[String]) -> bool {
     let started = Instant::now();
     let report = Mutex::default();
@@ -118,7 +119,12 @@ fn run_shared<'a>(rows: impl Iterator<Item = &'a Scenario>, directory: &Path, re
 }
 
 fn wanted(scenario: &Scenario, filters: &[String]) -> bool {
-    filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+    let by_default = filters.is_empty() && !scenario.name.starts_with(FULL);
+    by_default || filters.iter().any(|filter| chosen(scenario, filter))
+}
+
+fn chosen(scenario: &Scenario, filter: &str) -> bool {
+    scenario.name.contains(filter) && (!scenario.name.starts_with(FULL) || filter.starts_with(FULL))
 }
 
 fn run(scenario: &Scenario, directory: &Path) -> Result {
@@ -149,5 +155,18 @@ mod tests {
         check(&words(&["bare/"])).unwrap();
         let error = check(&words(&["bare/", "raech/"])).unwrap_err().to_string();
         assert!(error.contains("\"raech/\""), "{error}");
+    }
+
+    #[test]
+    fn what_takes_long_is_run_only_when_its_group_is_named() {
+        let rows = |filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|word| (*word).to_owned()).collect();
+            ALL.iter().filter(|row| wanted(row, &filters)).map(|row| row.name).collect::<Vec<_>>()
+        };
+        let long = rows(&["full/"]);
+        assert!(!long.is_empty() && long.iter().all(|name| name.starts_with(FULL)));
+        assert_eq!(rows(&[]).len(), ALL.len() - long.len());
+        assert!(rows(&["idle"]).iter().all(|name| !name.starts_with(FULL)));
+        assert_eq!(rows(&["full/c12"]), ["full/c12-idle"]);
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::machine::Machine;
 use crate::manifests::{Port, Service};
@@ -20,6 +21,9 @@ use crate::workloads::Transfer;
 use crate::{Context, Result, ensure};
 
 use super::reach::answers;
+
+/// What the agent logs of what it puts back.
+const RESTORED: &str = "restored what others had taken away";
 
 /// How another proxy has its rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +99,7 @@ fn beside(mesh: &mut Mesh, proxy: Proxy) -> Result {
     if proxy != Proxy::Ipvs {
         is_left_to_the_proxy(mesh)?;
     }
+    is_explained(mesh)?;
     let (agent, node) = mesh.agent_mut("a1")?;
     agent.stop_and_cleanup(node)?;
     before.must_equal(&Snapshot::of(node)?)?;
@@ -102,6 +107,16 @@ fn beside(mesh: &mut Mesh, proxy: Proxy) -> Result {
         return Ok(());
     }
     answers(node.pod(2)?, "10.96.0.10", "a1-p1").context("the proxy alone again")
+}
+
+/// `explain` says which of them has a Service.
+fn is_explained(mesh: &Mesh) -> Result {
+    let (agent, node) = mesh.agent("a1")?;
+    let taken = agent.command(node, &["explain", "park:80"])?.success()?;
+    ensure!(taken.contains("by its stand-in 242.96.0.10 to this node's mesh device"), "explain: {taken}");
+    let left = agent.command(node, &["explain", "own:80"])?.success()?;
+    ensure!(left.contains("is left to") && !left.contains("mesh device"), "explain: {left}");
+    Ok(())
 }
 
 /// A Service that has its endpoints here is the proxy's, and its pod sees who connects, like behind kube-proxy.
@@ -112,6 +127,33 @@ fn is_left_to_the_proxy(mesh: &Mesh) -> Result {
     ensure!(seen.starts_with(&format!("{}:", client.address)), "the endpoint sees {seen}");
     let refused = client.run(&["curl", "-sS", "--max-time", "10", "http://10.96.0.16/"])?;
     ensure!(refused.status.code() == Some(7), "a Service without endpoints: {}", refused.text());
+    Ok(())
+}
+
+/// A node on which Cilium's socket load balancer pins what it pins says so where people look, and what to do; when that
+/// is gone it gets ready.
+pub(super) fn cilium(mesh: &mut Mesh) -> Result {
+    let bpf = mesh.lab.a1.bpf()?;
+    let pin = bpf.at.join("tc/globals/cilium_lb4_reverse_sk");
+    fs::create_dir_all(&pin).context(pin.display())?;
+    mesh.join("a1")?;
+    let (agent, node) = mesh.agent_mut("a1")?;
+    let remedy = "kubeProxyReplacement=false and socketLB.enabled=false";
+    wait_until("it is not ready, and says why", secs(20), || {
+        let (code, said) = agent.admin("/readyz")?;
+        let named = said.contains("/sys/fs/bpf/tc/globals/cilium_lb4_reverse_sk") && said.contains(remedy);
+        ensure!(code == 503 && named, "HTTP {code}: {said}");
+        Ok(())
+    })?;
+    let status = agent.json(node, "status")?;
+    let obstacle = status["interception"]["obstacle"].as_str().unwrap_or_default();
+    ensure!(status["ready"] == false && obstacle.contains(remedy), "status: {status}");
+    let printed = agent.command(node, &["status"])?;
+    ensure!(printed.text().contains(remedy), "status: {}", printed.text());
+    fs::remove_dir(&pin).context(pin.display())?;
+    agent.wait_ready()?;
+    let status = agent.json(node, "status")?;
+    ensure!(status["interception"]["obstacle"].is_null(), "status: {status}");
     Ok(())
 }
 
@@ -186,21 +228,49 @@ pub(super) fn restored(mesh: &mut Mesh) -> Result {
     start_with_single_routes(mesh)?;
     answers(mesh.pod("a1")?, "park", "b1-p1")?;
     let (agent, node) = mesh.agent_mut("a1")?;
-    ensure!(!agent.process.log().contains("restored what others"), "before anybody did anything");
+    ensure!(!agent.process.log().contains(RESTORED), "before anybody did anything");
     for damage in [
         "ip route del 10.96.0.10 dev edgemesh0",
         "ip addr flush dev edgemesh0",
         "nft delete table ip edgemesh",
         "nft flush chain ip edgemesh postrouting",
     ] {
-        let whole = Snapshot::of(node)?;
+        let (whole, told) = (Snapshot::of(node)?, agent.process.log().len());
         node.ns.exec(&damage.split(' ').collect::<Vec<_>>())?;
-        wait_until(&format!("all is back after: {damage}"), secs(1), || {
+        let done = SystemTime::now();
+        wait_until(&format!("all is back after: {damage}"), secs(10), || {
             whole.must_equal(&Snapshot::of(node)?)
         })?;
+        // By the agent's own clock: looking at everything takes a busy machine longer than the agent may.
+        let log = agent.process.log();
+        let took = last_restored(log.get(told..).unwrap_or_default(), done).context(damage)?;
+        println!("      restart/r1-restored: {} ms after {damage}", took.as_millis());
+        ensure!(took <= secs(1), "{damage}: the last of it was back after {took:?}");
         answers(node.pod(1)?, "park", "b1-p1").context(damage)?;
     }
-    agent.process.wait_log("restored what others had taken away", secs(1))
+    Ok(())
+}
+
+/// How long after that moment the log tells of the last thing that was put back.
+fn last_restored(log: &str, since: SystemTime) -> Result<Duration> {
+    const DAY: Duration = secs(86_400);
+    let line =
+        log.lines().rfind(|line| line.contains(RESTORED)).context(format!("nothing restored in {log}"))?;
+    // `2026-01-31T12:34:56.789012Z`
+    let part = |from: usize, to: usize| line.get(from..to)?.parse::<u32>().ok();
+    let at = [(11, 13, 3_600), (14, 16, 60), (17, 19, 1)]
+        .into_iter()
+        .try_fold(Duration::ZERO, |sum, (from, to, unit)| {
+            sum.checked_add(secs(u64::from(part(from, to)?.checked_mul(unit)?)))
+        });
+    let at = at.zip(part(20, 26)).map(|(at, micros)| at.saturating_add(Duration::from_micros(micros.into())));
+    let since = since.duration_since(UNIX_EPOCH).context("clock")?;
+    let since = secs(since.as_secs() % DAY.as_secs())
+        .saturating_add(Duration::from_nanos(since.subsec_nanos().into()));
+    let at = at.context(format!("a time in {line}"))?;
+    // What was back before the damage was done is back at once; midnight may be in between.
+    let late = at.saturating_add(DAY).saturating_sub(since);
+    Ok(late.checked_sub(DAY).unwrap_or(if late > DAY / 2 { Duration::ZERO } else { late }))
 }
 
 /// a1 routes each ClusterIP by itself, not the Service range as a whole.

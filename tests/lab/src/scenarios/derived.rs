@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 
 use super::beside::{is_in_mode, kube_proxy_for};
 use super::exit::{PORT, tells_source};
+use super::ipv6::routed_pod;
 use super::reach::answers;
-use super::sources::{routed_pod, seen, sees};
+use super::sources::{seen, sees};
 use crate::machine::Machine;
 use crate::manifests::Service;
 use crate::mesh::Mesh;

@@ -26,7 +26,7 @@ const ALIAS: &str = "242.63.255.255";
 const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 17, 0, 2), Ipv4Addr::new(172, 17, 0, 3)];
 
 /// Agents on a1, with entry points, and on a2 and b1, without.
-fn join(mesh: &mut Mesh) -> Result<PathBuf> {
+pub(super) fn join(mesh: &mut Mesh) -> Result<PathBuf> {
     for name in ["a1", "a2", "b1"] {
         let token = mesh.server.token(&mesh.lab.server, name, "24h")?;
         let more = if name == "a1" { vec!["--node-ports".to_owned()] } else { Vec::new() };
@@ -42,7 +42,7 @@ fn service(name: &'static str, last: u8) -> Service {
 }
 
 /// curl's exit code: 7 is a refusal, 28 is silence.
-fn fails(client: &Machine, url: &str, code: i32) -> Result {
+pub(super) fn fails(client: &Machine, url: &str, code: i32) -> Result {
     let ended = client.run(&["curl", "-sS", "--max-time", "2", url])?;
     let found = ended.status.code();
     ensure!(

@@ -5,12 +5,13 @@ use std::fs;
 use std::time::Instant;
 
 use crate::machine::Machine;
-use crate::manifests::write_file;
+use crate::manifests::{Service, write_file};
 use crate::mesh::Mesh;
 use crate::product::{Agent, AgentOptions};
 use crate::wait::{secs, wait_until};
 use crate::{Context, Result, ensure, fail};
 
+use super::beside::{is_in_mode, kube_proxy_for};
 use super::reach::answers;
 
 /// Services of a big cluster.
@@ -151,5 +152,88 @@ pub(super) fn on_demand(mesh: &mut Mesh) -> Result {
     ensure!(known.contains(&vip(7_777)), "{known}");
     let unknown = client.check(&["dig", "+time=2", "+tries=1", "svc-42.default.svc.cluster.local"])?;
     ensure!(unknown.contains("SERVFAIL"), "what nobody can say is no NXDOMAIN: {unknown}");
+    Ok(())
+}
+
+/// A node that holds what it uses opens the entry points of Services that it never used, tells of others when it is
+/// asked, reaches those of its domain without a tunnel, and beside another proxy takes each with the first answer about
+/// its name.
+pub(super) fn on_demand_ways(mesh: &mut Mesh) -> Result {
+    let manifests = mesh.server.manifests().to_owned();
+    let far = |name, last: u8| {
+        let service = Service::new(name, [10, 96, 0, last].into()).port("TCP", "http", 80, 8080);
+        service.endpoint("b1", [172, 17, 0, 2].into())
+    };
+    let lan = Service::new("lan", [10, 96, 0, 123].into()).port("UDP", "who", 7100, 7100);
+    let lan = lan.endpoint("a2", mesh.lab.a2.address);
+    let all = [
+        far("door", 120).node_port(30_095),
+        far("told", 121),
+        far("asked", 122),
+        far("by-pod", 124),
+        far("by-node", 125),
+        lan,
+    ];
+    for service in &all {
+        service.write_to(&manifests)?;
+    }
+    for node in ["a1", "a2"] {
+        let text = format!(
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {node}\n  labels: {{edgemesh.io/domain: lan}}\n"
+        );
+        write_file(&manifests, &format!("node-{node}.yaml"), &text)?;
+    }
+    mesh.join("a2")?;
+    mesh.join("b1")?;
+    let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
+    let more = ["--feed", "on-demand", "--service-cidr", "10.96.0.0/16", "--node-ports"].map(str::to_owned);
+    mesh.join_with("a1", AgentOptions { token, source: None, more: more.to_vec() })?;
+    for node in ["a2", "b1", "a1"] {
+        mesh.agent_mut(node)?.0.wait_ready()?;
+    }
+    let (agent, node) = mesh.agent("a1")?;
+    let (outside, client) = (&mesh.lab.nat_a, node.pod(2)?);
+    let holds = |name: &str| {
+        let services = agent.json(node, "services")?;
+        Ok(services.as_array().is_some_and(|all| all.iter().any(|service| service["name"] == name)))
+    };
+    wait_until("an entry point is open", secs(10), || answers(outside, "192.168.1.11:30095", "b1-p1"))?;
+    ensure!(!holds("told")? && !holds("asked")?, "it holds what it never used");
+    let explained = agent.command(node, &["explain", "told"])?.success()?;
+    ensure!(explained.contains("10.96.0.121") && explained.contains("on b1"), "explain: {explained}");
+    let resolved = agent.command(node, &["dns", "asked"])?.success()?;
+    ensure!(resolved.contains("10.96.0.122"), "dns: {resolved}");
+    let missing = agent.command(node, &["explain", "missing"])?.text();
+    ensure!(missing.contains("there is no Service missing in namespace default"), "explain: {missing}");
+    let by_address = agent.command(node, &["explain", "10.96.0.124:80"])?.success()?;
+    ensure!(by_address.contains("by-pod"), "explain: {by_address}");
+
+    let _lan = mesh.lab.a2.tool("who-lan", &["udp-server", "7100"])?;
+    let seen = client.run_tool(&["udp-who", "0", "lan:7100"], secs(20))?;
+    ensure!(seen.starts_with(&format!("{}:", node.address)), "an endpoint of the domain sees {seen}");
+
+    kube_proxy_for(node, &all)?;
+    is_in_mode(mesh, "shadow")?;
+    wait_until("what it holds is taken", secs(3), || {
+        answers(client, "by-pod.default.svc.cluster.local", "b1-p1")
+    })?;
+    ensure!(!holds("by-node")?, "it holds what it never used");
+    answers(node, "by-node.default.svc.cluster.local", "b1-p1").context("by name, at the first try")?;
+    answers(outside, "192.168.1.11:30095", "b1-p1").context("an entry point beside the proxy")?;
+    let explained = agent.command(node, &["explain", "by-node"])?.success()?;
+    ensure!(explained.contains("by its stand-in 242.96.0.125"), "explain: {explained}");
+    let left = agent.command(node, &["explain", "lan"])?.success()?;
+    ensure!(left.contains("is left to kube-proxy in nftables mode"), "explain: {left}");
+
+    mesh.server.process.kill();
+    let (agent, node) = mesh.agent("a1")?;
+    for command in ["explain", "dns"] {
+        wait_until("it is said that nobody can say", secs(10), || {
+            let said = agent.command(node, &[command, "never"])?;
+            let text = said.text() + &said.stderr;
+            ensure!(text.contains("no server says whether it exists"), "{command}: {text}");
+            Ok(())
+        })?;
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Everything the lab shows, in one table: a name, a sentence, a function.
 //!
-//! Names are `group/what`; the group `bare` needs no product. A function reads from top to bottom like the sentence
+//! Names are `group/what`; the group `bare` needs no product, and the group `full` takes so long that it is run only
+//! when it is named. A function reads from top to bottom like the sentence
 //! it proves and returns an error that says what was expected and what was seen.
 
 mod account;
@@ -13,9 +14,11 @@ mod exit;
 mod feed;
 mod headless;
 mod input;
+mod ipv6;
 mod path;
 mod reach;
 mod restart;
+mod sctp;
 mod sources;
 mod transfer;
 mod trust;
@@ -103,6 +106,7 @@ pub const ALL: &[Scenario] = &[
         "what the kernel carries needs no agent",
         Run::Own(sources::without_the_agent),
     ),
+    row("reach/c1-sctp", "one number, three protocols; SCTP of others", Shared(sctp::associations)),
     row(
         "reach/c14-exit",
         "endpoints outside the mesh, or on a Node by address",
@@ -162,6 +166,11 @@ pub const ALL: &[Scenario] = &[
         Prepared(entry::addresses),
     ),
     row(
+        "entry/x1-x5-t4-ipv6",
+        "NodePorts and external IPs of IPv6, both policies",
+        Prepared(ipv6::entry_points),
+    ),
+    row(
         "docker/t4-t5-entry-points",
         "externalTrafficPolicy beside Docker's own firewall",
         Prepared(entry::local_policy_beside_docker),
@@ -218,6 +227,11 @@ pub const ALL: &[Scenario] = &[
     row("truth/g6-new-address", "a node gets another address", Own(truth::new_address)),
     row("truth/slow-disk", "a node's disk hangs", Own(truth::slow_disk)),
     row("feed/on-demand", "a small node in a cluster of 10,000 Services", Prepared(feed::on_demand)),
+    row(
+        "feed/x8-on-demand",
+        "entry points, a domain and another proxy beside a small node's feed",
+        Prepared(feed::on_demand_ways),
+    ),
     row("restart/c5-agents", "agents are killed under load", Own(restart::agents_killed)),
     row("restart/server", "the server is killed while it relays", Own(restart::server_killed)),
     row("restart/both", "an agent, then at once the server", Own(restart::agent_then_server_killed)),
@@ -229,11 +243,17 @@ pub const ALL: &[Scenario] = &[
     row("input/flags", "bad flags and values", Prepared(input::flags)),
     row("input/surroundings", "port, privilege, route, device", Prepared(input::surroundings)),
     row("input/full-disk", "a full disk at the state directory", Prepared(input::full_disk)),
-    row("input/garbage", "garbage on every port", Own(input::garbage)),
+    row("input/w13-garbage", "garbage on every port", Own(input::garbage)),
     row("beside/iptables", "kube-proxy in iptables mode, and Docker", Prepared(beside::iptables)),
     row("beside/legacy", "the same in the legacy tables", Prepared(beside::legacy)),
     row("beside/nftables", "kube-proxy in nftables mode", Prepared(beside::nftables)),
     row("beside/ipvs", "VIPs that are the node's own, as IPVS has them", Prepared(beside::ipvs)),
+    row("beside/ipv6", "stand-ins of IPv6 beside kube-proxy", Prepared(ipv6::stand_ins)),
+    row(
+        "beside/cilium",
+        "Cilium's socket load balancer is named, and its end seen",
+        Prepared(beside::cilium),
+    ),
     row("beside/comes-and-goes", "kube-proxy comes and goes", Own(beside::comes_and_goes)),
     row("beside/domain", "endpoints of one domain go without tunnels", Prepared(beside::domain)),
     row("beside/given-back", "a Service is given back to kube-proxy", Prepared(beside::given_back)),
@@ -241,6 +261,8 @@ pub const ALL: &[Scenario] = &[
     row("restart/r1-restored", "what others delete is back in a second", Prepared(beside::restored)),
     row("docker/forward-drop", "beside Docker's own firewall", Prepared(reach::beside_docker)),
     row("reach/own-manifests", "a node reads manifests of its own", Prepared(reach::manifests_on_the_node)),
+    row("full/c11-gigabyte", "1 GiB comes down, and goes up", Own(transfer::gigabyte)),
+    row("full/c12-idle", "connections idle for more than two hours", Own(transfer::idle)),
     // Last: its two minutes pass while everything above runs.
     row("udp/silence-ends", "a push after two idle minutes is delivered", Shared(udp::push_arrives)),
 ];

@@ -3,15 +3,14 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 
 use super::beside::{is_in_mode, kube_proxy_for};
 use super::exit::{PORT, tells_source};
+use super::ipv6::{both_families, routed_pod, tells_source_6};
 use super::reach::answers;
 use crate::machine::Machine;
 use crate::manifests::{Service, write_file};
 use crate::mesh::Mesh;
-use crate::topology::connect;
 use crate::wait::{secs, wait_until};
 use crate::workloads::{Transfer, curl};
 use crate::{Context, Result, ensure};
@@ -33,11 +32,13 @@ pub(super) fn seen(client: &Machine, vip: &str) -> Result<[String; 2]> {
     let tcp = curl(client, &format!("http://{vip}/"))?;
     let udp = client.run_tool(&["udp-who", "0", &format!("{vip}:7000")], secs(20))?;
     let host = udp.rsplit_once(':').map(|(host, _)| host).context("a port")?;
-    let plain = |text: &str| {
-        let text = text.trim_matches(|c| "[]\n".contains(c));
-        text.parse().map_or_else(|_| text.to_owned(), |ip: IpAddr| ip.to_string())
-    };
     Ok([plain(&tcp), plain(host)])
+}
+
+/// An address as it is written in short, without brackets.
+pub(super) fn plain(text: &str) -> String {
+    let text = text.trim_matches(|c| "[]\n".contains(c));
+    text.parse().map_or_else(|_| text.to_owned(), |ip: IpAddr| ip.to_string())
 }
 
 /// Both see exactly this.
@@ -134,52 +135,6 @@ pub(super) fn without_the_agent(mesh: &mut Mesh) -> Result {
     service(&[]).remove_from(&manifests)
 }
 
-/// A pod with a cable and addresses of its own, as some CNIs have them; reached by routes on its node.
-pub(super) fn routed_pod(mesh: &Mesh, directory: &Path, node: &str, net: u8, last: u8) -> Result<Machine> {
-    let host = mesh.lab.node(node)?;
-    let address = Ipv4Addr::new(10, 244, net, last);
-    let name = format!("{node}-r{last}");
-    let pod = Machine::create(&format!("{}-", host.ns.name()), &name, address, directory)?;
-    let (port, v6) = (format!("cni{last}"), format!("fd10:244:{net}::"));
-    connect((host, &port), (&pod, "eth0"))?;
-    host.ns.ip(&[
-        &format!("link set {port} up"),
-        &format!("addr add 10.244.{net}.1/32 dev {port}"),
-        &format!("addr add {v6}1/128 dev {port} nodad"),
-        &format!("route add {address}/32 dev {port}"),
-        &format!("route add {v6}{last}/128 dev {port}"),
-    ])?;
-    pod.ns.ip(&[
-        "link set eth0 up",
-        &format!("addr add {address}/32 dev eth0"),
-        &format!("addr add {v6}{last}/128 dev eth0 nodad"),
-        &format!("route add 10.244.{net}.1/32 dev eth0"),
-        &format!("route add {v6}1/128 dev eth0"),
-        &format!("route add default via 10.244.{net}.1"),
-        &format!("route add default via {v6}1"),
-    ])?;
-    Ok(pod)
-}
-
-/// A Service with an address of each family and one endpoint.
-fn both_families() -> String {
-    let slice = |kind: &str, address: &str| {
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {kind}\nmetadata:\n  \
-             name: both-{}\n  namespace: default\n  labels:\n    kubernetes.io/service-name: both\nports:\n\
-             - {{name: http, port: {PORT}, protocol: TCP}}\n- {{name: udp, port: 7000, protocol: UDP}}\nendpoints:\n\
-             - addresses: ['{address}']\n  nodeName: a1\n  conditions: {{ready: true}}\n",
-            kind.to_lowercase()
-        )
-    };
-    let head = "apiVersion: v1\nkind: Service\nmetadata:\n  name: both\n  namespace: default\n  uid: \
-                00000000-0000-4000-8000-0000000b0740\nspec:\n  type: ClusterIP\n  clusterIP: 10.96.0.72\n  \
-                clusterIPs: ['10.96.0.72', 'fd00:96::72']\n  ipFamilies: [IPv4, IPv6]\n  ports:\n  - {name: http, \
-                port: 80, targetPort: 5432, protocol: TCP}\n  - {name: udp, port: 7000, targetPort: 7000, protocol: \
-                UDP}\n";
-    format!("{head}{}{}", slice("IPv4", "10.244.1.2"), slice("IPv6", "fd10:244:1::2"))
-}
-
 /// Pods with cables of their own see each other by both families, also with strict filtering of sources and without
 /// bridges; so does a pod of another node of the domain, whose Service is taken from another proxy.
 pub(super) fn routed_pods(mesh: &mut Mesh) -> Result {
@@ -200,15 +155,18 @@ pub(super) fn routed_pods(mesh: &mut Mesh) -> Result {
         );
         write_file(&manifests, &format!("node-{node}.yaml"), &text)?;
     }
-    write_file(&manifests, "both.yaml", &both_families())?;
+    let ports = [("TCP", "http", 80, PORT, 0), ("UDP", "udp", 7000, 7000, 0)];
+    write_file(
+        &manifests,
+        "both.yaml",
+        &both_families("both", 72, "type: ClusterIP", &ports, &[("a1", 1, 2)]),
+    )?;
     let wide = Service::new("wide", Ipv4Addr::new(10, 96, 0, 73));
     let wide = wide.port("TCP", "http", 80, PORT).port("UDP", "udp", 7000, 7000);
     let wide = wide.endpoint("a2", neighbour.address).endpoint("b1", Ipv4Addr::new(172, 17, 0, 2));
     wide.write_to(&manifests)?;
     let _http = [tells_source(&server)?, tells_source(&neighbour)?, tells_source(mesh.pod("b1")?)?];
-    let script = format!("SYSTEM:sh {}", server.directory().join("who-asks.sh").display());
-    let listen = format!("TCP6-LISTEN:{PORT},ipv6only=1,fork,reuseaddr");
-    let _http6 = server.spawn("who-6", &["socat", "-t", "60", &listen, &script])?;
+    let _http6 = tells_source_6(&server)?;
     let udp = [&server, &neighbour].map(|pod| pod.tool("udp", &["udp-server", "7000"]));
     let _udp = udp.into_iter().collect::<Result<Vec<_>>>()?;
     mesh.join_all()?;

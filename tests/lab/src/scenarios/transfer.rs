@@ -2,11 +2,13 @@
 //! that leave.
 
 use std::fs;
+use std::time::Instant;
 
 use crate::machine::Machine;
+use crate::manifests::Service;
 use crate::mesh::{Mesh, Served};
 use crate::wait::{secs, wait_until};
-use crate::workloads::{Transfer, sha256, uploaded};
+use crate::workloads::{Transfer, per_connection, sha256, uploaded};
 use crate::{Context, Result, ensure};
 
 /// Downloads a served file from a Service; the checksum must be right.
@@ -46,6 +48,65 @@ pub(super) fn big_download(mesh: &mut Mesh) -> Result {
 /// 256 MiB go up.
 pub(super) fn big_upload(mesh: &mut Mesh) -> Result {
     upload_to(mesh.pod("a1")?, "park", mesh.pod("b1")?, &mesh.big, 180)
+}
+
+/// 1 GiB each way, to the other site and the neighbour.
+pub(super) fn gigabyte(mesh: &mut Mesh) -> Result {
+    let huge = mesh.served("huge.bin", 1_024)?;
+    let client = mesh.pod("a1")?;
+    for (service, server) in [("park", "b1"), ("near", "a2")] {
+        let began = Instant::now();
+        download_from(client, service, &huge, 600)?;
+        let down = began.elapsed();
+        upload_to(client, service, mesh.pod(server)?, &huge, 600)?;
+        let up = began.elapsed().saturating_sub(down);
+        println!("      full/c11-gigabyte: {service} {down:.1?} down, {up:.1?} up");
+    }
+    Ok(())
+}
+
+/// How long nothing is sent: longer than the two hours after which kernels ask whether the other end still lives.
+const IDLE_SECS: u64 = 7_300;
+
+/// Connections on which nothing is sent for more than two hours go on, whichever end speaks first then: to the other
+/// site, the neighbour, the cloud and the own node.
+pub(super) fn idle(mesh: &mut Mesh) -> Result {
+    let manifests = mesh.server.manifests().to_owned();
+    let mut clients = Vec::new();
+    let mut pushing = Vec::new();
+    for (n, (service, node)) in
+        (0_u8..).zip([("park", "b1"), ("near", "a2"), ("sky", "cloud"), ("own", "a1")])
+    {
+        let (name, vip) = (["push-0", "push-1", "push-2", "push-3"][usize::from(n)], [10, 96, 0, 110 + n]);
+        let pod = mesh.pod(node)?;
+        pushing.push(per_connection(pod, 9_003, &format!("echo ready; sleep {IDLE_SECS}; echo pushed"))?);
+        Service::new(name, vip.into())
+            .port("TCP", "push", 9_003, 9_003)
+            .endpoint(node, pod.address)
+            .write_to(&manifests)?;
+        let client = mesh.lab.a1.pod(2)?;
+        let asks = format!("(sleep {IDLE_SECS}; echo asked) | ncat {service} 9002");
+        clients.push((
+            client.spawn(&format!("asks-{service}"), &["bash", "-c", &asks])?,
+            "220 ready",
+            "asked",
+        ));
+        let url = format!("{name}.default.svc.cluster.local");
+        wait_until("the Service is there", secs(10), || {
+            client.check(&["ncat", "-z", &url, "9003"]).map(drop)
+        })?;
+        let hears = ["ncat", "--recv-only", &url, "9003"];
+        clients.push((client.spawn(&format!("hears-{service}"), &hears)?, "ready", "pushed"));
+    }
+    for (client, first, _) in &mut clients {
+        client.wait_log(first, secs(20)).context("before the silence")?;
+    }
+    for (mut client, _, last) in clients {
+        let status = client.wait(secs(IDLE_SECS.saturating_add(60)))?;
+        let log = client.log();
+        ensure!(status.success() && log.contains(last), "after the silence, {status}: {log}");
+    }
+    Ok(())
 }
 
 /// Checksums are right where no kernel offload can repair or hide a wrong one.

@@ -9,6 +9,7 @@
 mod capture;
 mod dns;
 mod garbage;
+mod sctp;
 mod udp;
 
 use std::time::Duration;
@@ -29,6 +30,9 @@ pub fn main(words: &[String]) -> Result {
         ["dns-server", port] => dns::server(number(port)?, number(FIXED_ADDRESS)?),
         ["garbage-udp", target, count] => garbage::udp(target, number(count)?),
         ["garbage-tcp", target, count] => garbage::tcp(target, number(count)?),
+        ["sctp-server", family, port] => sctp::server(family, number(port)?),
+        ["sctp-echo", target, local_port] => sctp::echo(target, number(local_port)?),
+        ["sctp-hold", target, local_port] => sctp::hold(target, number(local_port)?),
         ["udp-server", port] => udp::server(number(port)?),
         ["udp-sink", port] => udp::sink(number(port)?),
         ["udp-stream", target, every_ms] => udp::stream(target, Duration::from_millis(number(every_ms)?)),

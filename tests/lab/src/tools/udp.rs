@@ -141,8 +141,7 @@ pub(super) fn after(target: &str, pause: Duration) -> Result {
 
 /// Asks every target from one socket which source address it sees; one answer per line.
 pub(super) fn who(local_port: u16, targets: &[&str]) -> Result {
-    let v6 = targets.iter().any(|target| target.starts_with('['));
-    let any = if v6 { "::" } else { "0.0.0.0" };
+    let any = targets.first().map_or("0.0.0.0", |target| any(target));
     let socket = UdpSocket::bind((any, local_port)).context("bind")?;
     socket.set_read_timeout(Some(TRY)).context("timeout")?;
     let mut buffer = vec![0; MAX];
@@ -170,8 +169,13 @@ pub(super) fn send(target: &str, count: u32, text: &str) -> Result {
     Ok(())
 }
 
+/// No address, in the family of the target.
+fn any(target: &str) -> &'static str {
+    if target.starts_with('[') { "::" } else { "0.0.0.0" }
+}
+
 fn connect(target: &str, local_port: u16) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(("0.0.0.0", local_port)).context("bind")?;
+    let socket = UdpSocket::bind((any(target), local_port)).context("bind")?;
     socket.connect(target).context(format!("resolve and connect {target}"))?;
     Ok(socket)
 }
