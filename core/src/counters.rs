@@ -47,8 +47,6 @@ reasons! {
     Family = "family",
     /// A protocol that no Service can name.
     Protocol = "protocol",
-    /// Hop limit or TTL used up.
-    TtlExpired = "ttl_expired",
     /// The destination is no VIP, mesh address or flow of this node.
     NoRoute = "no_route",
     /// A VIP that exists, but not with this port and protocol.

@@ -123,7 +123,8 @@ impl Cloud {
         Ok((to, self.seal(to, &ToNode::Peer(Peer { record, send_session, receive_session }))?))
     }
 
-    fn seal(&mut self, to: u32, message: &ToNode<'_>) -> Result<Vec<u8>> {
+    /// The frame that says `message` to node `to`.
+    pub(crate) fn seal(&mut self, to: u32, message: &ToNode<'_>) -> Result<Vec<u8>> {
         let mut frame = [0; FRAME_MAX];
         let len = message.encode(&mut frame)?;
         let len = self.connections.get_mut(&to).ok_or("not connected")?.seal(&mut frame, len)?;

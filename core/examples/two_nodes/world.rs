@@ -40,8 +40,8 @@ edgemesh_core::memory! {
 
 /// Everything, and what was seen on the wire.
 pub(crate) struct World<'a> {
-    now: Instant,
-    cloud: Cloud,
+    pub(crate) now: Instant,
+    pub(crate) cloud: Cloud,
     nodes: BTreeMap<u32, Node<'a>>,
     pub(crate) wire: Vec<Vec<u8>>,
 }
@@ -67,7 +67,7 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    fn node(&mut self, index: u32) -> Result<&mut Node<'a>> {
+    pub(crate) fn node(&mut self, index: u32) -> Result<&mut Node<'a>> {
         self.nodes.get_mut(&index).ok_or_else(|| "no such node".into())
     }
 
