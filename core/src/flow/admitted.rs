@@ -101,6 +101,9 @@ impl<'a> Admitted<'a> {
 }
 
 impl Entry for AdmittedSlot {
+    // Less than of flows: what a peer allows one of its pods leaves room here for its others.
+    const RESERVE: u64 = 1;
+
     fn track(&self) -> &Track {
         &self.track
     }

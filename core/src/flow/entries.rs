@@ -33,6 +33,8 @@ impl<'a, T> Kept<'a, T> {
 
 /// A slot of [`Entries`].
 pub(super) trait Entry: Slot {
+    /// Eighths of the table that an owner with more than half of it has to leave to others.
+    const RESERVE: u64;
     fn track(&self) -> &Track;
     fn track_mut(&mut self) -> &mut Track;
     /// Whether it can be an entry, after its memory went through another run.
@@ -154,7 +156,7 @@ impl<'a, S: Entry, const K: usize> Entries<'a, S, K> {
     /// Makes room for `newcomer`, if need be by ending another entry out of [`SAMPLE`] behind number `draw`.
     pub(super) fn make_room(&mut self, now: Instant, newcomer: &S, draw: u32) -> bool {
         let owner = newcomer.owner(self.secret);
-        let own_only = has_its_share(self.capacity(), self.len(), self.shares.get(owner));
+        let own_only = has_its_share(S::RESERVE, self.capacity(), self.len(), self.shares.get(owner));
         if !own_only && self.pool.len() < self.pool.capacity() {
             return true;
         }
@@ -205,9 +207,10 @@ fn timer(id: u32, track: &Track) -> (u32, Instant) {
 }
 
 /// Whether an owner may take what is free, or has to replace an entry of its own.
-fn has_its_share(capacity: u32, len: usize, count: u32) -> bool {
+fn has_its_share(reserve: u64, capacity: u32, len: usize, count: u32) -> bool {
     let (capacity, len) = (u64::from(capacity), len as u64);
-    len.saturating_mul(8) >= capacity.saturating_mul(7) && u64::from(count).saturating_mul(2) > capacity
+    len.saturating_mul(8) >= capacity.saturating_mul(8_u64.saturating_sub(reserve))
+        && u64::from(count).saturating_mul(2) > capacity
 }
 
 /// Entries per hashed owner; a collision only makes two owners share.

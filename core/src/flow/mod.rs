@@ -16,7 +16,7 @@
 //!
 //! Bounds: every table is borrowed. A full flow table first gives up closing flows, then unreplied, then idle
 //! ones, those of the source with most flows first, out of 32 neighbouring entries; a live flow
-//! never. While less than an eighth is free, a source with more than half of the table only replaces its own.
+//! never. While less than a quarter is free (of tuples: an eighth), whoever has more than half only replaces its own.
 //! Later fragments that overtook the first wait with the shell ([`Translated::Park`]).
 //!
 //! Not done here: choosing endpoints, reassembly, TCP sequence tracking (an out-of-window packet passes

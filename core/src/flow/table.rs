@@ -285,6 +285,8 @@ fn client_slot(flow: &NewFlow) -> FlowSlot {
 }
 
 impl Entry for FlowSlot {
+    const RESERVE: u64 = 2;
+
     fn track(&self) -> &Track {
         &self.track
     }

@@ -283,21 +283,44 @@ fn a_greedy_source_takes_from_itself() {
     for port in 0..1000 {
         let _ = pair.send(&udp(("172.17.0.66", 10_000 + port), (V4.vip, 53), b"flood"));
     }
-    assert_eq!(pair.client.len(), 56, "an eighth stays free for others");
-    for port in 0..8 {
+    assert_eq!(pair.client.len(), 48, "a quarter stays free for others");
+    for port in 0..16 {
         assert_eq!(live(&mut pair, "172.17.0.2", 5000 + port), Translated::To(PeerRef(2)));
     }
     // With the table full of it, others replace its flows.
     assert_eq!(live(&mut pair, "172.17.0.3", 5100), Translated::To(PeerRef(2)));
     let greedy = pair.client.flows(pair.now).filter(|f| f.client.0 == ip("172.17.0.66")).count();
-    assert_eq!((pair.client.len(), greedy), (64, 55));
+    assert_eq!((pair.client.len(), greedy), (64, 47));
     // A greedy source of live flows is refused.
     let mut pair = Pair::new();
-    for port in 0..56 {
+    for port in 0..48 {
         assert_eq!(live(&mut pair, "172.17.0.2", 5000 + port), Translated::To(PeerRef(2)));
     }
     assert_eq!(live(&mut pair, "172.17.0.2", 6000), Translated::Drop(DropReason::FlowsFull));
     assert_eq!(live(&mut pair, "172.17.0.3", 6000), Translated::To(PeerRef(2)));
+}
+
+/// All pods of a node are one peer at the endpoint's node: what one of them can get there leaves room for the others.
+#[test]
+fn a_greedy_source_leaves_room_at_the_other_node_too() {
+    let mut pair = Pair::new();
+    let mut connect = |client: &str, port| {
+        let (outcome, there) = pair.send(&udp((client, port), (V4.vip, 53), b"?"));
+        if outcome.verdict != Translated::To(PeerRef(2)) {
+            return outcome.verdict;
+        }
+        let verdict = pair.server_in(1, &there).0.verdict;
+        if verdict == Translated::Local {
+            pair.response(&udp((V4.pod, 8080), (V4.mesh[0], ends(&there).1), b"!"));
+        }
+        verdict
+    };
+    for port in 0..100 {
+        let _ = connect("172.17.0.66", 10_000 + port);
+    }
+    for port in 0..8 {
+        assert_eq!(connect("172.17.0.2", 5000 + port), Translated::Local, "flow {port} of another pod");
+    }
 }
 
 #[test]
