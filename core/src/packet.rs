@@ -2,6 +2,16 @@
 //!
 //! The shell reads into the middle of a buffer; sealing grows the packet into [`HEADROOM`] and [`TAILROOM`]
 //! without copying it. A `Packet` never allocates and never outlives its buffer.
+//!
+//! ```
+//! use edgemesh_core::packet::{HEADROOM, Packet, TAILROOM};
+//!
+//! let mut buffer = [0; HEADROOM + 1500 + TAILROOM];
+//! let read = 84; // what a device said that it put behind the headroom
+//! let mut packet = Packet::new(&mut buffer, HEADROOM, read).unwrap();
+//! packet.grow(16, 16).unwrap(); // a header in front, a tag behind
+//! assert_eq!((packet.start(), packet.len()), (HEADROOM - 16, read + 32));
+//! ```
 
 use crate::counters::DropReason;
 

@@ -19,6 +19,8 @@
 //! layer sends (`payload: false`) neither starts nor re-keys a session.
 //!
 //! It does not know addresses or paths, does not check inner addresses, and sends no persistent keepalives.
+//!
+#![doc = include_str!("example.md")]
 
 mod cookie;
 mod keypairs;
