@@ -20,3 +20,6 @@ mod sys;
 mod testing;
 pub mod tun;
 pub mod udp;
+
+/// What this build calls itself to the server.
+pub const BUILD: &str = concat!("edgemesh-agent/", env!("CARGO_PKG_VERSION"));

@@ -213,7 +213,7 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
             name,
             secret: membership.secret.as_slice().try_into().ok(),
             account: true,
-            agent: concat!("edgemesh-agent/", env!("CARGO_PKG_VERSION")),
+            agent: crate::BUILD,
             feed: match (settings.source == Source::Server, settings.feed) {
                 (true, cli::Feed::Whole) => Feed::Whole,
                 (true, cli::Feed::OnDemand) => Feed::OnDemand,

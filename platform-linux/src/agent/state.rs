@@ -2,11 +2,12 @@
 //! points.
 //!
 //! The private key is made here and never leaves. Everything else lets a node that boots without a cloud serve
-//! what it last knew. Files are whole postcard values, replaced atomically, but for the table, to which changes are
-//! appended; one that cannot be read is reported, set aside and treated as absent, except the key: without it the
-//! node would be somebody else, so the agent refuses to start.
+//! what it last knew. Files are replaced atomically, but for the table, to which changes are appended. All but the key
+//! begin with [`MAGIC`] and a [`Seal`]: one that is damaged, of another version, another node's or another cluster's is
+//! reported, set aside and treated as absent. Without its key the node would be somebody else, so the agent refuses to
+//! start; one of another node's has no membership here, and the directory knows whose it is.
 
-use edgemesh_core::noise::StaticSecret;
+use edgemesh_core::noise::{StaticSecret, hash};
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::state::{Directory, StateError};
 use edgemesh_host::token::Invitation;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use zeroize::Zeroize;
 
 const IDENTITY: &str = "identity";
@@ -23,6 +25,12 @@ const SERVICES: &str = "services";
 const ENTRIES: &str = "entry-points";
 const HELD: &str = "held";
 const STAMP: &str = "handshake-stamp";
+
+/// First bytes of a state file, its version included.
+const MAGIC: &[u8; 9] = b"EMSTATE2\n";
+
+/// Whose a file is, and what shows that it is whole: hashes of node and root, and of name, owner and content.
+type Seal = ([u8; 8], [u8; 16]);
 
 /// What a node knows of the cluster it belongs to.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +74,8 @@ pub struct StoredRecord {
 /// The agent's state directory.
 pub struct State {
     directory: Directory,
+    /// Hash of node and cluster; zero before the membership is known.
+    owner: AtomicU64,
 }
 
 impl State {
@@ -76,7 +86,7 @@ impl State {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let mut directory = Directory::open(path)?;
         directory.lock()?;
-        Ok(Self { directory })
+        Ok(Self { directory, owner: AtomicU64::default() })
     }
 
     /// This node's key; made and stored at the first start.
@@ -101,11 +111,19 @@ impl State {
         Ok(secret)
     }
 
-    /// The membership on disk, brought up to date with what lets the node join when that is given.
+    /// The membership on disk, brought up to date with what lets the node join when that is given. Every other file is
+    /// read and written as this node's in this cluster from now on.
     ///
     /// # Errors
     /// When there is neither, or the token is for another node; the text is for the user.
     pub fn membership(&self, node: &str, invitation: Option<Invitation>) -> Result<Membership, String> {
+        let membership = self.find_membership(node, invitation)?;
+        let owner = first(hash(&[b"owner", &membership.root, node.as_bytes()]));
+        self.owner.store(u64::from_le_bytes(owner), Relaxed);
+        Ok(membership)
+    }
+
+    fn find_membership(&self, node: &str, invitation: Option<Invitation>) -> Result<Membership, String> {
         let stored = self.load::<Membership>(MEMBERSHIP).filter(|m| m.node == node);
         let Some(invitation) = invitation else {
             return stored.ok_or_else(|| {
@@ -155,10 +173,7 @@ impl State {
 
     /// The last good table, as written by [`State::save_services`].
     pub fn services(&self) -> Option<Vec<u8>> {
-        self.directory.read(SERVICES).unwrap_or_else(|error| {
-            tracing::warn!(%error, "no snapshot of the Services");
-            None
-        })
+        self.content(SERVICES)
     }
 
     /// Stores the table, as [`edgemesh_discovery::snapshot`] writes it.
@@ -166,7 +181,7 @@ impl State {
     /// # Errors
     /// As [`State::save_membership`].
     pub fn save_services(&self, snapshot: &[u8]) -> Result<(), StateError> {
-        self.directory.write(SERVICES, snapshot)
+        self.directory.write(SERVICES, &self.sealed(SERVICES, snapshot))
     }
 
     /// Appends what has changed since to the table.
@@ -225,32 +240,72 @@ impl State {
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let bytes = match self.directory.read(name) {
-            Ok(bytes) => bytes?,
+        let content = self.content(name)?;
+        let value = postcard::from_bytes(&content);
+        value.map_err(|_| self.set_aside(name, "it is of another version")).ok()
+    }
+
+    /// What is in a file, if it is whole and this node's.
+    fn content(&self, name: &str) -> Option<Vec<u8>> {
+        match self.directory.read(name) {
+            Ok(bytes) => {
+                let bytes = bytes?;
+                self.unsealed(name, &bytes).map_err(|why| self.set_aside(name, why)).ok()
+            }
             Err(error) => {
                 tracing::warn!(%error, "going on without it");
-                return None;
-            }
-        };
-        match postcard::from_bytes(&bytes) {
-            Ok(value) => Some(value),
-            Err(_) => {
-                let (path, aside) =
-                    (self.directory.path(name), self.directory.path(&format!("{name}.damaged")));
-                let _ = std::fs::rename(&path, &aside);
-                tracing::warn!(file = %path.display(), kept_as = %aside.display(), "damaged state file, going on without it");
                 None
             }
         }
     }
 
+    /// Keeps a file that is of no use for whoever wants to know.
+    fn set_aside(&self, name: &str, why: &str) {
+        let (path, aside) = (self.directory.path(name), self.directory.path(&format!("{name}.damaged")));
+        let _ = std::fs::rename(&path, &aside);
+        tracing::warn!(file = %path.display(), kept_as = %aside.display(), "state file refused, going on without it: {why}");
+    }
+
     fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let mut bytes = postcard::to_allocvec(value)
             .map_err(|error| StateError::invalid(self.directory.path(name), error.to_string()))?;
-        let written = self.directory.write(name, &bytes);
+        let mut sealed = self.sealed(name, &bytes);
+        let written = self.directory.write(name, &sealed);
         bytes.zeroize();
+        sealed.zeroize();
         written
     }
+
+    /// Whose the file of that name is: the membership says so itself.
+    fn owner_of(&self, name: &str) -> [u8; 8] {
+        if name == MEMBERSHIP { [0; 8] } else { self.owner.load(Relaxed).to_le_bytes() }
+    }
+
+    fn sealed(&self, name: &str, content: &[u8]) -> Vec<u8> {
+        let (owner, sum) = seal(name, self.owner_of(name), content);
+        [&MAGIC[..], &owner, &sum, content].concat()
+    }
+
+    fn unsealed(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let rest = bytes.strip_prefix(MAGIC).ok_or("it is damaged, or of another version")?;
+        let (owner, rest) = rest.split_first_chunk::<8>().ok_or("it was cut off")?;
+        let (sum, content) = rest.split_first_chunk::<16>().ok_or("it was cut off")?;
+        if seal(name, *owner, content).1 != *sum {
+            return Err("it is damaged, or another file");
+        }
+        let ours = *owner == self.owner_of(name);
+        ours.then(|| content.to_vec()).ok_or("it is another node's, or another cluster's")
+    }
+}
+
+/// The table is appended to and sums its own records: only its beginning is sealed.
+fn seal(name: &str, owner: [u8; 8], content: &[u8]) -> Seal {
+    let content = if name == SERVICES { &[][..] } else { content };
+    (owner, first(hash(&[b"state", name.as_bytes(), &owner, content])))
+}
+
+fn first<const N: usize>(hash: [u8; 32]) -> [u8; N] {
+    hash.first_chunk().copied().unwrap_or([0; N])
 }
 
 #[cfg(test)]
@@ -314,12 +369,60 @@ mod tests {
         std::fs::remove_dir_all(path).unwrap();
     }
 
+    /// A file of the directory as it was, and what else may be found in its place: each is refused, told and set aside.
     #[test]
-    fn a_damaged_file_is_set_aside() {
+    fn files_that_are_damaged_or_not_ours_are_set_aside() {
         let (state, path) = state("damaged");
-        std::fs::write(path.join(MEMBERSHIP), [0xFF; 40]).unwrap();
-        assert!(state.membership("a", None).is_err());
-        assert!(path.join("membership.damaged").exists());
+        let member = state.membership("a", Some(token("a", 1))).unwrap();
+        let record = StoredRecord { record: vec![1; 40], signature: vec![2; 64] };
+        let write = || {
+            state.save_membership(&member).unwrap();
+            state.save_records(&BTreeMap::from([(7, record.clone())])).unwrap();
+            state.save_entries(&vec![3; 50]).unwrap();
+            state.save_stamp(1_700_000_000).unwrap();
+            state.save_services(b"a snapshot").unwrap();
+        };
+        let whole = |name: &str| match name {
+            MEMBERSHIP => state.membership("a", None).is_ok(),
+            RECORDS => state.records().len() == 1,
+            ENTRIES => state.entries().is_some(),
+            STAMP => state.stamp() == 1_700_000_000,
+            _ => state.services().as_deref() == Some(b"a snapshot"),
+        };
+        let names = [MEMBERSHIP, RECORDS, ENTRIES, STAMP, SERVICES];
+        for name in names {
+            write();
+            let (file, aside) = (path.join(name), path.join(format!("{name}.damaged")));
+            let good = std::fs::read(&file).unwrap();
+            assert!(whole(name), "{name}");
+            let mut bad = vec![b"garbage".to_vec(), Vec::new(), [b"EMSTATE1\n", &good[9..]].concat()];
+            // What follows the seal of the table is for `edgemesh_discovery::snapshot` to check.
+            let end = if name == SERVICES { 33 } else { good.len() };
+            bad.extend((0..end).map(|cut| good[..cut].to_vec()));
+            bad.extend((0..end).map(|at| [&good[..at], &[good[at] ^ 4], &good[at + 1..]].concat()));
+            let other = names.into_iter().find(|other| *other != name).unwrap();
+            bad.push(std::fs::read(path.join(other)).unwrap());
+            for bad in bad {
+                std::fs::write(&file, &bad).unwrap();
+                assert!(!whole(name) && aside.exists() && !file.exists(), "{name}: {bad:?}");
+                std::fs::remove_file(&aside).unwrap();
+            }
+        }
         std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn files_of_another_node_or_cluster_are_set_aside() {
+        for (node, root) in [("b", 1), ("a", 2)] {
+            let (state, path) = state("owner");
+            state.membership("a", Some(token("a", 1))).unwrap();
+            state.save_stamp(5).unwrap();
+            state.save_services(b"a snapshot").unwrap();
+            assert_eq!((state.stamp(), state.services().is_some()), (5, true));
+            state.membership(node, Some(token(node, root))).unwrap();
+            assert_eq!((state.stamp(), state.services().is_some()), (0, false));
+            assert!(path.join("services.damaged").exists());
+            std::fs::remove_dir_all(path).unwrap();
+        }
     }
 }

@@ -126,7 +126,7 @@ impl Admin {
         let reason = self.shared.obstacle();
         Some(Status {
             node: self.shared.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::BUILD.rsplit('/').next().unwrap_or_default().to_owned(),
             ready: reason.is_none(),
             reason,
             source: self.shared.source.clone(),
