@@ -12,10 +12,12 @@ use edgemesh_core::{PeerId, tunnel};
 use std::ops::Range;
 
 impl Data {
-    /// Carries what waits at the ready sockets, up to a turn of each.
-    pub(super) fn read_sockets(&mut self, ready: Ready) {
+    /// Carries what waits at the ready sockets, up to a turn of each. Whether more waits than that.
+    pub(super) fn read_sockets(&mut self, ready: Ready) -> bool {
+        let mut more = false;
         for (number, _) in ready.sockets.into_iter().enumerate().filter(|(_, ready)| *ready) {
-            for _ in 0..TURN {
+            let mut turn = 0..TURN;
+            while turn.next().is_some() {
                 let Some(Some(socket)) = self.sockets.get_mut(number) else { break };
                 // An error here is an ICMP message about an earlier datagram; the next call goes on.
                 let received = match socket.receive(&mut self.inbox) {
@@ -31,7 +33,9 @@ impl Data {
                 self.deliver();
                 self.drain(now);
             }
+            more |= turn.is_empty();
         }
+        more
     }
 
     /// Carries a datagram of the TCP relay connection.

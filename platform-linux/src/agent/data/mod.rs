@@ -41,7 +41,8 @@ use waiting::{Query, Waiting};
 
 /// Super-packets or receive batches of one direction in one turn.
 const TURN: usize = 8;
-/// Key exchanges in one turn: each costs about 0.1 ms.
+/// Key exchanges in one turn: each costs about 0.1 ms. While more datagrams wait than a turn takes it is one only: what
+/// comes faster than it can be computed has to pile up, so that it is met with cookies instead of the packets' time.
 const WORK: usize = 8;
 /// Room for a datagram or frame of the engine's own.
 const OWN: usize = 2_048;
@@ -246,7 +247,7 @@ impl Data {
                     Err(commands::TryRecvError::Empty) => break,
                 }
             }
-            self.read_sockets(ready);
+            let pressed = self.read_sockets(ready);
             if ready.tun
                 && let Err(error) = self.read_tun()
                 && let Err(why) = self.reopen(&poller, &error)
@@ -256,7 +257,8 @@ impl Data {
             }
             let now = clock::now();
             self.engine.handle_timeout(now);
-            more_work = (0..WORK).all(|_| self.engine.work(now, clock::wall()));
+            let work = if pressed { 1 } else { WORK };
+            more_work = (0..work).all(|_| self.engine.work(now, clock::wall()));
             self.drain(now);
         }
     }
