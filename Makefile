@@ -7,7 +7,7 @@ DEVBUILD := cargo build --quiet --workspace --all-targets
 
 bench: ## throughput, delay, packets, connections beside other tunnels and DNS servers; FILTER=name runs some parts
 	tests/lab/packages.sh dnsperf:dnsperf knotd:knot unbound:unbound
-	tests/bench/rivals.sh target/bench
+	tests/bench/rivals.sh target/rivals
 	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-bench
 	target/release/edgemesh-bench $(FILTER)
 
@@ -32,6 +32,7 @@ fmt: ## format the tree
 
 lab: ## the scenarios on real packets; FILTER=name runs some of them
 	tests/lab/packages.sh
+	tests/lab/wireguard-go.sh target/rivals
 	$(DEVBUILD)
 	target/debug/edgemesh-lab test $(FILTER)
 

@@ -4,15 +4,12 @@
 //! Everything else is as they choose: threads, offloads, buffers. `tests/bench/rivals.sh` fetches them.
 
 use crate::world::Pair;
+use edgemesh_lab::Result;
 use edgemesh_lab::machine::Machine;
 use edgemesh_lab::process::Process;
 use edgemesh_lab::wait::{secs, wait_until};
-use edgemesh_lab::{Context, Result, ensure};
-use std::fmt::Write as _;
-use std::io::{Read, Write};
+use edgemesh_lab::wireguard::{Device, fetched, hex};
 use std::net::Ipv4Addr;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::Command;
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -54,20 +51,12 @@ impl Kind {
         }
     }
 
-    /// Where it is, if it was fetched.
-    fn path(self) -> Result<Option<PathBuf>> {
-        let own = std::env::current_exe().context("path of the own binary")?;
-        let target = own.parent().and_then(|at| at.parent()).context("the target directory")?;
-        let path = target.join("bench/bin").join(self.program());
-        Ok(path.is_file().then_some(path))
-    }
-
     /// Starts it on both nodes; `None` when it was not fetched, which is told.
     ///
     /// # Errors
     /// When it does not start or refuses its configuration.
     pub(crate) fn start(self, pair: &Pair) -> Result<Option<Rival>> {
-        let Some(path) = self.path()? else {
+        let Some(path) = fetched(self.program())? else {
             println!("{} is not there (tests/bench/rivals.sh fetches it): left out\n", self.program());
             return Ok(None);
         };
@@ -78,9 +67,9 @@ impl Kind {
         let port = 51_820 + u16::from(net);
         let end = |machine: &Machine, own: Ipv4Addr, secret, peer: &Machine, peer_own, peer_secret| {
             let mut config =
-                format!("set=1\nprivate_key={}\nlisten_port={port}\n", hex(&StaticSecret::to_bytes(secret)));
+                format!("private_key={}\nlisten_port={port}\n", hex(&StaticSecret::to_bytes(secret)));
             config += &format!("public_key={}\n", hex(PublicKey::from(peer_secret).as_bytes()));
-            config += &format!("endpoint={}:{port}\nallowed_ip={peer_own}/32\n\n", peer.address);
+            config += &format!("endpoint={}:{port}\nallowed_ip={peer_own}/32\n", peer.address);
             self.start_end(&path, machine, own, &config)
         };
         let processes = [
@@ -92,21 +81,11 @@ impl Kind {
 
     fn start_end(self, path: &str, machine: &Machine, own: Ipv4Addr, config: &str) -> Result<Process> {
         let device = format!("{}{}", if self == Self::Boringtun { "bt" } else { "wg" }, own.octets()[3]);
-        let mut process = machine.spawn(self.program(), &[&[path], self.arguments(), &[&device]].concat())?;
-        let socket = format!("/var/run/wireguard/{device}.sock");
-        let answer = process.wait_until("it takes its configuration", secs(10), |_| {
-            let mut stream = UnixStream::connect(&socket).context(&socket)?;
-            stream.set_read_timeout(Some(secs(5))).context("timeout")?;
-            stream.write_all(config.as_bytes()).context("configuration")?;
-            let mut answer = [0; 64];
-            let len = stream.read(&mut answer).context("answer")?;
-            Ok(String::from_utf8_lossy(answer.get(..len).unwrap_or_default()).into_owned())
-        })?;
-        ensure!(answer.starts_with("errno=0"), "{path} refused its configuration: {answer}");
+        let started = Device::start(machine, &[&[path], self.arguments()].concat(), &device, config)?;
         machine
             .ns
             .ip(&[&format!("addr add {own}/24 dev {device}"), &format!("link set {device} mtu {MTU} up")])?;
-        Ok(process)
+        Ok(started.process)
     }
 }
 
@@ -121,14 +100,6 @@ impl Rival {
             near.check(&["ping", "-c", "1", "-W", "1", &target]).map(drop)
         })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The first line of `--version`, with the package's version if there is a note of it.

@@ -37,16 +37,25 @@ impl<'a> Capture<'a> {
     ///
     /// # Errors
     /// When the recorder died or the file cannot be read.
-    pub fn stop(mut self) -> Result<Recording> {
+    pub fn stop(self) -> Result<Recording> {
+        let file = self.keep()?;
+        let recording = fs::read(&file).map(Recording).context(&file)?;
+        fs::remove_file(&file).context(&file)?;
+        Ok(recording)
+    }
+
+    /// Ends the capture and returns where everything is that was recorded.
+    ///
+    /// # Errors
+    /// As [`Capture::stop`].
+    pub fn keep(mut self) -> Result<String> {
         self.machine.ns.enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("bind")?;
             socket.send_to(LAST, (Ipv4Addr::LOCALHOST, 9)).context("send")
         })??;
         self.wait_for(LAST)?;
         self.recorder.kill();
-        let recording = self.look()?;
-        fs::remove_file(&self.file).context(self.file.display())?;
-        Ok(recording)
+        Ok(self.file.to_string_lossy().into_owned())
     }
 
     /// Waits until the running capture holds `marker`.

@@ -27,7 +27,9 @@ pub mod shell;
 pub mod snapshot;
 pub mod tools;
 pub mod topology;
+pub mod tunnel;
 pub mod wait;
+pub mod wireguard;
 pub mod workloads;
 
 pub use error::{Context, Error, Result, fail};

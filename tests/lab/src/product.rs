@@ -120,7 +120,15 @@ impl Server {
     /// # Errors
     /// When it cannot be started.
     pub fn start(machine: &Machine) -> Result<Self> {
-        let (state, manifests) = (machine.directory().join("state"), machine.directory().join("manifests"));
+        Self::start_in(machine, machine.directory())
+    }
+
+    /// [`Server::start`] with state and manifests in another directory: another server.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in(machine: &Machine, directory: &Path) -> Result<Self> {
+        let (state, manifests) = (directory.join("state"), directory.join("manifests"));
         fs::create_dir_all(&state).context(state.display())?;
         fs::create_dir_all(&manifests).context(manifests.display())?;
         let source = vec!["--manifests".to_owned(), manifests.to_string_lossy().into_owned()];
@@ -221,6 +229,30 @@ pub struct AgentOptions {
     pub more: Vec<String>,
 }
 
+/// Where a program was copied to, with every occurrence of `from` replaced by `to`: another build of it, as far as it
+/// calls itself one.
+///
+/// # Errors
+/// When `from` does not occur, or the lengths differ.
+pub fn other_build(name: &str, directory: &Path, from: &str, to: &str) -> Result<PathBuf> {
+    ensure!(from.len() == to.len(), "{from:?} and {to:?} differ in length");
+    let own = binary(name)?;
+    let mut bytes = fs::read(&own).context(&own)?;
+    let mut found = 0_u32;
+    for at in 0..bytes.len().saturating_sub(from.len()) {
+        let here = bytes.get_mut(at..at.saturating_add(from.len())).filter(|here| *here == from.as_bytes());
+        if let Some(here) = here {
+            here.copy_from_slice(to.as_bytes());
+            found = found.saturating_add(1);
+        }
+    }
+    ensure!(found > 0, "{own} does not hold {from:?}");
+    let path = directory.join(format!("{name}-{}", to.trim().replace([' ', '/'], "-")));
+    fs::write(&path, bytes).context(path.display())?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context(path.display())?;
+    Ok(path)
+}
+
 /// `edgemesh-agent` on a node.
 #[derive(Debug)]
 pub struct Agent {
@@ -229,6 +261,7 @@ pub struct Agent {
     /// The node's name.
     pub node: String,
     options: AgentOptions,
+    program: String,
     socket: PathBuf,
 }
 
@@ -239,8 +272,9 @@ impl Agent {
     /// When it cannot be started.
     pub fn start(machine: &Machine, options: AgentOptions) -> Result<Self> {
         let socket = PathBuf::from("/run/lab").join(format!("{}.sock", machine.ns.name()));
-        let process = Self::launch(machine, &options, &socket)?;
-        Ok(Self { process, node: machine.name.clone(), options, socket })
+        let program = binary("edgemesh-agent")?;
+        let process = Self::launch(machine, &program, &options, &socket)?;
+        Ok(Self { process, node: machine.name.clone(), options, program, socket })
     }
 
     /// The state directory of a node's agent.
@@ -248,13 +282,13 @@ impl Agent {
         machine.directory().join("state")
     }
 
-    fn launch(machine: &Machine, options: &AgentOptions, socket: &Path) -> Result<Process> {
+    fn launch(machine: &Machine, program: &str, options: &AgentOptions, socket: &Path) -> Result<Process> {
         let state = Self::state(machine);
         fs::create_dir_all(&state).context(state.display())?;
         // From a file: a token on the command line can be read by everyone on the machine.
         let token = machine.directory().join("join-token");
         fs::write(&token, &options.token).context(token.display())?;
-        let mut command = machine.command(binary("edgemesh-agent")?);
+        let mut command = machine.command(program);
         command
             .args(["run", "--node", &machine.name, "--join", &format!("@{}", token.display()), "--state-dir"])
             .arg(state)
@@ -273,8 +307,17 @@ impl Agent {
     /// When it cannot be started.
     pub fn restart(&mut self, machine: &Machine) -> Result {
         self.process.kill();
-        self.process = Self::launch(machine, &self.options, &self.socket)?;
+        self.process = Self::launch(machine, &self.program, &self.options, &self.socket)?;
         Ok(())
+    }
+
+    /// Starts another build in its place.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn replace_by(&mut self, machine: &Machine, program: &Path) -> Result {
+        self.program = program.to_string_lossy().into_owned();
+        self.restart(machine)
     }
 
     /// A GET on the admin socket.

@@ -1,7 +1,7 @@
 //! Runs the rows of the table, a few at a time, and reports.
 //!
-//! Rows of the network alone come first, one after the other; then the rows of the shared mesh in their order, beside
-//! those that have a mesh of their own. The shared mesh is started by the first row that wants it and thrown away when a
+//! Rows of the network alone come first, one after the other, and those that measure time; then the rows of the shared mesh
+//! in their order, beside those that have a mesh of their own, and those that mostly wait beside all of them. The shared mesh is started by the first row that wants it and thrown away when a
 //! row fails, so that one failure does not become many.
 
 use std::path::Path;
@@ -29,7 +29,7 @@ pub fn check(filters: &[String]) -> Result {
     if let Some(filter) = filters.iter().find(|filter| !ALL.iter().any(|row| chosen(row, filter))) {
         return fail(format!("no scenario's name contains {filter:?}; see: edgemesh-lab list"));
     }
-    match ALL.iter().filter(|row| !is_alone(row)).any(|row| wanted(row, filters)) {
+    match ALL.iter().filter(|row| has_agents(row)).any(|row| wanted(row, filters)) {
         true => may_open_tun(),
         false => Ok(()),
     }
@@ -41,18 +41,24 @@ pub fn test(directory: &Path, filters: &[String]) -> bool {
     let started = Instant::now();
     let report = Mutex::default();
     let rows = || ALL.iter().filter(|row| wanted(row, filters));
-    // They look for what is left in the whole world, so nobody else may be in it.
-    for row in rows().filter(|row| is_alone(row)) {
+    // They look for what is left in the whole world, or at the clock, so nobody else may be in it.
+    for row in rows().filter(|row| is_alone(row)).chain(rows().filter(|row| matches!(row.run, Run::Quiet(_))))
+    {
         told(&report, row, || run(row, directory));
     }
     let shared = rows().filter(|row| matches!(row.run, Run::Shared(_)));
-    let others = Mutex::new(rows().filter(|row| !is_alone(row) && !matches!(row.run, Run::Shared(_))));
+    let others = rows().filter(|row| matches!(row.run, Run::Apart(_) | Run::Own(_) | Run::Prepared(_)));
+    let others = Mutex::new(others);
     let lane = || {
         while let Some(row) = next(&others) {
             told(&report, row, || run(row, directory));
         }
     };
     thread::scope(|scope| {
+        for row in rows().filter(|row| matches!(row.run, Run::Beside(_))) {
+            let report = &report;
+            scope.spawn(move || told(report, row, || run(row, directory)));
+        }
         (1..LANES).for_each(|_| drop(scope.spawn(lane)));
         run_shared(shared, directory, &report);
         lane();
@@ -74,6 +80,10 @@ struct Report {
 
 fn is_alone(row: &Scenario) -> bool {
     matches!(row.run, Run::Alone(_) | Run::Bare(_))
+}
+
+fn has_agents(row: &Scenario) -> bool {
+    !is_alone(row) && !matches!(row.run, Run::Apart(_) | Run::Beside(_))
 }
 
 fn next<'a>(rows: &Mutex<impl Iterator<Item = &'a Scenario>>) -> Option<&'a Scenario> {
@@ -129,9 +139,11 @@ fn chosen(scenario: &Scenario, filter: &str) -> bool {
 
 fn run(scenario: &Scenario, directory: &Path) -> Result {
     match scenario.run {
-        Run::Alone(function) => function(directory),
+        Run::Alone(function) | Run::Apart(function) | Run::Beside(function) => function(directory),
         Run::Bare(function) => function(&Lab::build(directory)?),
-        Run::Own(function) | Run::Shared(function) => with_logs(&mut Mesh::start(directory)?, function),
+        Run::Own(function) | Run::Quiet(function) | Run::Shared(function) => {
+            with_logs(&mut Mesh::start(directory)?, function)
+        }
         Run::Prepared(function) => with_logs(&mut Mesh::prepare(directory)?, function),
     }
 }

@@ -217,3 +217,70 @@ impl Transfer {
         fs::remove_file(&self.file).context(self.file.display())
     }
 }
+
+/// Many transfers at once, by one curl.
+#[derive(Debug)]
+pub struct Crowd {
+    process: Process,
+    files: Vec<PathBuf>,
+}
+
+impl Crowd {
+    /// Downloads `url` `count` times at once, each at most at `rate`.
+    ///
+    /// # Errors
+    /// When curl cannot be started.
+    pub fn download(client: &Machine, label: &str, url: &str, count: usize, rate: &str) -> Result<Self> {
+        let directory = client.directory().join(label);
+        fs::create_dir_all(&directory).context(directory.display())?;
+        let out = directory.join("#1").to_string_lossy().into_owned();
+        let url = format!("{url}?[1-{count}]");
+        let files = (1..=count).map(|number| directory.join(number.to_string())).collect();
+        Ok(Self { process: Self::curl(client, label, count, rate, &["-o", &out, &url])?, files })
+    }
+
+    /// Uploads `file` `count` times at once to nginx on port 8080 of `server`, reached by the name `host`.
+    ///
+    /// # Errors
+    /// When curl cannot be started.
+    pub fn upload(
+        client: &Machine,
+        label: &str,
+        (host, server): (&str, &Machine),
+        file: &Path,
+        count: usize,
+        rate: &str,
+    ) -> Result<Self> {
+        let path = file.to_string_lossy();
+        let urls: Vec<String> = (1..=count).map(|n| format!("http://{host}/upload/{label}-{n}")).collect();
+        let words: Vec<&str> = urls.iter().flat_map(|url| ["-T", &*path, url.as_str()]).collect();
+        let files = (1..=count).map(|n| uploaded(server, 8080, &format!("{label}-{n}"))).collect();
+        Ok(Self { process: Self::curl(client, label, count, rate, &words)?, files })
+    }
+
+    fn curl(client: &Machine, label: &str, count: usize, rate: &str, words: &[&str]) -> Result<Process> {
+        let count = count.to_string();
+        let all = ["curl", "-sS", "--fail", "-Z", "--parallel-immediate", "--parallel-max", &count];
+        client.spawn(label, &[&all[..], &["--limit-rate", rate], words].concat())
+    }
+
+    /// Whether curl still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Waits for the end; every file's SHA-256 must be `expected`.
+    ///
+    /// # Errors
+    /// When curl complains of one, takes longer than `limit`, or the bytes of one are others.
+    pub fn finish(mut self, expected: &str, limit: Duration) -> Result {
+        let status = self.process.wait(limit)?;
+        ensure!(status.success(), "curl ended with {status}: {}", self.process.log());
+        for file in &self.files {
+            let sum = sha256(file)?;
+            ensure!(sum == expected, "{}: checksum {sum}, expected {expected}", file.display());
+            fs::remove_file(file).context(file.display())?;
+        }
+        Ok(())
+    }
+}

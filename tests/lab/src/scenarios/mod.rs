@@ -5,6 +5,7 @@
 //! it proves and returns an error that says what was expected and what was seen.
 
 mod account;
+mod attack;
 mod bare;
 mod beside;
 mod derived;
@@ -12,9 +13,11 @@ mod dns;
 mod entry;
 mod exit;
 mod feed;
+mod gaps;
 mod headless;
 mod input;
 mod ipv6;
+mod interop;
 mod path;
 mod reach;
 mod restart;
@@ -30,7 +33,7 @@ use std::path::Path;
 use crate::Result;
 use crate::mesh::Mesh;
 use crate::topology::Lab;
-use Run::{Alone, Bare, Own, Prepared, Shared};
+use Run::{Alone, Apart, Bare, Beside, Own, Prepared, Quiet, Shared};
 
 /// What a scenario is given.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +42,18 @@ pub enum Run {
     Bare(fn(&Lab) -> Result),
     /// A directory; it builds what it needs.
     Alone(fn(&Path) -> Result),
+    /// The same, beside other rows.
+    Apart(fn(&Path) -> Result),
+    /// The same for one that mostly waits: beside all other rows.
+    Beside(fn(&Path) -> Result),
     /// Network, server and pods, but no agent yet.
     Prepared(fn(&mut Mesh) -> Result),
     /// A running mesh that other scenarios use too: it must be left as it was found.
     Shared(fn(&mut Mesh) -> Result),
     /// A freshly started mesh of its own.
     Own(fn(&mut Mesh) -> Result),
+    /// The same, while no other row runs: time is measured.
+    Quiet(fn(&mut Mesh) -> Result),
 }
 
 /// One row of the table.
@@ -77,6 +86,11 @@ pub const ALL: &[Scenario] = &[
     row("bare/transfers", "transfers are whole, and a stall is seen", Bare(bare::transfers_work)),
     row("bare/lost-answers", "an answer can be lost on the way", Bare(bare::answers_can_be_lost)),
     row("bare/snapshots", "snapshots see what is left behind", Bare(bare::snapshots_see_changes)),
+    row("interop/timers", "renewed sessions, keepalives, cookies with wireguard-go", Beside(interop::timers)),
+    row("interop/handshakes", "both roles and preshared keys with wireguard-go", Apart(interop::handshakes)),
+    row("interop/replays", "replayed and late packets, both sides", Apart(interop::replays)),
+    row("interop/roaming", "either side moves", Apart(interop::roaming)),
+    row("interop/restarts", "either side restarts", Apart(interop::restarts)),
     row("udp/silence-begins", "a client waits in silence while others run", Shared(udp::silence_begins)),
     row("reach/same-subnet", "scenario 1: two nodes of one subnet", Shared(reach::same_subnet)),
     row("reach/across-nats", "scenario 2: two sites behind NATs", Shared(reach::across_nats)),
@@ -220,6 +234,11 @@ pub const ALL: &[Scenario] = &[
     ),
     row("trust/lost-answer", "a join whose answer was lost", Prepared(trust::lost_answer)),
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Prepared(trust::not_an_endpoint)),
+    row("attack/handshake-flood", "50,000 handshakes a second", Quiet(attack::handshake_flood)),
+    row("attack/icmp", "forged ICMP errors about the tunnel", Shared(attack::icmp_errors)),
+    row("attack/replays", "captured datagrams and envelopes come again", Own(attack::replays)),
+    row("attack/exhaustion", "a pod opens more flows than there are places", Own(attack::exhaustion)),
+    row("attack/other-server", "a foreign server at the server's address", Own(attack::other_server)),
     row("truth/lost-node", "a node vanishes: connections go to another", Own(truth::lost_node)),
     row("truth/g4-dead-pod", "a pod dies while the cloud is away", Own(truth::dead_pod)),
     row("truth/g4-not-ready", "the cloud calls a node lost that runs", Prepared(truth::node_not_ready)),
@@ -233,6 +252,13 @@ pub const ALL: &[Scenario] = &[
         Prepared(feed::on_demand_ways),
     ),
     row("restart/c5-agents", "agents are killed under load", Own(restart::agents_killed)),
+    row(
+        "restart/fifty",
+        "either agent is killed in the middle of fifty transfers",
+        Quiet(gaps::fifty_transfers),
+    ),
+    row("restart/upgrade", "another build takes over, and back", Quiet(gaps::other_builds)),
+    row("restart/damaged-flows", "a flow table that was damaged", Own(gaps::damaged_flow_table)),
     row("restart/server", "the server is killed while it relays", Own(restart::server_killed)),
     row("restart/both", "an agent, then at once the server", Own(restart::agent_then_server_killed)),
     row("restart/cloud-away", "the server is away", Own(restart::cloud_away)),

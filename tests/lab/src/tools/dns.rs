@@ -1,9 +1,13 @@
-//! A resolver that has the same address for every name, and tells which names it was asked for.
+//! A resolver that has the same address for every name, and tells which names it was asked for; and a client that asks
+//! without pause.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::time::Duration;
 
-use crate::{Context, Result};
+use super::udp::Pauses;
+use crate::machine::MESH_DNS;
+use crate::{Context, Result, ensure};
 
 /// Answers every query, over UDP and TCP, with an A record of `address`.
 pub(super) fn server(port: u16, address: Ipv4Addr) -> Result {
@@ -59,4 +63,41 @@ fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     out.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
     out.extend_from_slice(&address.octets());
     Some(out)
+}
+
+/// Asks the mesh for the A record of a name every so often, for ever; reports the longest pause between two answers.
+pub(super) fn ask(name: &str, every: Duration) -> Result {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).context("bind")?;
+    socket.connect((MESH_DNS, 53)).context("connect")?;
+    let mut question = Vec::new();
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).context("label")?);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let asking = socket.try_clone().context("clone")?;
+    std::thread::spawn(move || {
+        for id in (0..=u16::MAX).cycle() {
+            let mut query = id.to_be_bytes().to_vec();
+            query.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+            query.extend_from_slice(&question);
+            // Refusals (ICMP) while the other end restarts are part of the test.
+            let _ = asking.send(&query);
+            std::thread::sleep(every);
+        }
+    });
+    println!("ready");
+    let (mut pauses, mut buffer) = (Pauses::default(), [0; 512]);
+    loop {
+        // As above.
+        let Ok(len) = socket.recv(&mut buffer) else { continue };
+        let flags = buffer.get(2..8).filter(|_| len > 12).context("a short answer")?;
+        // No error, and at least one record. While the Services are not known yet the answer is SERVFAIL: no answer.
+        if let [_, code, _, _, high, low] = flags
+            && code & 15 == 0
+        {
+            ensure!(u16::from_be_bytes([*high, *low]) > 0, "{name} has no address any more");
+            pauses.arrival();
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Small programs of the lab for what no common tool does: datagrams of every size with their boundaries checked,
-//! replies after a given time, streams whose gaps are measured.
+//! replies after a given time, streams whose gaps are measured, attacks.
 //!
 //! They know nothing of the mesh; names are resolved by the C library like any program's. Servers say `ready` when
 //! they listen and run until they are killed.
 //!
 //! Not here: anything that nginx, curl, socat, ncat, dig or iperf3 can show.
 
+mod attack;
 mod capture;
 mod dns;
 mod garbage;
@@ -28,6 +29,17 @@ pub fn main(words: &[String]) -> Result {
     match words.as_slice() {
         ["capture", file] => capture::record(file),
         ["dns-server", port] => dns::server(number(port)?, number(FIXED_ADDRESS)?),
+        ["attack-flood", target, key, rate, seconds] => {
+            attack::flood(number(target)?, key, number(rate)?, number(seconds)?)
+        }
+        ["attack-replay", file, of, target, times] => {
+            attack::replay(file, number(of)?, number(target)?, number(times)?)
+        }
+        ["attack-icmp", from, to, code, count] => {
+            attack::icmp(number(from)?, number(to)?, number(code)?, number(count)?)
+        }
+        ["attack-flows", count, targets @ ..] => attack::flows(number(count)?, targets),
+        ["dns-ask", name, every_ms] => dns::ask(name, Duration::from_millis(number(every_ms)?)),
         ["garbage-udp", target, count] => garbage::udp(target, number(count)?),
         ["garbage-tcp", target, count] => garbage::tcp(target, number(count)?),
         ["sctp-server", family, port] => sctp::server(family, number(port)?),

@@ -11,8 +11,6 @@ use crate::{Context, Result, ensure, fail};
 const TRY: Duration = Duration::from_secs(1);
 /// Tries per datagram: UDP may lose one, a mesh that loses every one does not work.
 const TRIES: u32 = 4;
-/// A pause between two datagrams worth reporting.
-const GAP: Duration = Duration::from_millis(300);
 /// The largest datagram IPv4 can carry.
 const MAX: usize = 65_507;
 
@@ -45,22 +43,43 @@ pub(super) fn server(port: u16) -> Result {
     }
 }
 
-/// Receives, never answers; reports gaps and every twentieth datagram.
+/// The longest pause between two arrivals, told whenever it grows; every twentieth arrival is, too.
+#[derive(Default)]
+pub(super) struct Pauses {
+    count: u64,
+    last: Option<Instant>,
+    longest: u128,
+}
+
+impl Pauses {
+    /// Something arrived.
+    pub(super) fn arrival(&mut self) {
+        let now = Instant::now();
+        let pause = self.last.map_or(0, |last| now.duration_since(last).as_millis());
+        self.last = Some(now);
+        if pause > self.longest {
+            self.longest = pause;
+            println!("longest {pause}");
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count == 1 || self.count.is_multiple_of(20) {
+            println!("count {}", self.count);
+        }
+    }
+}
+
+/// Receives, never answers; reports the longest pause in ms, how many came, and of how many if they are of a stream.
 pub(super) fn sink(port: u16) -> Result {
     let socket = UdpSocket::bind(("0.0.0.0", port)).context(format!("bind {port}"))?;
     println!("ready");
     let mut buffer = vec![0; MAX];
-    let (mut count, mut last) = (0_u64, Instant::now());
+    let mut pauses = Pauses::default();
     loop {
-        socket.recv_from(&mut buffer).context("receive")?;
-        let gap = last.elapsed();
-        last = Instant::now();
-        if count > 0 && gap > GAP {
-            println!("gap {}", gap.as_millis());
-        }
-        count = count.saturating_add(1);
-        if count == 1 || count.is_multiple_of(20) {
-            println!("count {count}");
+        let (len, _) = socket.recv_from(&mut buffer).context("receive")?;
+        pauses.arrival();
+        let text = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
+        if let Some(sequence) = text.strip_prefix("stream ").filter(|_| pauses.count.is_multiple_of(20)) {
+            println!("sent {sequence}");
         }
     }
 }
