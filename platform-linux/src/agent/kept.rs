@@ -245,9 +245,9 @@ mod tests {
     fn a_file_that_others_can_reach_is_replaced() {
         let (path, other) = (scratch("link"), scratch("other"));
         std::fs::write(&other, b"somebody's").unwrap();
-        for put in
-            [|other: &Path, path: &Path| symlink(other, path), |other, path| std::fs::hard_link(other, path)]
-        {
+        let ways: [fn(&Path, &Path) -> io::Result<()>; 2] =
+            [|other, path| symlink(other, path), |other, path| std::fs::hard_link(other, path)];
+        for put in ways {
             put(&other, &path).unwrap();
             open_file(&path, 8, 4).unwrap();
             assert_eq!(std::fs::read(&other).unwrap(), b"somebody's");

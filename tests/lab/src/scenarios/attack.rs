@@ -176,7 +176,7 @@ pub(super) fn exhaustion(mesh: &mut Mesh) -> Result {
     for node in ["a1", "a2"] {
         answers(mesh.pod(node)?, "park", "b1-p1")?;
     }
-    let held = Transfer::start(mesh.lab.a1.pod(2)?, "held-down", "http://park/files/big.bin", "2M")?;
+    let held = Transfer::start(mesh.lab.a1.pod(2)?, "held-down", "http://park/at/2m/big.bin")?;
     held.wait_progress(secs(10))?;
     // All are answered, so none can be replaced. The table has 65,536 places.
     let words = ["attack-flows", "64000", "10.96.0.10:7000"];
@@ -200,8 +200,8 @@ pub(super) fn icmp_errors(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "sky", "cloud-p1")?;
     let (agent, node) = mesh.agent("a1")?;
     agent.wait_path(node, "cloud", &["direct"], secs(20))?;
-    let url = format!("http://sky/files/{}", mesh.small.name);
-    let download = Transfer::start(mesh.pod("a1")?, "icmp-down", &url, "8M")?;
+    let url = format!("http://sky/at/8m/{}", mesh.small.name);
+    let download = Transfer::start(mesh.pod("a1")?, "icmp-down", &url)?;
     download.wait_progress(secs(10))?;
     let (cloud, cloud_node) = mesh.agent("cloud")?;
     let remote = cloud.peer(cloud_node, "a1")?["remote"].as_str().context("remote")?.to_owned();

@@ -184,8 +184,8 @@ pub(super) fn other_builds(mesh: &mut Mesh) -> Result {
     let own = PathBuf::from(crate::product::binary("edgemesh-agent")?);
     let next = other_build("edgemesh-agent", mesh.lab.directory(), BUILD[0], BUILD[1])?;
     let foreign = other_build("edgemesh-agent", mesh.lab.directory(), LAYOUT[0], LAYOUT[1])?;
-    let url = format!("http://park/files/{}", mesh.small.name);
-    let mut download = Transfer::start(mesh.pod("a1")?, "upgrade-down", &url, "2M")?;
+    let url = format!("http://park/at/2m/{}", mesh.small.name);
+    let mut download = Transfer::start(mesh.pod("a1")?, "upgrade-down", &url)?;
     let mut pauses = Vec::new();
     for (program, version) in [(&next, "9.9.9"), (&own, env!("CARGO_PKG_VERSION"))] {
         let mut meters = Meters::start(mesh)?;
