@@ -238,6 +238,11 @@ impl<'a> Table<'a> {
         (self.shadowed(shadow) == Some((owner, Address::from(vip)))).then_some(shadow)
     }
 
+    /// The VIP that `shadow` stands for: the other way round.
+    pub fn vip_of(&self, shadow: IpAddr) -> Option<IpAddr> {
+        self.mesh.is_shadow(shadow).then(|| self.shadowed(shadow))?.and_then(|(_, vip)| vip.ip())
+    }
+
     /// Whether forwarding serves `ip` as a Service's VIP, or as what stands for one.
     pub fn is_vip(&self, ip: IpAddr) -> bool {
         self.proxied(ip).is_some()

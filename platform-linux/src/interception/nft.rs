@@ -1,12 +1,13 @@
 //! Our own nftables table.
 //!
 //! Loaded as one file, hence atomically, in place of whatever it was: destinations of what another service proxy
-//! claims too, sources, MSS. No rule depends on its place among those of another chain. Stateless; whether the table
+//! claims too, sources, answers without a connection, MSS. No rule depends on its place among those of another chain. Stateless; whether the table
 //! is still as loaded is told by comparing its listing. It cannot overrule a drop of another chain: that is
 //! [`super::firewall`]'s.
 
 use super::Plan;
 use super::tool::{self, ToolError};
+use crate::prefix::Prefix;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -41,6 +42,7 @@ fn table(plan: &Plan, family: &str) -> String {
         destinations(family),
         sources(plan, family),
         answers(plan, family),
+        forgotten(plan, family),
         segments(plan, family),
     ];
     // Made and deleted first: «delete» of a table that is not there would refuse the whole file.
@@ -124,6 +126,37 @@ fn answers(plan: &Plan, family: &str) -> String {
         ),
         _ => String::new(),
     }
+}
+
+/// Keeps answers of stand-ins from clients that have no connection to them: those would not know the sender, and the
+/// answer would take the connection's place. kube-proxy has connections of UDP to stand-ins forgotten, for they lead to
+/// no endpoint that it knows. The agent learns of it by the refusal, and puts them back ([`crate::agent`]); not where
+/// clients come in by entry points, for it cannot tell whether one did.
+fn forgotten(plan: &Plan, family: &str) -> String {
+    let v6 = family == "ip6";
+    let mesh = plan.mesh.iter().find(|mesh| mesh.address.is_ipv6() == v6);
+    let shadow = plan.services.shadowed.values().find(|shadow| shadow.is_ipv6() == v6);
+    // All stand-ins are of one quarter of the mesh.
+    let quarter = mesh.zip(shadow).and_then(|(mesh, shadow)| Prefix::new(*shadow, mesh.prefix.bits() + 2));
+    let Some(quarter) = quarter else { return String::new() };
+    let verdict = match (plan.services.entries.ways.is_empty(), v6) {
+        (false, _) => "drop",
+        (true, false) => "reject with icmp type admin-prohibited",
+        (true, true) => "reject with icmpv6 type admin-prohibited",
+    };
+    let hook = |name: &str| {
+        format!(
+            "  chain forgotten-{name} {{\n    type filter hook {name} priority mangle; policy accept;\n    \
+             jump forgotten\n  }}\n"
+        )
+    };
+    format!(
+        "  chain forgotten {{\n    iifname \"{}\" {family} saddr {quarter} meta l4proto udp ct state new \
+         {verdict}\n  }}\n{}{}",
+        plan.device,
+        hook("input"),
+        hook("forward")
+    )
 }
 
 /// Clamps the MSS of connections through the tunnel.

@@ -34,6 +34,7 @@ fn a_stand_in_leads_where_its_vip_does() {
         ("fd96::1", "fd00:242:0:0:4000::1", "2 fd01::1 8080"),
     ] {
         assert_eq!(table.shadow_of(ip(vip)), Some(ip(shadow)));
+        assert_eq!((table.vip_of(ip(shadow)), table.vip_of(ip(vip))), (Some(ip(vip)), None));
         assert!(table.is_vip(ip(shadow)));
         assert_eq!(drawn(&mut table, &request(TCP, shadow, 80), 1), set(&[endpoint]));
         assert_eq!(drawn(&mut table, &request(TCP, shadow, 81), 1), set(&["UnknownPort"]));

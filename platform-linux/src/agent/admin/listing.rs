@@ -250,6 +250,7 @@ fn counters(data: &mut Data) -> BTreeMap<String, u64> {
         ("connections_handed_over", traffic.handed_over),
         ("connections_not_handed_over", traffic.not_handed_over),
         ("handover_lost", traffic.handover_lost),
+        ("connections_put_back", traffic.put_back),
         ("datagrams_sent", traffic.sent),
         ("datagrams_received", traffic.received),
         ("relay_queue_full", traffic.relay_full),

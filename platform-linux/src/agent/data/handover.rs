@@ -135,6 +135,23 @@ impl Handover {
         self.ways.proven = proven;
     }
 
+    /// Has a connection of UDP tracked again that leads to a stand-in and was forgotten; one that its client has begun
+    /// anew meanwhile is fine.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub(super) fn put_back(
+        &mut self,
+        client: SocketAddr,
+        to: SocketAddr,
+        shadow: SocketAddr,
+    ) -> io::Result<()> {
+        match self.netfilter.lead(&Connection::new(UDP, client, to), shadow, UNREPLIED, 0) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether pods of this node are seen by the endpoint as they are; `own`: it is on this node.
     pub fn shows_pods(&mut self, now: Instant, endpoint: IpAddr, own: bool) -> Shown {
         if !self.families[usize::from(endpoint.is_ipv6())] {

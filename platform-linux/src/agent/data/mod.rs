@@ -7,6 +7,7 @@
 
 mod aside;
 mod batch;
+mod forgotten;
 pub mod handover;
 mod inbound;
 mod outbound;
@@ -155,6 +156,8 @@ pub struct Traffic {
     pub not_handed_over: u64,
     /// Packets of connections that the kernel refused at the last moment.
     pub handover_lost: u64,
+    /// Connections to stand-ins that the kernel was made to forget, and tracks again.
+    pub put_back: u64,
     /// Datagrams sent.
     pub sent: u64,
     /// Datagrams received.

@@ -67,6 +67,9 @@ impl Data {
 
     /// Carries the packet of `len` bytes in the packet buffer; whether it was sent.
     pub(super) fn outbound(&mut self, now: Instant, header: &VnetHdr, len: usize) -> bool {
+        if self.put_back(len) {
+            return false;
+        }
         let Ok(mut packet) = Packet::new(&mut self.packet, HEADROOM, len) else { return false };
         let Ok(burst) = burst(header, packet.bytes()) else {
             self.traffic.tun_errors += 1;

@@ -96,6 +96,9 @@ fn beside(mesh: &mut Mesh, proxy: Proxy) -> Result {
     }
     super::reach::twins(mesh)?;
     super::reach::across_nats(mesh).context("as an endpoint's node")?;
+    if proxy == Proxy::Nftables {
+        forgets_connections(mesh)?;
+    }
     if proxy != Proxy::Ipvs {
         is_left_to_the_proxy(mesh)?;
     }
@@ -154,6 +157,24 @@ pub(super) fn cilium(mesh: &mut Mesh) -> Result {
     agent.wait_ready()?;
     let status = agent.json(node, "status")?;
     ensure!(status["interception"]["obstacle"].is_null(), "status: {status}");
+    Ok(())
+}
+
+/// kube-proxy has the kernel forget connections of UDP to ClusterIPs that lead to none of their endpoints, whenever one of
+/// UDP changes. What an endpoint sends afterwards arrives all the same, at pods and at processes of the node.
+fn forgets_connections(mesh: &Mesh) -> Result {
+    let node = &mesh.lab.a1;
+    for client in [node.pod(2)?, node] {
+        let mut asks = client.tool("forgotten", &["udp-after", "10.96.0.10:7000", "1500"])?;
+        while asks.is_running() {
+            // Nothing to forget is a failure for this tool.
+            node.run(&["conntrack", "-D", "-p", "udp", "--orig-dst", "10.96.0.10"])?;
+        }
+        ensure!(asks.wait(secs(1))?.success(), "{}: {}", client.name, asks.log());
+    }
+    let (agent, node) = mesh.agent("a1")?;
+    let status = agent.json(node, "status")?;
+    ensure!(status["counters"]["connections_put_back"].as_u64() >= Some(2), "status: {status}");
     Ok(())
 }
 
