@@ -220,6 +220,9 @@ fn flow_table(agent: &Agent) -> Result<PathBuf> {
     Ok(table.context("a mapped flow table")?.into())
 }
 
+/// What befalls the bytes of a flow table.
+type Damage = fn(&mut Vec<u8>);
+
 /// What is kept for the next run holds no key; when it was damaged, the log says so and the agent begins anew.
 pub(super) fn damaged_flow_table(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "park", "b1-p1")?;
@@ -230,7 +233,7 @@ pub(super) fn damaged_flow_table(mesh: &mut Mesh) -> Result {
     let bytes = fs::read(&table).context(table.display())?;
     ensure!(bytes.iter().any(|byte| *byte != 0), "{} is empty", table.display());
     ensure!(!bytes.windows(key.len()).any(|part| part == key), "{} holds the key", table.display());
-    let damage: [(fn(&mut Vec<u8>), &str); 3] = [
+    let damage: [(Damage, &str); 3] = [
         (|table| table.truncate(100_000), "cut off"),
         (|table| table.iter_mut().take(1).for_each(|byte| *byte ^= 1), "damaged"),
         (|table| table.iter_mut().skip(60).take(1).for_each(|byte| *byte ^= 1), "of another boot"),

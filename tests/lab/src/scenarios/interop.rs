@@ -257,11 +257,14 @@ pub(super) fn restarts(directory: &Path) -> Result {
     pair.ours.must_echo(b"after all", SOON)
 }
 
+/// A part of a row, with a pair of its own.
+type Part = fn(&Path) -> Result;
+
 /// What takes its time: sessions are renewed after two minutes, whoever began them; keepalives; cookies; their restart
 /// while only we send. Runs beside other rows.
 pub(super) fn timers(directory: &Path) -> Result {
     std::thread::scope(|scope| {
-        let parts: [(&str, fn(&Path) -> Result); 4] = [
+        let parts: [(&str, Part); 4] = [
             ("our session is renewed", our_rekey),
             ("their session is renewed", their_rekey),
             ("keepalives", keepalives),
