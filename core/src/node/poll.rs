@@ -30,6 +30,7 @@ impl Engine<'_> {
                     if let Some(asked) = self.lookups.handle_timeout(now) {
                         self.tell(Event::Expired(Ticket::of(asked)));
                     }
+                    self.timers.set(timer, self.lookups.poll_timeout());
                 }
                 Timer::Tunnel(peer) => {
                     self.timers.set(timer, self.tunnels.handle_timeout(now, PeerId(peer)));

@@ -1,8 +1,9 @@
 //! Nodes, and fingerprints of Services, that a server is asked about; when full, answers that are remembered make
 //! room, then a new wish is refused and its packet dropped.
 //!
-//! A wish is asked at once, again every [`RETRY`], and given up after [`PATIENCE`]. A connection that comes up
-//! late is no problem: what was not asked yet is asked then.
+//! A wish is asked at once, again every [`RETRY`], and given up after [`PATIENCE`], also when there was no connection
+//! to ask by: what waits for it would wait for ever. A connection that comes up before is no problem: what was not
+//! asked yet is asked then.
 
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
@@ -30,6 +31,15 @@ pub struct LookupSlot {
 impl LookupSlot {
     /// A free slot.
     pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, settled: false, since: 0, next: 0 };
+
+    /// When it is to be looked at again.
+    fn due(&self) -> Instant {
+        if self.asked { Instant::from_micros(self.next) } else { self.given_up() }
+    }
+
+    fn given_up(&self) -> Instant {
+        Instant::from_micros(self.since).after(PATIENCE)
+    }
 }
 
 /// All wishes. Every packet asks whether something is due, hardly any changes that: the answers are kept.
@@ -150,13 +160,13 @@ impl<'a> Lookups<'a> {
     }
 
     fn expire(&mut self, now: Instant) -> Option<u32> {
-        let due = |s: &&mut LookupSlot| s.index != 0 && s.asked && s.next <= now.as_micros();
+        let due = |s: &&mut LookupSlot| s.index != 0 && s.due() <= now;
         let slot = self.slots.iter_mut().find(due)?;
         if slot.settled {
             *slot = LookupSlot::EMPTY;
             return None;
         }
-        if now.since(Instant::from_micros(slot.since)) >= PATIENCE {
+        if slot.given_up() <= now {
             let index = slot.index;
             *slot = LookupSlot::EMPTY;
             return Some(index);
@@ -169,7 +179,7 @@ impl<'a> Lookups<'a> {
     fn look(&mut self) {
         let used = || self.slots.iter().filter(|s| s.index != 0);
         self.asks = used().any(|s| !s.asked);
-        self.due = used().filter(|s| s.asked).map(|s| Instant::from_micros(s.next)).min();
+        self.due = used().map(LookupSlot::due).min();
     }
 
     fn free(&mut self) -> Result<&mut LookupSlot, DropReason> {
@@ -201,6 +211,17 @@ mod tests {
         };
         assert_eq!((given_up, asked), (5, 10));
         assert_eq!(lookups.poll_timeout(), None);
+    }
+
+    /// Without a connection to the server: a packet would be parked for ever, and its place taken.
+    #[test]
+    fn a_wish_that_cannot_be_asked_is_given_up_too() {
+        let mut slots = [LookupSlot::EMPTY; 1];
+        let mut lookups = Lookups::new(&mut slots);
+        assert_eq!(lookups.want(Instant::ZERO, 5), Ok(()));
+        let end = lookups.poll_timeout().unwrap();
+        assert_eq!((end, lookups.handle_timeout(end)), (Instant::ZERO.after(PATIENCE), Some(5)));
+        assert!(!lookups.has_question() && lookups.poll_timeout().is_none());
     }
 
     #[test]
