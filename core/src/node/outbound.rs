@@ -91,13 +91,15 @@ impl<'a> Engine<'a> {
 
     /// The way to a node, or what its packet has to wait for.
     fn send(&mut self, now: Instant, index: u32, burst: Burst, len: usize, split: Option<u16>) -> Outbound {
-        let granted = match self.peers.find(index) {
-            Some(peer) => self.grant(now, peer, burst, len),
-            None => Err(NoSession::Idle),
-        };
+        let peer = self.peers.find(index);
+        let granted = peer.map_or(Err(NoSession::Idle), |peer| self.grant(now, peer, burst, len));
         let verdict = match granted {
             Ok(grant) => Outbound::Seal(Grant { split, ..grant }),
-            Err(NoSession::Handshaking) => Outbound::Park(Ticket::Peer(index)),
+            Err(NoSession::Handshaking) => {
+                // Who is waited for keeps its place: the ticket would lead nowhere.
+                peer.into_iter().for_each(|peer| self.peers.sent(now, peer, 0));
+                Outbound::Park(Ticket::Peer(index))
+            }
             Err(NoSession::UnknownPeer) => Outbound::Drop(self.count(DropReason::NoSession)),
             Err(NoSession::Idle) => match self.wait_for(now, index) {
                 Ok(()) => Outbound::Park(Ticket::Peer(index)),
