@@ -20,6 +20,8 @@ pub struct LinkConfig {
     pub loss: u32,
     /// How many of a million come out twice.
     pub duplicate: u32,
+    /// How many of a million come out with another byte, as if their checksum had not been looked at.
+    pub corrupt: u32,
     /// Bytes per second; 0 is without limit.
     pub rate: u64,
     /// Bytes that may wait for the rate.
@@ -36,6 +38,7 @@ impl LinkConfig {
         reorder: 0,
         loss: 0,
         duplicate: 0,
+        corrupt: 0,
         rate: 0,
         queue: 256 * 1024,
         mtu: 1500,

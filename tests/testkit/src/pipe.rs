@@ -330,6 +330,11 @@ impl Network {
         self.pipes.push(now, pipe, from, route.as_ref(), Step::Closed);
     }
 
+    /// Whether a pipe stands, or is being closed.
+    pub fn is_open(&self, pipe: PipeId) -> bool {
+        self.pipes.pipes.contains_key(&pipe)
+    }
+
     /// Breaks one pipe: both sides hear of it now, bytes on the way are gone.
     pub fn cut(&mut self, now: Instant, pipe: PipeId) {
         self.pipes.bury(now, pipe);

@@ -1,10 +1,13 @@
 //! Seeds: where a simulation's chance comes from, and how a failing one is run again.
 //!
 //! A test wraps its body in [`for_each_seed`]. When a seed fails, the last line printed is the one command that
-//! replays it. `SEED=7` (or `SEED=7,9`) in the environment runs these seeds only; `SEEDS=500` runs that many.
+//! replays it. `SEED=7` (or `SEED=7,9`) in the environment runs these seeds only; `SEEDS=500` runs that many. Seeds
+//! run on all processors; each is a world of its own, so the course of one does not depend on the others.
 
 use edgemesh_core::rng::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::thread;
 
 /// A generator for one part of a simulation: equal `(seed, part)` draw equal sequences, different parts
 /// independent ones, so that a change in one part does not shift the chance of another.
@@ -19,7 +22,7 @@ pub fn rng(seed: u64, part: u64) -> Rng {
 ///
 /// # Panics
 /// With the test's own panic, after saying how to replay it; and when `SEED` or `SEEDS` holds no number.
-pub fn for_each_seed(count: u64, test: impl Fn(u64)) {
+pub fn for_each_seed(count: u64, test: impl Fn(u64) + Sync) {
     let chosen = std::env::var("SEED").ok().filter(|list| !list.is_empty());
     let count = std::env::var("SEEDS").ok().filter(|n| !n.is_empty()).map_or(count, |n| number("SEEDS", &n));
     run(&seeds(chosen.as_deref(), count), &test_name(), test);
@@ -41,12 +44,32 @@ fn test_name() -> String {
     std::thread::current().name().filter(|name| *name != "main").unwrap_or_default().to_owned()
 }
 
-fn run(seeds: &[u64], name: &str, test: impl Fn(u64)) {
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(*seed))) {
-            eprintln!("{}", replay_command(*seed, name));
-            resume_unwind(panic);
+/// Every processor takes the next seed until none is left or one has failed; of those that fail the lowest is told.
+fn run(seeds: &[u64], name: &str, test: impl Fn(u64) + Sync) {
+    let (next, failed) = (Mutex::new(seeds.iter()), Mutex::new(None));
+    let work = || {
+        while let Some(seed) = next.lock().ok().and_then(|mut next| next.next().copied()) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
+                next.lock().into_iter().for_each(|mut next| *next = [].iter());
+                let Ok(mut failed) = failed.lock() else { return };
+                if failed.as_ref().is_none_or(|(lowest, _)| seed < *lowest) {
+                    *failed = Some((seed, panic));
+                }
+            }
         }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            // The name is what a panic is reported under.
+            let worker = thread::Builder::new().name(name.to_owned());
+            let _ = worker.spawn_scoped(scope, work);
+        }
+        work();
+    });
+    if let Ok(Some((seed, panic))) = failed.into_inner() {
+        eprintln!("{}", replay_command(seed, name));
+        resume_unwind(panic);
     }
 }
 
@@ -58,7 +81,6 @@ fn replay_command(seed: u64, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
 
     #[test]
     fn parts_of_a_simulation_draw_independently_and_repeatably() {
@@ -74,17 +96,30 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_seed_stops_the_run_and_says_how_to_replay_it() {
-        let seen = RefCell::new(Vec::new());
+    fn a_failing_seed_ends_the_run_and_says_how_to_replay_it() {
+        let seen = Mutex::new(Vec::new());
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            run(&[1, 2, 3], "module::test", |seed| {
-                seen.borrow_mut().push(seed);
-                assert_ne!(seed, 2, "as it should");
+            run(&Vec::from_iter(0..1_000), "module::test", |seed| {
+                seen.lock().unwrap().push(seed);
+                // Nobody is far behind when this one fails.
+                while seed > 10 && !seen.lock().unwrap().contains(&5) {
+                    thread::yield_now();
+                }
+                assert!(seed != 5, "as it should");
             });
         }));
         assert!(outcome.is_err());
-        assert_eq!(*seen.borrow(), [1, 2]);
-        let command = replay_command(2, "module::test");
-        assert_eq!(command, "seed 2 failed; replay it with: make sim SEED=2 TEST=module::test");
+        assert!((6..900).contains(&seen.lock().unwrap().len()), "the others do not go on for long");
+        let command = replay_command(5, "module::test");
+        assert_eq!(command, "seed 5 failed; replay it with: make sim SEED=5 TEST=module::test");
+    }
+
+    #[test]
+    fn every_seed_is_run_once() {
+        let seen = Mutex::new(Vec::new());
+        run(&Vec::from_iter(0..100), "", |seed| seen.lock().unwrap().push(seed));
+        let mut seen = seen.into_inner().unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, Vec::from_iter(0..100));
     }
 }

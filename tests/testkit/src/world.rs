@@ -11,7 +11,7 @@
 //! It deliberately has no opinion on what participants do: tests look at them between runs, or while
 //! [`World::run_while`] runs.
 
-use crate::network::{Arrival, Datagram, HostId, Network};
+use crate::network::{Arrival, Datagram, Fate, HostId, Network, Tail};
 use crate::pipe::{PipeEvent, PipeId};
 use edgemesh_core::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -144,6 +144,19 @@ struct Seat<P> {
     fruitless: u32,
     /// Deadlines without output since the time beside it.
     quiet: (Instant, u32),
+    /// While the host is suspended: what it will hear of its pipes.
+    suspended: Option<Vec<(PipeId, PipeEvent)>>,
+}
+
+impl<P: Participant> Seat<P> {
+    fn new(now: Instant, participant: P) -> Self {
+        Self { participant, fruitless: 0, quiet: (now, 0), suspended: None }
+    }
+
+    /// Its deadline, while it is awake.
+    fn deadline(&self) -> Option<Instant> {
+        self.participant.poll_timeout().filter(|_| self.suspended.is_none())
+    }
 }
 
 /// The driven whole.
@@ -168,8 +181,26 @@ impl<P: Participant> World<P> {
     /// Puts a participant on a host; returns who was there. Its pipes are cut, as by a restart.
     pub fn start(&mut self, host: HostId, participant: P) -> Option<P> {
         let before = self.stop(host);
-        self.seats.insert(host, Seat { participant, fruitless: 0, quiet: (self.now, 0) });
+        self.seats.insert(host, Seat::new(self.now, participant));
         before
+    }
+
+    /// The host sleeps, or wakes: meanwhile datagrams for it are lost, its deadlines pass, and its pipes break. When it
+    /// wakes it hears of that first, and then that time has gone on.
+    ///
+    /// # Errors
+    /// A participant broke the rules.
+    pub fn suspend(&mut self, host: HostId, sleep: bool) -> Result<(), Failure> {
+        let Some(seat) = self.seats.get_mut(&host) else { return Ok(()) };
+        if sleep {
+            seat.suspended = Some(Vec::new());
+            self.network.cut_pipes_of(self.now, host);
+            return Ok(());
+        }
+        for (pipe, event) in seat.suspended.take().unwrap_or_default() {
+            seat.participant.handle_pipe(self.now, pipe, event);
+        }
+        self.drain(host).map(|_| ())
     }
 
     /// Takes a participant off its host, as a crash does: what arrives there is lost.
@@ -217,7 +248,7 @@ impl<P: Participant> World<P> {
 
     /// One jump of the clock, to no later than `end`; `false` when nothing is due by then.
     fn step(&mut self, end: Instant) -> Result<bool, Failure> {
-        let deadlines = self.seats.values().filter_map(|seat| seat.participant.poll_timeout());
+        let deadlines = self.seats.values().filter_map(Seat::deadline);
         let next = deadlines.chain(self.network.poll_arrival()).min().map(|at| at.max(self.now));
         let Some(next) = next.filter(|at| *at <= end) else {
             self.now = end;
@@ -228,7 +259,7 @@ impl<P: Participant> World<P> {
         while let Some(arrival) = self.network.deliver(next) {
             self.arrive(arrival)?;
         }
-        let due = |seat: &Seat<P>| seat.participant.poll_timeout().is_some_and(|at| at <= next);
+        let due = |seat: &Seat<P>| seat.deadline().is_some_and(|at| at <= next);
         let hosts: Vec<_> = self.seats.iter().filter(|(_, seat)| due(seat)).map(|(host, _)| *host).collect();
         for host in hosts {
             self.time_out(host)?;
@@ -239,7 +270,7 @@ impl<P: Participant> World<P> {
     /// Nobody may have output now but those whose deadline says so.
     fn check_silence(&mut self) -> Result<(), Failure> {
         let now = self.now;
-        for (host, seat) in &mut self.seats {
+        for (host, seat) in self.seats.iter_mut().filter(|(_, seat)| seat.suspended.is_none()) {
             let due = seat.participant.poll_timeout().is_some_and(|at| at <= now);
             if !due && seat.participant.poll_transmit(now).is_some() {
                 return Err(failure(*host, now, Dishonest::Silent, &seat.participant));
@@ -250,7 +281,11 @@ impl<P: Participant> World<P> {
 
     fn arrive(&mut self, arrival: Arrival) -> Result<(), Failure> {
         let (Arrival::Datagram(host, _) | Arrival::Pipe(host, ..)) = arrival;
-        let Some(seat) = self.seats.get_mut(&host) else { return Ok(()) };
+        let awake = self.seats.get_mut(&host).filter(|seat| seat.suspended.is_none());
+        let Some(seat) = awake else {
+            self.miss(arrival);
+            return Ok(());
+        };
         seat.fruitless = 0;
         seat.quiet = (self.now, 0);
         match arrival {
@@ -258,6 +293,19 @@ impl<P: Participant> World<P> {
             Arrival::Pipe(_, pipe, event) => seat.participant.handle_pipe(self.now, pipe, event),
         }
         self.drain(host).map(|_| ())
+    }
+
+    /// Something came to a host that is not there, or sleeps.
+    fn miss(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Datagram(_, datagram) => {
+                self.network.fate(Fate::Unattended, Tail::of(&datagram.bytes));
+            }
+            Arrival::Pipe(host, pipe, event) => {
+                let asleep = self.seats.get_mut(&host).and_then(|seat| seat.suspended.as_mut());
+                asleep.into_iter().for_each(|later| later.push((pipe, event.clone())));
+            }
+        }
     }
 
     fn time_out(&mut self, host: HostId) -> Result<(), Failure> {
@@ -290,7 +338,8 @@ impl<P: Participant> World<P> {
 
     /// Sends what a participant has; answers how much it was.
     fn drain(&mut self, host: HostId) -> Result<usize, Failure> {
-        let Some(seat) = self.seats.get_mut(&host) else { return Ok(0) };
+        let awake = self.seats.get_mut(&host).filter(|seat| seat.suspended.is_none());
+        let Some(seat) = awake else { return Ok(0) };
         let now = self.now;
         for sent in 0..FLOOD {
             let Some(transmit) = seat.participant.poll_transmit(now) else { return Ok(sent) };

@@ -5,16 +5,17 @@
 //! destination, then down; each box translates at the moment the datagram reaches it. Life cycle: build zones
 //! and hosts, [`Network::send`], then [`Network::deliver`] at the times of [`Network::poll_arrival`].
 //!
-//! What is dropped is counted by [`Fate`]; the sender never hears of it.
+//! What is dropped is counted by [`Fate`]; the sender never hears of it. A test that accounts for every datagram lets
+//! it be written down ([`Network::record`]).
 
 mod parts;
 #[cfg(test)]
 mod tests;
 
-pub use parts::{Arrival, Datagram, Fate, Gateway, HostId, ZoneId};
+pub use parts::{Arrival, Datagram, Fate, Gateway, HostId, Tail, ZoneId};
 
 use crate::firewall::Inbound;
-use crate::link::{Cable, Link, LinkConfig, LinkDrop};
+use crate::link::{Cable, Exit, Link, LinkConfig, LinkDrop, chance};
 use crate::nat::Nat;
 use crate::pipe::Pipes;
 use crate::seeds;
@@ -85,6 +86,7 @@ pub struct Network {
     transits: BTreeMap<(Instant, u64), Transit>,
     sequence: u64,
     fates: BTreeMap<Fate, u64>,
+    record: Option<Vec<(Fate, Tail)>>,
     blocked: BTreeSet<(HostId, HostId)>,
     rng: Rng,
     pub(crate) pipes: Pipes,
@@ -99,6 +101,7 @@ impl Network {
             transits: BTreeMap::new(),
             sequence: 0,
             fates: BTreeMap::new(),
+            record: None,
             blocked: BTreeSet::new(),
             rng: seeds::rng(seed, 0),
             pipes: Pipes::new(seeds::rng(seed, 1)),
@@ -214,16 +217,31 @@ impl Network {
         self.fates.get(&fate).copied().unwrap_or_default()
     }
 
+    /// Writes down from here on what becomes of datagrams, but for their delivery.
+    pub fn record(&mut self) {
+        self.record.get_or_insert_default();
+    }
+
+    /// What was written down since this was asked last.
+    pub fn take_record(&mut self) -> Vec<(Fate, Tail)> {
+        self.record.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether any datagram is on its way.
+    pub fn is_carrying(&self) -> bool {
+        !self.transits.is_empty()
+    }
+
     /// Sends a datagram.
     pub fn send(&mut self, now: Instant, from: HostId, port: u16, dst: SocketAddr, bytes: Vec<u8>) {
         let host = &mut self.hosts[from.0];
         let Some(address) = host.addresses.iter().find(|a| a.is_ipv4() == dst.is_ipv4()) else {
-            return self.fate(Fate::Unroutable);
+            return self.fate(Fate::Unroutable, Tail::of(&bytes));
         };
         let datagram = Datagram { src: SocketAddr::new(*address, port), dst, bytes };
         let place = Place::Rising(host.zone);
-        let exit = host.cable.up.offer(now, datagram.packet_len(), &mut self.rng);
-        self.travel(exit, Transit { place, origin: from, datagram });
+        let (exit, corrupt) = offer(&mut host.cable.up, now, &datagram, &mut self.rng);
+        self.travel(exit, corrupt, Transit { place, origin: from, datagram });
     }
 
     /// When [`Network::deliver`] has something to do next. It may be a box on the way, and deliver nothing.
@@ -247,20 +265,18 @@ impl Network {
     }
 
     fn advance(&mut self, at: Instant, transit: Transit) -> Option<(HostId, Datagram)> {
-        match transit.place {
-            Place::Host(host) if self.blocked.contains(&(transit.origin, host)) => self.fate(Fate::Blocked),
+        let tail = Tail::of(&transit.datagram.bytes);
+        let moved = match transit.place {
+            Place::Host(host) if self.blocked.contains(&(transit.origin, host)) => Err(Fate::Blocked),
             Place::Host(host) => {
-                self.fate(Fate::Delivered);
+                self.fate(Fate::Delivered, tail);
                 return Some((host, transit.datagram));
             }
-            Place::Rising(zone) => match self.rise(at, zone, transit) {
-                Ok(()) => {}
-                Err(fate) => self.fate(fate),
-            },
-            Place::Falling(zone) => match self.fall(at, zone, transit) {
-                Ok(()) => {}
-                Err(fate) => self.fate(fate),
-            },
+            Place::Rising(zone) => self.rise(at, zone, transit),
+            Place::Falling(zone) => self.fall(at, zone, transit),
+        };
+        if let Err(fate) = moved {
+            self.fate(fate, tail);
         }
         None
     }
@@ -285,9 +301,9 @@ impl Network {
             *src = nat.outbound(at, *src, *dst, &mut self.rng)?;
         }
         let parent = uplink.parent;
-        let exit = uplink.cable.up.offer(at, transit.datagram.packet_len(), &mut self.rng);
+        let (exit, corrupt) = offer(&mut uplink.cable.up, at, &transit.datagram, &mut self.rng);
         transit.place = Place::Rising(parent);
-        self.travel(exit, transit);
+        self.travel(exit, corrupt, transit);
         Ok(())
     }
 
@@ -321,18 +337,27 @@ impl Network {
                 &mut self.zones[zone.0].up.as_mut().ok_or(Fate::Unroutable)?.cable.down
             }
         };
-        let exit = link.offer(at, transit.datagram.packet_len(), &mut self.rng);
-        self.travel(exit, transit);
+        let (exit, corrupt) = offer(link, at, &transit.datagram, &mut self.rng);
+        self.travel(exit, corrupt, transit);
         Ok(())
     }
 
-    fn travel(&mut self, exit: Result<crate::link::Exit, LinkDrop>, transit: Transit) {
+    fn travel(&mut self, exit: Result<Exit, LinkDrop>, corrupt: bool, mut transit: Transit) {
+        let tail = Tail::of(&transit.datagram.bytes);
         match exit {
-            Err(drop) => self.fate(drop.into()),
+            Err(drop) => self.fate(drop.into(), tail),
             Ok(exit) => {
                 if let Some(again) = exit.again {
-                    self.fate(Fate::Doubled);
+                    self.fate(Fate::Doubled, tail);
                     self.schedule(again, transit.clone());
+                }
+                // Not in its tail, so that it is known again.
+                if let Some(len @ 1..) = transit.datagram.bytes.len().checked_sub(Tail::LEN)
+                    && corrupt
+                {
+                    self.fate(Fate::Corrupted, tail);
+                    let at = self.rng.below(len as u32) as usize;
+                    transit.datagram.bytes[at] ^= 1 << self.rng.below(8);
                 }
                 self.schedule(exit.at, transit);
             }
@@ -344,8 +369,11 @@ impl Network {
         self.transits.insert((at, self.sequence), transit);
     }
 
-    fn fate(&mut self, fate: Fate) {
+    pub(crate) fn fate(&mut self, fate: Fate, tail: Tail) {
         *self.fates.entry(fate).or_default() += 1;
+        if let Some(record) = self.record.as_mut().filter(|_| fate != Fate::Delivered) {
+            record.push((fate, tail));
+        }
     }
 
     /// Makes `ip` known in `zone`, and above it as far as no NAT hides it.
@@ -414,4 +442,9 @@ impl Network {
             }
         }
     }
+}
+
+/// Offers a datagram to a link; when it comes out, and whether changed.
+fn offer(link: &mut Link, at: Instant, datagram: &Datagram, rng: &mut Rng) -> (Result<Exit, LinkDrop>, bool) {
+    (link.offer(at, datagram.packet_len(), rng), chance(rng, link.config.corrupt))
 }

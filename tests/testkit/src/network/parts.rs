@@ -85,6 +85,8 @@ pub enum Fate {
     Delivered,
     /// A link doubled it: two fates follow.
     Doubled,
+    /// A link changed a byte of it; another fate follows.
+    Corrupted,
     /// Lost by chance.
     Lost,
     /// A link's queue was full.
@@ -103,6 +105,32 @@ pub enum Fate {
     Unroutable,
     /// The test blocked this pair of hosts.
     Blocked,
+    /// After it was delivered: nobody was on the host.
+    Unattended,
+}
+
+impl Fate {
+    /// Whether the datagram's way goes on.
+    pub fn goes_on(self) -> bool {
+        matches!(self, Self::Doubled | Self::Corrupted | Self::Delivered)
+    }
+}
+
+/// The last bytes of a datagram, by which a test knows it again: boxes do not change them, nor do links.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Tail(pub [u8; Self::LEN]);
+
+impl Tail {
+    /// How many bytes.
+    pub const LEN: usize = 16;
+
+    /// Of a datagram; zeros stand in front of a shorter one.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut tail = [0; Self::LEN];
+        let last = &bytes[bytes.len().saturating_sub(Self::LEN)..];
+        tail[Self::LEN - last.len()..].copy_from_slice(last);
+        Self(tail)
+    }
 }
 
 impl From<LinkDrop> for Fate {

@@ -1,9 +1,11 @@
-//! Two nodes and a server on a simulated network, and what may happen to them.
+//! Nodes and a server on a simulated network, and what may happen to them.
 
 use crate::START_WITHIN;
-use crate::node::{self, Disk, SimNode};
-use crate::pods::Pods;
-use crate::server::{self, SimServer};
+use crate::ledger::Ledger;
+use crate::node::{self, Disk, Place, SimNode};
+use crate::pods::{self, Pods};
+use crate::room::Room;
+use crate::server::{self, SimServer, Store};
 use edgemesh_core::control::Authority;
 use edgemesh_core::path::Route;
 use edgemesh_core::rng::Rng;
@@ -19,14 +21,15 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Links lose up to this many of a million: one in five.
 const LOSS_MAX: u32 = 200_000;
+const NAMES: [&str; pods::NODES_MAX] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
-/// One of the three.
-pub(crate) enum Party {
+/// One of them.
+pub(crate) enum Party<'w> {
     Server(Box<SimServer>),
-    Node(Box<SimNode>),
+    Node(Box<SimNode<'w>>),
 }
 
-impl Party {
+impl Party<'_> {
     fn inner(&mut self) -> &mut dyn Participant {
         match self {
             Self::Server(server) => &mut **server,
@@ -42,7 +45,7 @@ impl Party {
     }
 }
 
-impl Participant for Party {
+impl Participant for Party<'_> {
     fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         self.inner().handle_datagram(now, datagram);
     }
@@ -63,23 +66,82 @@ impl Participant for Party {
     }
 }
 
+/// What a mesh consists of.
+pub(crate) struct Plan {
+    nodes: usize,
+    /// One of them serves at a time; the others take over.
+    servers: usize,
+    /// Tables too small for what the pods do.
+    pub(crate) tight: bool,
+    /// The boxes of the first two sites, if it matters.
+    boxes: Option<[NatConfig; 2]>,
+}
+
+impl Plan {
+    /// Two nodes and a server.
+    pub(crate) const PAIR: Self = Self { nodes: 2, servers: 1, tight: false, boxes: None };
+
+    /// Two nodes behind these boxes.
+    pub(crate) fn behind(boxes: [NatConfig; 2]) -> Self {
+        Self { boxes: Some(boxes), ..Self::PAIR }
+    }
+
+    /// By the seed: most are small, and a quarter has no room.
+    pub(crate) fn drawn(seed: u64) -> Self {
+        let mut rng = seeds::rng(seed, 9);
+        let nodes = match rng.below(16) {
+            0..=9 => 2,
+            10..=13 => 3,
+            14 => 4,
+            _ => 5 + rng.below(4) as usize,
+        };
+        Self { nodes, servers: 1 + rng.below(2) as usize, tight: rng.below(4) == 0, boxes: None }
+    }
+
+    /// Memory for every life of every node.
+    pub(crate) fn rooms(&self) -> Vec<Room> {
+        Room::several(self.tight, self.nodes + LIVES_MAX)
+    }
+}
+
+/// Restarts of nodes that a story has at most.
+const LIVES_MAX: usize = 16;
+
+/// A subnet with its box.
+pub(crate) struct Site {
+    pub(crate) zone: ZoneId,
+    link: LinkConfig,
+    nat: NatConfig,
+    /// Hosts in it so far.
+    hosts: u8,
+}
+
+impl Site {
+    /// All sites use the same subnet, as homes do.
+    fn address(&mut self) -> IpAddr {
+        self.hosts += 1;
+        IpAddr::from([192, 168, 1, 9 + self.hosts])
+    }
+}
+
 /// The whole, and what the test knows of it.
-pub(crate) struct Mesh {
-    pub(crate) world: World<Party>,
+pub(crate) struct Mesh<'w> {
+    pub(crate) world: World<Party<'w>>,
     pub(crate) rng: Rng,
-    pub(crate) server: HostId,
-    pub(crate) nodes: [HostId; 2],
-    pub(crate) sites: [ZoneId; 2],
-    links: [LinkConfig; 2],
-    nats: [NatConfig; 2],
+    pub(crate) ledger: Ledger,
+    pub(crate) nodes: Vec<HostId>,
+    pub(crate) sites: Vec<Site>,
+    /// The site of each node.
+    homes: Vec<usize>,
+    pub(crate) servers: Vec<HostId>,
+    /// Which of the servers serves.
+    pub(crate) serving: usize,
+    /// Who means no good: on the internet, and in a node's own site.
+    pub(crate) strangers: [HostId; 2],
+    rooms: std::slice::IterMut<'w, Room>,
     lives: u64,
     seed: u64,
     trace: Vec<String>,
-}
-
-fn site_address(n: usize) -> SocketAddr {
-    // Both sites use the same subnet, as homes do.
-    SocketAddr::new(IpAddr::from([192, 168, 1, 10 + n as u8]), node::PORT)
 }
 
 fn link(rng: &mut Rng) -> LinkConfig {
@@ -91,73 +153,90 @@ fn link(rng: &mut Rng) -> LinkConfig {
         reorder: rng.below(200_000),
         loss: rng.below(LOSS_MAX + 1),
         duplicate: rng.below(50_000),
+        corrupt: rng.below(20_000),
         ..LinkConfig::PERFECT
     }
 }
 
-impl Mesh {
-    /// Behind boxes drawn by the seed.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self::behind(seed, None)
+fn nat(rng: &mut Rng) -> NatConfig {
+    let kinds: Vec<_> = classes().collect();
+    match rng.below(10) {
+        0..=5 => {
+            let (mapping, filtering) = kinds[rng.below(kinds.len() as u32) as usize];
+            NatConfig::new(mapping, filtering)
+        }
+        6..=7 => NatConfig::linux(),
+        _ => NatConfig::symmetric(),
+    }
+}
+
+impl<'w> Mesh<'w> {
+    /// Two nodes and a server, behind boxes drawn by the seed.
+    pub(crate) fn pair(seed: u64, rooms: &'w mut [Room]) -> Self {
+        Self::new(seed, Plan::PAIR, rooms)
     }
 
-    /// Behind these two boxes, if there are any.
-    pub(crate) fn behind(seed: u64, boxes: Option<[NatConfig; 2]>) -> Self {
+    pub(crate) fn new(seed: u64, plan: Plan, rooms: &'w mut [Room]) -> Self {
         let mut rng = seeds::rng(seed, 10);
         let mut network = Network::new(seed);
         network.split_writes(true);
+        network.record();
         let cable = Cable::symmetric(LinkConfig::delayed(u64::from(1 + rng.below(30))));
-        let server = network.add_host(ZoneId::INTERNET, server::ADDRESS, cable);
-        let kinds: Vec<_> = classes().collect();
-        let nats = [(); 2].map(|()| match rng.below(10) {
-            0..=5 => {
-                let (mapping, filtering) = kinds[rng.below(kinds.len() as u32) as usize];
-                NatConfig::new(mapping, filtering)
+        let server =
+            |network: &mut Network, n| network.add_host(ZoneId::INTERNET, server::address(n), cable.clone());
+        let servers = (0..plan.servers).map(|n| server(&mut network, n)).collect();
+        let (mut sites, mut homes, mut nodes, mut addresses) = (Vec::<Site>::new(), vec![], vec![], vec![]);
+        let lan = || Cable::symmetric(LinkConfig::delayed(1));
+        for n in 0..plan.nodes {
+            let own_box = plan.boxes.as_ref().map(|boxes| boxes[n].clone());
+            // Some live behind one box.
+            let shared = n > 0 && rng.below(6) == 0 && own_box.is_none();
+            let home = if shared { rng.below(sites.len() as u32) as usize } else { sites.len() };
+            if !shared {
+                let (link, nat) = (link(&mut rng), own_box.unwrap_or_else(|| nat(&mut rng)));
+                let outside = Nat::new(nat.clone(), IpAddr::from([198, 51, 100, 1 + n as u8]));
+                let zone = network.add_zone(ZoneId::INTERNET, Gateway::nat(outside), Cable::symmetric(link));
+                sites.push(Site { zone, link, nat, hosts: 0 });
             }
-            6..=7 => NatConfig::linux(),
-            _ => NatConfig::symmetric(),
-        });
-        let own_boxes = boxes.is_some();
-        let nats = boxes.unwrap_or(nats);
-        let links = [link(&mut rng), link(&mut rng)];
-        let externals = ["198.51.100.1", "192.0.2.1"];
-        let site = |network: &mut Network, n: usize| {
-            let nat = Nat::new(nats[n].clone(), externals[n].parse().unwrap());
-            network.add_zone(ZoneId::INTERNET, Gateway::nat(nat), Cable::symmetric(links[n]))
-        };
-        let first = site(&mut network, 0);
-        // Some pairs live behind one box.
-        let second = if rng.below(6) == 0 && !own_boxes { first } else { site(&mut network, 1) };
-        let sites = [first, second];
-        let lan = Cable::symmetric(LinkConfig::delayed(1));
-        let nodes = [0, 1].map(|n| network.add_host(sites[n], site_address(n).ip(), lan.clone()));
-        let store = server::Store::new(&mut rng);
+            let address = sites[home].address();
+            nodes.push(network.add_host(sites[home].zone, address, lan()));
+            addresses.push(address);
+            homes.push(home);
+        }
+        let near = &mut sites[homes[0]];
+        let near = network.add_host(near.zone, near.address(), lan());
+        let far = network.add_host(ZoneId::INTERNET, IpAddr::from([192, 0, 2, 66]), lan());
+        let store = Store::new(plan.nodes, &mut rng);
         let root = store.root();
         let mut mesh = Self {
             world: World::new(network),
             rng,
-            server,
+            ledger: Ledger::default(),
             nodes,
             sites,
-            links,
-            nats,
+            homes,
+            servers,
+            serving: 0,
+            strangers: [far, near],
+            rooms: rooms.iter_mut(),
             lives: 0,
             seed,
             trace: Vec::new(),
         };
         mesh.listen(true);
         mesh.start_server(store);
-        for n in [0, 1] {
+        for n in 0..mesh.nodes.len() {
             let disk = Disk {
-                name: ["a", "b"][n],
+                name: NAMES[n],
                 identity: mesh.rng.bytes(),
                 authority: Authority { root, directory: [0; 32], epoch: 0 },
                 joined: None,
                 stamp: 0,
                 records: Default::default(),
                 feed: Vec::new(),
+                clock: 0,
             };
-            let pods = Pods::new(n as u8 + 1, seeds::rng(seed, 20 + n as u64));
+            let pods = Pods::new(n as u8 + 1, mesh.nodes.len(), seeds::rng(seed, 20 + n as u64));
             mesh.start_node(n, disk, pods);
             // Indices are given out in the order of joining, and the pods rely on them.
             mesh.until("joined", START_WITHIN, |mesh| mesh.node(n).engine.own_index() != 0);
@@ -171,40 +250,69 @@ impl Mesh {
         seeds::rng(self.seed, 100 + self.lives)
     }
 
-    /// Whether the server's host takes connections.
-    fn listen(&mut self, listen: bool) {
+    /// Whether the serving server's host takes connections.
+    pub(crate) fn listen(&mut self, listen: bool) {
         for port in [server::PORT, server::RELAY_PORT] {
-            self.world.network.listen(self.server, port, listen);
+            self.world.network.listen(self.server_host(), port, listen);
         }
     }
 
-    fn start_server(&mut self, store: server::Store) {
-        let server = SimServer::new(store, self.life());
-        self.world.start(self.server, Party::Server(Box::new(server)));
+    pub(crate) fn server_host(&self) -> HostId {
+        self.servers[self.serving]
     }
 
-    fn start_node(&mut self, n: usize, disk: Disk, pods: Pods) {
+    /// Whether the server takes connections that relay.
+    pub(crate) fn listen_for_relay(&mut self, listen: bool) {
+        self.world.network.listen(self.server_host(), server::RELAY_PORT, listen);
+    }
+
+    pub(crate) fn start_server(&mut self, store: Store) {
+        let server = SimServer::new(store, self.ledger.clone(), self.life());
+        self.world.start(self.server_host(), Party::Server(Box::new(server)));
+    }
+
+    pub(crate) fn start_node(&mut self, n: usize, disk: Disk, pods: Pods) {
         let (now, mut rng) = (self.world.now(), self.life());
-        let node = SimNode::start(now, site_address(n), disk, pods, &mut rng);
+        let address = SocketAddr::new(self.world.network.addresses(self.nodes[n])[0], node::PORT);
+        let place = Place {
+            own: n as u8 + 1,
+            address,
+            servers: self.servers.len(),
+            room: self.rooms.next().expect("memory for one more life"),
+            ledger: self.ledger.clone(),
+        };
+        let node = SimNode::start(now, place, disk, pods, &mut rng);
         self.world.start(self.nodes[n], Party::Node(Box::new(node)));
     }
 
     pub(crate) fn server(&mut self) -> &mut SimServer {
-        match self.world.at(self.server) {
+        match self.world.at(self.server_host()) {
             Party::Server(server) => server,
             Party::Node(_) => unreachable!(),
         }
     }
 
-    pub(crate) fn node(&mut self, n: usize) -> &mut SimNode {
+    pub(crate) fn node(&mut self, n: usize) -> &mut SimNode<'w> {
         match self.world.at(self.nodes[n]) {
             Party::Node(node) => node,
             Party::Server(_) => unreachable!(),
         }
     }
 
+    /// The zone that a node is in.
+    pub(crate) fn zone(&self, n: usize) -> ZoneId {
+        self.sites[self.homes[n]].zone
+    }
+
+    pub(crate) fn all(&self) -> std::ops::Range<usize> {
+        0..self.nodes.len()
+    }
+
     pub(crate) fn run(&mut self, span: Duration) {
-        self.world.run(span).unwrap_or_else(|failure| panic!("{failure}\n{}", self.story()));
+        let ran = self.world.run(span);
+        ran.unwrap_or_else(|failure| panic!("{failure}\n{}", self.story()));
+        let record = self.world.network.take_record();
+        self.ledger.network(record);
     }
 
     /// Runs until `reached`, which must be within `span`.
@@ -224,9 +332,13 @@ impl Mesh {
     /// What happened so far, for the message of a failure.
     pub(crate) fn story(&mut self) -> String {
         let now = self.world.now();
-        let mut story = format!("{:?}\n{:?}\n{:?}\n", self.nats, self.links, self.sites);
+        let mut story = String::new();
+        for site in &self.sites {
+            story += &format!("{:?}: {:?}\n{:?}\n", site.zone, site.nat, site.link);
+        }
+        story += &format!("sites of the nodes: {:?}\n", self.homes);
         story += &self.trace.join("\n");
-        for n in [0, 1] {
+        for n in self.all() {
             let node = self.node(n);
             let drops: Vec<_> = edgemesh_core::counters::DropReason::ALL
                 .iter()
@@ -235,7 +347,7 @@ impl Mesh {
                 .collect();
             let peers: Vec<_> = node.engine.peers(now).collect();
             let (up, first) = (node.engine.link().is_up(), node.engine.poll_timeout());
-            let counts = (node.pods.sent(), node.pods.answers(), node.parked());
+            let counts = (node.pods.sent(), node.pods.answers_by_peer(), node.parked());
             story += &format!("\nnode {n}: link {up}, next {first:?}, asked/answered/parked {counts:?}");
             story += &format!("\n  {peers:?}\n  {drops:?}");
         }
@@ -244,117 +356,50 @@ impl Mesh {
 
     pub(crate) fn ask(&mut self, ask: bool) {
         let now = self.world.now();
-        for n in [0, 1] {
+        for n in self.all() {
             self.node(n).pods.ask(now, ask);
         }
     }
 
-    pub(crate) fn answers(&mut self) -> [usize; 2] {
-        [0, 1].map(|n| self.node(n).pods.answers())
+    pub(crate) fn answers(&mut self) -> Vec<Vec<usize>> {
+        self.all().map(|n| self.node(n).pods.answers_by_peer()).collect()
     }
 
-    /// Both clients are answered again.
+    /// Every client is answered again, by every other node.
     pub(crate) fn exchange(&mut self, what: &str, within: Duration) {
-        let before = self.answers();
-        self.until(what, within, |mesh| mesh.answers().iter().zip(before).all(|(now, before)| *now > before));
+        let before = self.answers().concat();
+        self.until(what, within, |mesh| {
+            mesh.answers().concat().iter().zip(&before).all(|(now, before)| now > before)
+        });
     }
 
     pub(crate) fn seconds(&mut self, from: u32, to: u32) -> Duration {
         Duration::from_secs(u64::from(from + self.rng.below(to - from)))
     }
 
-    pub(crate) fn restart_node(&mut self, n: usize, gap_max: u32) {
-        let Some(Party::Node(node)) = self.world.stop(self.nodes[n]) else { unreachable!() };
-        let gap = Duration::from_millis(u64::from(self.rng.below(gap_max)));
-        self.note(format!("node {n} stopped for {gap:?}"));
-        // The pods run on: what they send meanwhile is lost, as with a TUN that nobody reads.
-        self.world.run(gap).unwrap();
-        let SimNode { disk, pods, .. } = *node;
-        self.start_node(n, disk, pods);
-    }
-
-    pub(crate) fn restart_server(&mut self, gap_max: u32) {
-        let Some(Party::Server(server)) = self.world.stop(self.server) else { unreachable!() };
-        let gap = Duration::from_millis(u64::from(self.rng.below(gap_max)));
-        self.note(format!("server stopped for {gap:?}"));
-        self.listen(false);
-        self.run(gap);
-        self.listen(true);
-        self.start_server(server.store);
-    }
-
-    fn rebind(&mut self, n: usize) {
-        let external = [203, 0, 113 + n as u8, 10 + self.rng.below(200) as u8];
-        let now = self.world.now();
-        self.note(format!("site {n} becomes {external:?}"));
-        self.world.network.rebind(now, self.sites[n], IpAddr::from(external));
-    }
-
-    /// No UDP through a site's box for a while.
-    fn block_udp(&mut self, n: usize) {
-        let span = self.seconds(5, 45);
-        self.note(format!("site {n} without UDP for {span:?}"));
-        self.world.network.gateway(self.sites[n]).firewall.udp_out = false;
-        self.run(span);
-        self.world.network.gateway(self.sites[n]).firewall.udp_out = true;
-    }
-
-    /// Nothing passes between the nodes but by the server.
-    fn block_direct(&mut self) {
-        let span = self.seconds(5, 45);
-        self.note(format!("no direct path for {span:?}"));
-        let [a, b] = self.nodes;
-        self.world.network.block(a, b, true);
-        self.run(span);
-        self.world.network.block(a, b, false);
-    }
-
-    /// Long enough for mappings and sessions to expire.
-    fn silence(&mut self) {
-        let span = self.seconds(20, 400);
-        self.note(format!("silence for {span:?}"));
-        self.ask(false);
-        self.run(span);
-        self.ask(true);
-    }
-
-    pub(crate) fn trouble(&mut self) {
-        let n = self.rng.below(2) as usize;
-        match self.rng.below(7) {
-            0 => self.restart_node(n, 3_000),
-            1 => self.restart_server(8_000),
-            2 => self.rebind(n),
-            3 => self.block_udp(n),
-            4 => self.block_direct(),
-            5 => self.silence(),
-            // Two at once.
-            _ => {
-                self.rebind(n);
-                self.restart_server(8_000);
-                self.restart_node(1 - n, 3_000);
-            }
-        }
+    pub(crate) fn some_node(&mut self) -> usize {
+        self.rng.below(self.nodes.len() as u32) as usize
     }
 
     pub(crate) fn good_links(&mut self) {
-        for (site, link) in self.sites.into_iter().zip(self.links) {
-            let link = LinkConfig { loss: 0, reorder: 0, duplicate: 0, ..link };
-            self.world.network.zone_cable(site).configure(link);
+        for site in &self.sites {
+            let link = LinkConfig { loss: 0, reorder: 0, duplicate: 0, corrupt: 0, ..site.link };
+            self.world.network.zone_cable(site.zone).configure(link);
         }
     }
 
-    /// Whether the boxes let the nodes find a direct path without luck.
-    pub(crate) fn must_be_direct(&self) -> bool {
-        let [a, b] = [0, 1].map(|n| class(&self.nats[n]));
-        self.sites[0] == self.sites[1] || direct_path_possible(a, b) == Direct::Deterministic
+    /// Whether the boxes let two nodes find a direct path without luck.
+    pub(crate) fn must_be_direct(&self, a: usize, b: usize) -> bool {
+        let [one, other] = [a, b].map(|n| &self.sites[self.homes[n]]);
+        one.zone == other.zone
+            || direct_path_possible(class(&one.nat), class(&other.nat)) == Direct::Deterministic
     }
 
-    pub(crate) fn is_direct(&mut self) -> bool {
+    pub(crate) fn is_direct(&mut self, a: usize, b: usize) -> bool {
         let now = self.world.now();
-        let direct = |n| {
-            let peer = self.node(n).engine.peers(now).next();
+        [(a, b), (b, a)].into_iter().all(|(n, other)| {
+            let peer = self.node(n).engine.peers(now).find(|peer| peer.index == other as u32 + 1);
             peer.is_some_and(|peer| matches!(peer.path.route, Some(Route::Direct { .. })))
-        };
-        [0, 1].into_iter().all(direct)
+        })
     }
 }

@@ -3,12 +3,16 @@
 //! Packets that wait are kept here, sealed and opened as the engine says; the TUN ends at the [`Pods`]. A restart
 //! is a new engine over new memory with what was on the disk: identity, stamp, membership, records, Services.
 //!
-//! It deliberately sends each packet alone: offloads are the agent's own matter.
+//! What becomes of every packet of the pods is entered in the [`Ledger`], and that the engine counts each of its drops
+//! once is checked on the spot. It deliberately sends each packet alone: offloads are the agent's own matter.
 
+use crate::ledger::{End, Ledger, PacketId, PieceId};
 use crate::pods::Pods;
+use crate::room::Room;
 use crate::server;
 use crate::stream::Stream;
 use edgemesh_core::control::{Authority, Credentials, Message};
+use edgemesh_core::counters::{Counters, DropReason};
 use edgemesh_core::dns;
 use edgemesh_core::node::{
     Burst, Classified, Config, Destination, Engine, Event, From, Grant, Inbound, Outbound, Ticket, Timer, Way,
@@ -21,7 +25,7 @@ use edgemesh_core::time::{Instant, WallTime};
 use edgemesh_core::wire::control::{Network, Peer, Preamble, SignedRecord, updates};
 use edgemesh_core::wire::ip::{self, Transport};
 use edgemesh_core::{PeerId, tunnel};
-use edgemesh_testkit::network::Datagram;
+use edgemesh_testkit::network::{Datagram, Tail};
 use edgemesh_testkit::pipe::{PipeEvent, PipeId};
 use edgemesh_testkit::world::{Participant, Transmit};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,22 +37,6 @@ pub(crate) const PORT: u16 = 20_006;
 const MTU: u16 = 1_440;
 const BUFFER: usize = 4_096;
 
-edgemesh_core::memory! {
-    struct Room {
-        peers: 4,
-        window: 17,
-        handshakes: 4,
-        flows: 64,
-        admitted: 64,
-        services: 4,
-        ports: 8,
-        endpoints: 4,
-        names: 12,
-        namespaces: 16,
-        side: 16,
-    }
-}
-
 /// What survives a restart.
 pub(crate) struct Disk {
     pub(crate) name: &'static str,
@@ -58,31 +46,46 @@ pub(crate) struct Disk {
     pub(crate) stamp: u64,
     pub(crate) records: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
     pub(crate) feed: Vec<u8>,
+    /// How many seconds the machine's clock is ahead of the true time.
+    pub(crate) clock: i64,
 }
 
 enum Origin {
-    Tun,
-    Peer(PeerId),
+    Tun(PacketId),
+    Peer(PeerId, Option<PieceId>),
+}
+
+/// Where a node lives.
+pub(crate) struct Place<'w> {
+    /// Its index, from 1.
+    pub(crate) own: u8,
+    pub(crate) address: SocketAddr,
+    /// How many servers it may try.
+    pub(crate) servers: usize,
+    pub(crate) room: &'w mut Room,
+    pub(crate) ledger: Ledger,
 }
 
 /// The node.
-pub(crate) struct SimNode {
-    pub(crate) engine: Engine<'static>,
+pub(crate) struct SimNode<'w> {
+    pub(crate) engine: Engine<'w>,
     pub(crate) disk: Disk,
     pub(crate) pods: Pods,
     /// What shells of other nodes said.
     pub(crate) asides: Vec<Vec<u8>>,
+    /// Its index, from 1.
+    own: u8,
+    ledger: Ledger,
     parked: BTreeMap<Ticket, VecDeque<(Origin, Vec<u8>)>>,
     control: Stream,
     relay: Stream,
     queue: VecDeque<Transmit>,
 }
 
-impl SimNode {
+impl<'w> SimNode<'w> {
     /// Starts on a host with this address.
-    pub(crate) fn start(now: Instant, address: SocketAddr, disk: Disk, pods: Pods, rng: &mut Rng) -> Self {
-        // An engine lives on borrowed memory; a test has few of them and ends.
-        let memory: &'static mut Room = Box::leak(Box::new(Room::ZERO));
+    pub(crate) fn start(now: Instant, place: Place<'w>, disk: Disk, pods: Pods, rng: &mut Rng) -> Self {
+        let Place { own, address, servers, room, ledger } = place;
         let config = Config {
             identity: StaticSecret::from_bytes(disk.identity),
             credentials: Credentials {
@@ -105,16 +108,17 @@ impl SimNode {
             stamp: disk.stamp,
             seed: rng.bytes(),
         };
-        let [control, relay] =
-            [server::PORT, server::RELAY_PORT].map(|port| SocketAddr::new(server::ADDRESS, port));
+        let control = (0..servers).map(|n| SocketAddr::new(server::address(n), server::PORT)).collect();
         let mut node = Self {
-            engine: Engine::new(now, memory.lend(), config),
+            engine: Engine::new(now, room.lend(), config),
             disk,
             pods,
             asides: Vec::new(),
+            own,
+            ledger,
             parked: BTreeMap::new(),
             control: Stream::new(control, Preamble::Control),
-            relay: Stream::new(relay, Preamble::Relay),
+            relay: Stream::new(Vec::new(), Preamble::Relay),
             queue: VecDeque::new(),
         };
         node.restore(now);
@@ -136,6 +140,24 @@ impl SimNode {
         for update in updates(&self.disk.feed) {
             self.engine.update(&update.unwrap()).unwrap();
         }
+    }
+
+    /// It is stopped: what waits is lost.
+    pub(crate) fn stopped(self) -> (Disk, Pods) {
+        for (origin, _) in self.parked.into_values().flatten() {
+            match origin {
+                Origin::Tun(packet) => self.ledger.packet_ends(packet, End::Restart),
+                Origin::Peer(_, piece) => self.ledger.ends(piece, End::Restart),
+            }
+        }
+        (self.disk, self.pods)
+    }
+
+    /// A drop must be counted once, by the reason that it is told under.
+    fn counted(&self, before: &Counters, reason: DropReason) -> End {
+        let (before, after) = (before.get(reason), self.engine.counters().get(reason));
+        assert_eq!(after, before + 1, "a drop as {reason:?} was counted {} times", after - before);
+        End::dropped(reason)
     }
 
     /// Packets that wait.
@@ -164,10 +186,13 @@ impl SimNode {
     /// Moves packets, datagrams, frames and events until nobody has any.
     fn drive(&mut self, now: Instant) {
         loop {
-            let more = self.engine.work(now, wall(now));
+            let more = self.engine.work(now, self.wall(now));
             self.drain(now);
             match self.pods.poll_packet() {
-                Some(packet) => self.outbound(now, packet),
+                Some(packet) => {
+                    let id = self.ledger.packet(self.own);
+                    self.outbound(now, id, packet);
+                }
                 None if !more => break,
                 None => {}
             }
@@ -196,7 +221,14 @@ impl SimNode {
     fn event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Ready(ticket) => self.unpark(now, ticket),
-            Event::Expired(ticket) => drop(self.parked.remove(&ticket)),
+            Event::Expired(ticket) => {
+                for (origin, _) in self.parked.remove(&ticket).unwrap_or_default() {
+                    match origin {
+                        Origin::Tun(packet) => self.ledger.packet_ends(packet, End::Expired),
+                        Origin::Peer(_, piece) => self.ledger.ends(piece, End::Expired),
+                    }
+                }
+            }
             Event::PersistStamp(stamp) => self.disk.stamp = stamp,
             Event::OpenRelayTcp => {
                 self.relay.wanted = true;
@@ -213,18 +245,21 @@ impl SimNode {
 
     fn unpark(&mut self, now: Instant, ticket: Ticket) {
         for (origin, bytes) in self.parked.remove(&ticket).unwrap_or_default() {
+            let before = self.engine.counters().clone();
             match (origin, ticket) {
-                (Origin::Tun, Ticket::Peer(index)) => {
+                (Origin::Tun(packet), Ticket::Peer(index)) => {
                     let verdict = self.engine.resume(now, index, Burst::single(bytes.len()), bytes.len());
-                    self.carry(now, bytes, verdict);
+                    self.carry(now, packet, bytes, verdict, &before);
                 }
-                (Origin::Tun, Ticket::Fragment(_) | Ticket::Service(_)) => self.outbound(now, bytes),
-                (Origin::Peer(peer), _) => {
+                (Origin::Tun(packet), Ticket::Fragment(_) | Ticket::Service(_)) => {
+                    self.outbound(now, packet, bytes);
+                }
+                (Origin::Peer(peer, piece), _) => {
                     let mut buffer = with_room(&bytes);
                     let mut packet = Packet::new(&mut buffer, HEADROOM, bytes.len()).unwrap();
                     let verdict = self.engine.again(now, peer, &mut packet);
                     let bytes = packet.bytes().to_vec();
-                    self.accept(now, verdict, bytes);
+                    self.accept(now, piece, verdict, bytes, &before);
                 }
             }
         }
@@ -237,26 +272,37 @@ impl SimNode {
     }
 
     /// A packet from the TUN.
-    fn outbound(&mut self, now: Instant, bytes: Vec<u8>) {
+    fn outbound(&mut self, now: Instant, id: PacketId, bytes: Vec<u8>) {
+        let before = self.engine.counters().clone();
         let mut buffer = with_room(&bytes);
         let mut packet = Packet::new(&mut buffer, HEADROOM, bytes.len()).unwrap();
         let verdict = self.engine.outbound(now, &mut packet, Burst::single(bytes.len()));
         let bytes = packet.bytes().to_vec();
-        self.carry(now, bytes, verdict);
+        self.carry(now, id, bytes, verdict, &before);
     }
 
-    fn carry(&mut self, now: Instant, bytes: Vec<u8>, verdict: Outbound) {
-        match verdict {
-            Outbound::Seal(grant) => self.seal(&bytes, &grant),
-            Outbound::Hairpin => self.pods.receive(now, &bytes),
-            Outbound::Reply(len) => self.pods.receive(now, &bytes[..len]),
+    fn carry(&mut self, now: Instant, id: PacketId, bytes: Vec<u8>, verdict: Outbound, before: &Counters) {
+        let end = match verdict {
+            Outbound::Seal(grant) => {
+                self.seal(&bytes, &grant);
+                End::Sealed
+            }
+            Outbound::Hairpin => {
+                self.pods.receive(now, &bytes);
+                End::Delivered
+            }
+            Outbound::Reply(len) => {
+                self.pods.receive(now, &bytes[..len]);
+                End::Answered
+            }
             Outbound::Park(ticket) => {
-                self.parked.entry(ticket).or_default().push_back((Origin::Tun, bytes));
+                return self.parked.entry(ticket).or_default().push_back((Origin::Tun(id), bytes));
             }
             // Nobody asked for it.
             Outbound::HandOver(_) => unreachable!("handed over to a kernel"),
-            Outbound::Drop(_) => {}
-        }
+            Outbound::Drop(reason) => self.counted(before, reason),
+        };
+        self.ledger.packet_ends(id, end);
     }
 
     fn seal(&mut self, bytes: &[u8], grant: &Grant) {
@@ -273,14 +319,20 @@ impl SimNode {
             None => vec![bytes.to_vec()],
         };
         assert_eq!(pieces.len(), usize::from(grant.sending.count), "one counter for each piece");
-        let Some(key) = self.engine.tunnels().send_key::<ChaChaPoly>(grant.sending.key) else { return };
+        let key = self.engine.tunnels().send_key::<ChaChaPoly>(grant.sending.key).expect("a granted key");
         for (counter, piece) in (grant.sending.first..).zip(pieces) {
             let mut buffer = with_room(&piece);
             let mut packet = Packet::new(&mut buffer, HEADROOM, piece.len()).unwrap();
             tunnel::seal(&key, counter, &mut packet, usize::MAX).unwrap();
+            self.ledger.piece(Tail::of(packet.bytes()));
             for Way { envelope, to } in [Some(grant.first), grant.copy].into_iter().flatten() {
                 let envelope = envelope.as_ref().map_or(&[][..], |e| e);
-                self.emit(to, &[envelope, packet.bytes()].concat());
+                let datagram = [envelope, packet.bytes()].concat();
+                if let Destination::Socket { remote, .. } = to {
+                    self.ledger.seen(remote, &datagram);
+                }
+                self.ledger.copy(self.ledger.find(Tail::of(&datagram)));
+                self.emit(to, &datagram);
             }
         }
     }
@@ -292,43 +344,89 @@ impl SimNode {
                 let bytes = datagram.to_vec();
                 self.queue.push_back(Transmit::Datagram { port: PORT, dst: remote, bytes });
             }
-            Destination::RelayTcp => self.queue.extend(self.relay.write(datagram)),
+            Destination::RelayTcp => {
+                let piece = self.ledger.find(Tail::of(datagram));
+                match (self.relay.write(datagram), self.relay.pipe) {
+                    (Some(write), Some(pipe)) => {
+                        self.ledger.enters(piece, pipe);
+                        self.queue.push_back(write);
+                    }
+                    _ => self.ledger.ends(piece, End::NoConnection),
+                }
+            }
         }
     }
 
     /// A datagram from the network.
     fn inbound(&mut self, now: Instant, from: From, datagram: &[u8]) {
+        let piece = self.ledger.find(Tail::of(datagram));
+        let before = self.engine.counters().clone();
         let mut buffer = with_room(datagram);
         match self.engine.classify(now, from, datagram) {
             Classified::Data(ticket, source, start) => {
-                let Some(key) = self.engine.tunnels().recv_key::<ChaChaPoly>(ticket.key) else { return };
+                let key = self.engine.tunnels().recv_key::<ChaChaPoly>(ticket.key).expect("a ticket's key");
                 let mut packet = Packet::new(&mut buffer, HEADROOM + start, datagram.len() - start).unwrap();
                 match tunnel::open(&key, ticket, &mut packet) {
                     Ok(opened) => {
                         let verdict = self.engine.inbound(now, source, opened, &mut packet);
                         let bytes = packet.bytes().to_vec();
-                        self.accept(now, verdict, bytes);
+                        self.accept(now, piece, verdict, bytes, &before);
                     }
-                    Err(reason) => _ = self.engine.count(reason),
+                    Err(reason) => {
+                        self.engine.count(reason);
+                        self.ledger.ends(piece, self.counted(&before, reason));
+                    }
                 }
             }
             Classified::Message(sender, start) => {
                 self.engine.message(now, sender, &mut datagram[start..].to_vec());
+                self.ledger.ends(piece, End::Mistaken);
             }
-            Classified::Handled | Classified::Drop(_) => {}
+            Classified::Handled => self.ledger.ends(piece, End::Mistaken),
+            Classified::Drop(reason) => {
+                let end = self.counted(&before, reason);
+                self.ledger.ends(piece, end);
+            }
         }
     }
 
-    fn accept(&mut self, now: Instant, verdict: Inbound, bytes: Vec<u8>) {
-        match verdict {
-            Inbound::Deliver => self.pods.receive(now, &bytes),
-            Inbound::Answer(grant) => self.seal(&bytes, &grant),
-            Inbound::Park(ticket, peer) => {
-                self.parked.entry(ticket).or_default().push_back((Origin::Peer(peer), bytes));
+    fn accept(
+        &mut self,
+        now: Instant,
+        piece: Option<PieceId>,
+        verdict: Inbound,
+        bytes: Vec<u8>,
+        before: &Counters,
+    ) {
+        let end = match verdict {
+            Inbound::Deliver => {
+                assert!(piece.is_some(), "delivered, but no pod has sent it");
+                self.pods.receive(now, &bytes);
+                End::Delivered
             }
             Inbound::Aside => self.asides.push(bytes),
             Inbound::Handled | Inbound::Drop(_) => {}
         }
+            Inbound::Answer(grant) => {
+                let answer = self.ledger.packet(self.own);
+                self.seal(&bytes, &grant);
+                self.ledger.packet_ends(answer, End::Sealed);
+                End::Answered
+            }
+            Inbound::Park(ticket, peer) => {
+                return self.parked.entry(ticket).or_default().push_back((Origin::Peer(peer, piece), bytes));
+            }
+            Inbound::Handled => End::Mistaken,
+            Inbound::Drop(reason) => self.counted(before, reason),
+        };
+        self.ledger.ends(piece, end);
+    }
+
+    /// The time of day, as this machine has it.
+    fn wall(&self, now: Instant) -> WallTime {
+        let micros = now.as_micros();
+        let secs = (1_700_000_000 + micros / 1_000_000).saturating_add_signed(self.disk.clock);
+        WallTime { secs, nanos: (micros % 1_000_000) as u32 * 1_000 }
     }
 
     fn frame(&mut self, now: Instant, mut frame: Vec<u8>) {
@@ -344,13 +442,16 @@ impl SimNode {
             }
             Ok(Some(Message::Feed(body))) => self.disk.feed = body.to_vec(),
             Ok(_) => {}
-            // The only frames that may be refused here are those of a connection that is being given up.
-            Err(reason) => assert!(self.engine.link().must_close(), "a good frame was refused: {reason:?}"),
+            // Only frames of a connection that is being given up may be refused here, and peers without a place.
+            Err(reason) => {
+                let refusable = self.engine.link().must_close() || reason == DropReason::PeersFull;
+                assert!(refusable, "a good frame was refused: {reason:?}");
+            }
         }
     }
 }
 
-impl Participant for SimNode {
+impl Participant for SimNode<'_> {
     fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         assert_eq!(datagram.dst.port(), PORT);
         self.inbound(now, From::Socket { local: 0, remote: datagram.src }, &datagram.bytes);
@@ -358,7 +459,8 @@ impl Participant for SimNode {
 
     fn handle_pipe(&mut self, now: Instant, pipe: PipeId, event: PipeEvent) {
         match event {
-            PipeEvent::Opened { to } if to == self.control.to => {
+            PipeEvent::Opened { to } if self.control.is_to(to) => {
+                self.relay.to = vec![SocketAddr::new(to.ip(), server::RELAY_PORT)];
                 self.queue.push_back(self.control.opened(pipe));
                 self.engine.control_up(now, to);
             }
@@ -370,7 +472,7 @@ impl Participant for SimNode {
                     self.queue.extend(self.relay.close());
                 }
             }
-            PipeEvent::Refused { to } if to == self.control.to => self.control.pause(now),
+            PipeEvent::Refused { to } if self.control.is_to(to) => self.control.pause(now),
             PipeEvent::Refused { .. } => {
                 self.relay.pause(now);
                 self.engine.relay_tcp_down(now);
@@ -386,6 +488,7 @@ impl Participant for SimNode {
             PipeEvent::Data(bytes) if self.relay.pipe == Some(pipe) => {
                 self.relay.buffer.extend(bytes);
                 while let Some(datagram) = self.relay.frame() {
+                    self.ledger.leaves(self.ledger.find(Tail::of(&datagram)), pipe);
                     self.inbound(now, From::RelayTcp, &datagram);
                 }
             }
@@ -449,9 +552,4 @@ fn with_room(bytes: &[u8]) -> Vec<u8> {
     buffer.extend_from_slice(bytes);
     buffer.resize(buffer.len() + TAILROOM, 0);
     buffer
-}
-
-fn wall(now: Instant) -> WallTime {
-    let micros = now.as_micros();
-    WallTime { secs: 1_700_000_000 + micros / 1_000_000, nanos: (micros % 1_000_000) as u32 * 1_000 }
 }

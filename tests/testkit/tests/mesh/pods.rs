@@ -1,4 +1,4 @@
-//! The programs on a node: a client that asks the other node's Service, and an endpoint that answers what it is
+//! The programs on a node: a client that asks the other nodes' Services, and an endpoint that answers what it is
 //! asked; they judge everything that reaches them.
 //!
 //! Each datagram has a serial number that is used once, content that follows from it, and a digest. So a packet
@@ -6,14 +6,16 @@
 //! once, whereas a lost one is only not counted. On top of it goes a transfer of numbered blocks with a window
 //! and retransmissions of its own, which has to end with every block in place.
 //!
-//! Both pods have the same addresses on both nodes, as Docker's bridges give them out.
+//! The pods have the same addresses on all nodes, as Docker's bridges give them out.
 
 use edgemesh_core::rng::Rng;
 use edgemesh_core::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The Service that the node with index 1 or 2 serves: name and VIP.
-pub(crate) const SERVICES: [(&str, [u8; 4]); 2] = [("sense", [10, 96, 0, 1]), ("park", [10, 96, 0, 2])];
+/// The Services, by index of the node that serves it, from 1.
+const NAMES: [&str; NODES_MAX] = ["sense", "park", "gate", "pump", "lift", "lamp", "bell", "door"];
+/// How many nodes a mesh may have.
+pub(crate) const NODES_MAX: usize = 8;
 /// The Services' port.
 pub(crate) const PORT: u16 = 80;
 /// Where their endpoints are, on each node.
@@ -21,7 +23,7 @@ pub(crate) const ENDPOINT: ([u8; 4], u16) = ([172, 17, 0, 2], 8080);
 
 const CLIENT: [u8; 4] = [172, 17, 0, 5];
 const TRANSFER_PORT: u16 = 5_000;
-const HEAD: usize = 1 + 1 + 8 + 4;
+const HEAD: usize = 1 + 1 + 1 + 8 + 4;
 const DIGEST: usize = 8;
 const WINDOW: usize = 8;
 const RETRANSMIT: Duration = Duration::from_millis(700);
@@ -29,6 +31,11 @@ const RETRANSMIT: Duration = Duration::from_millis(700);
 const REASSEMBLY: Duration = Duration::from_secs(30);
 /// Questions by one client port: enough ports to use tables, too few to fill them.
 const PER_PORT: u64 = 30;
+
+/// Name and VIP of the Service that the node with this index serves.
+pub(crate) fn service(node: u8) -> (&'static str, [u8; 4]) {
+    (NAMES[usize::from(node) - 1], [10, 96, 0, node])
+}
 
 const ASK: u8 = 1;
 const BLOCK: u8 = 2;
@@ -38,12 +45,16 @@ type Pieces = BTreeMap<usize, (Vec<u8>, bool)>;
 
 /// What was asked and not answered yet.
 struct Question {
+    peer: u8,
     port: u16,
     block: Option<u32>,
 }
 
 struct Transfer {
+    peer: u8,
     acknowledged: Vec<bool>,
+    /// All blocks before this one were acknowledged.
+    first: usize,
     /// When the block was sent last.
     sent: BTreeMap<u32, Instant>,
 }
@@ -51,7 +62,8 @@ struct Transfer {
 /// The pods of one node.
 pub(crate) struct Pods {
     own: u8,
-    peer: u8,
+    /// Whose Services the client asks.
+    peers: Vec<u8>,
     serial: u64,
     /// Questions without the blocks.
     questions: u64,
@@ -60,10 +72,13 @@ pub(crate) struct Pods {
     asked: BTreeMap<u64, Question>,
     /// What was answered already, and what came to the endpoint already.
     answered: BTreeSet<u64>,
-    served: BTreeSet<u64>,
+    answers: BTreeMap<u8, usize>,
+    served: BTreeSet<(u8, u64)>,
     transfer: Option<Transfer>,
-    /// Blocks that the endpoint received.
-    pub(crate) stored: BTreeSet<u32>,
+    /// Blocks that the endpoint received, each with its sender.
+    pub(crate) stored: BTreeSet<(u8, u32)>,
+    /// Questions by one client port.
+    pub(crate) per_port: u64,
     /// The endpoint takes what comes and does not answer.
     pub(crate) mute: bool,
     next_question: Option<Instant>,
@@ -73,19 +88,22 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
-    pub(crate) fn new(own: u8, rng: Rng) -> Self {
+    /// Of the node with this index in a mesh of so many.
+    pub(crate) fn new(own: u8, nodes: usize, rng: Rng) -> Self {
         Self {
             own,
-            peer: 3 - own,
+            peers: (1..=nodes as u8).filter(|peer| *peer != own).collect(),
             serial: 0,
             questions: 0,
             packet_id: 0,
             rng,
             asked: BTreeMap::new(),
             answered: BTreeSet::new(),
+            answers: BTreeMap::new(),
             served: BTreeSet::new(),
             transfer: None,
             stored: BTreeSet::new(),
+            per_port: PER_PORT,
             mute: false,
             next_question: None,
             fragments: BTreeMap::new(),
@@ -98,19 +116,36 @@ impl Pods {
         self.next_question = ask.then_some(now);
     }
 
-    /// Begins a transfer of so many blocks.
-    pub(crate) fn transfer(&mut self, blocks: usize) {
-        self.transfer = Some(Transfer { acknowledged: vec![false; blocks], sent: BTreeMap::new() });
+    /// Begins a transfer of so many blocks to one of the others; which one.
+    pub(crate) fn transfer(&mut self, blocks: usize) -> u8 {
+        let peer = self.choose();
+        self.transfer =
+            Some(Transfer { peer, acknowledged: vec![false; blocks], first: 0, sent: BTreeMap::new() });
+        peer
+    }
+
+    /// The client ends its transfer, whole or not.
+    pub(crate) fn end_transfer(&mut self) {
+        self.transfer = None;
+    }
+
+    fn choose(&mut self) -> u8 {
+        self.peers[self.rng.below(self.peers.len() as u32) as usize]
     }
 
     /// Whether every block was acknowledged; the transfer is over then.
     pub(crate) fn transferred(&self) -> bool {
-        self.transfer.as_ref().is_some_and(|t| t.acknowledged.iter().all(|a| *a))
+        self.transfer.as_ref().is_some_and(|t| t.first == t.acknowledged.len())
     }
 
     /// Answers that the client had so far.
     pub(crate) fn answers(&self) -> usize {
         self.answered.len()
+    }
+
+    /// Answers that the client had so far from each of the others.
+    pub(crate) fn answers_by_peer(&self) -> Vec<usize> {
+        self.peers.iter().map(|peer| self.answers.get(peer).copied().unwrap_or_default()).collect()
     }
 
     /// Questions and blocks that the endpoint had so far.
@@ -145,25 +180,28 @@ impl Pods {
                 _ => HEAD + DIGEST + self.rng.below(900) as usize,
             };
             self.questions += 1;
-            let port = 6_000 + (self.questions / PER_PORT % 1_000) as u16;
-            self.send(ASK, port, None, len);
-            let pause = 150 + u64::from(self.rng.below(500));
+            let port = 6_000 + (self.questions / self.per_port % 1_000) as u16;
+            let peer = self.choose();
+            self.send(ASK, peer, port, None, len);
+            // In a large mesh there are many who ask.
+            let pause = 100 + 50 * self.peers.len() as u64 + u64::from(self.rng.below(500));
             self.next_question = Some(now.after(Duration::from_millis(pause)));
         }
         let Some(transfer) = &mut self.transfer else { return };
         let due = |b: &u32| transfer.sent.get(b).is_none_or(|at| at.after(RETRANSMIT) <= now);
         let blocks: Vec<u32> = transfer.window().filter(due).collect();
         transfer.sent.extend(blocks.iter().map(|b| (*b, now)));
+        let peer = transfer.peer;
         for block in blocks {
-            self.send(BLOCK, TRANSFER_PORT, Some(block), 1_000);
+            self.send(BLOCK, peer, TRANSFER_PORT, Some(block), 1_000);
         }
     }
 
-    fn send(&mut self, kind: u8, port: u16, block: Option<u32>, len: usize) {
+    fn send(&mut self, kind: u8, peer: u8, port: u16, block: Option<u32>, len: usize) {
         self.serial += 1;
-        self.asked.insert(self.serial, Question { port, block });
-        let content = message(kind, self.own, self.serial, block.unwrap_or(0), len);
-        let vip = SERVICES[usize::from(self.peer) - 1].1;
+        self.asked.insert(self.serial, Question { peer, port, block });
+        let content = message(kind, [self.own, peer], self.serial, block.unwrap_or(0), len);
+        let vip = service(peer).1;
         self.packet_id = self.packet_id.wrapping_add(1);
         self.out.push_back(udp((CLIENT, port), (vip, PORT), self.packet_id, &content));
     }
@@ -210,33 +248,35 @@ impl Pods {
         let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
         let (from, to) = ((address(12), port(20)), (address(16), port(22)));
         let content = &packet[28..];
-        let (kind, node) = (content[0], content[1]);
-        let serial = u64::from_be_bytes(content[2..10].try_into().unwrap());
-        let block = u32::from_be_bytes(content[10..14].try_into().unwrap());
-        assert_eq!(content, message(kind, node, serial, block, content.len()), "changed content");
+        let (kind, client, asked) = (content[0], content[1], content[2]);
+        let serial = u64::from_be_bytes(content[3..11].try_into().unwrap());
+        let block = u32::from_be_bytes(content[11..15].try_into().unwrap());
+        assert_eq!(content, message(kind, [client, asked], serial, block, content.len()), "changed content");
         if kind & ANSWER == 0 {
-            assert_eq!((node, to), (self.peer, ENDPOINT), "misdelivered question");
-            assert_eq!(from.0, [242, 0, 0, self.peer], "question from a wrong address");
-            assert!(self.served.insert(serial), "question {serial} came twice");
+            assert_eq!((asked, to), (self.own, ENDPOINT), "misdelivered question");
+            assert_eq!(from.0, [242, 0, 0, client], "question from a wrong address");
+            assert!(self.served.insert((client, serial)), "question {serial} came twice");
             if kind == BLOCK {
-                self.stored.insert(block);
+                self.stored.insert((client, block));
             }
             if self.mute {
                 return;
             }
-            let answer = message(kind | ANSWER, node, serial, block, content.len());
+            let answer = message(kind | ANSWER, [client, asked], serial, block, content.len());
             self.packet_id = self.packet_id.wrapping_add(1);
             self.out.push_back(udp(to, from, self.packet_id, &answer));
         } else {
-            assert_eq!(node, self.own, "misdelivered answer");
-            let vip = SERVICES[usize::from(self.peer) - 1].1;
-            assert_eq!(from, (vip, PORT), "answer from a wrong address");
+            assert_eq!(client, self.own, "misdelivered answer");
+            assert_eq!(from, (service(asked).1, PORT), "answer from a wrong address");
             let question =
                 self.asked.remove(&serial).expect("an answer that came twice or was not asked for");
-            assert_eq!(to, (CLIENT, question.port), "answer to another client");
+            assert_eq!((asked, to), (question.peer, (CLIENT, question.port)), "answer to another client");
             assert!(self.answered.insert(serial));
+            *self.answers.entry(asked).or_default() += 1;
             if let (Some(block), Some(transfer)) = (question.block, &mut self.transfer) {
                 transfer.acknowledged[block as usize] = true;
+                let rest = &transfer.acknowledged[transfer.first..];
+                transfer.first += rest.iter().take_while(|done| **done).count();
             }
         }
     }
@@ -245,13 +285,14 @@ impl Pods {
 impl Transfer {
     /// The blocks that may be on the way.
     fn window(&self) -> impl Iterator<Item = u32> {
-        (0..).zip(&self.acknowledged).filter(|(_, done)| !**done).map(|(block, _)| block).take(WINDOW)
+        let rest = (self.first as u32..).zip(&self.acknowledged[self.first..]);
+        rest.filter(|(_, done)| !**done).map(|(block, _)| block).take(WINDOW)
     }
 }
 
 /// The one content that belongs to these numbers.
-fn message(kind: u8, node: u8, serial: u64, block: u32, len: usize) -> Vec<u8> {
-    let mut bytes = vec![kind, node];
+fn message(kind: u8, [client, asked]: [u8; 2], serial: u64, block: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![kind, client, asked];
     bytes.extend(serial.to_be_bytes());
     bytes.extend(block.to_be_bytes());
     let mut filler = serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) | u64::from(kind);

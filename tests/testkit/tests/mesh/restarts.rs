@@ -1,7 +1,7 @@
 //! A node or the server is killed and started again while packets pass: how soon the service is back.
 
 use crate::START_WITHIN;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Plan};
 use edgemesh_core::time::Duration;
 use edgemesh_testkit::seeds::for_each_seed;
 
@@ -20,7 +20,7 @@ enum Load {
 }
 
 /// Puts a load on the mesh, and lets it pass for up to so many seconds.
-fn load(mesh: &mut Mesh, most: u32) -> Load {
+fn load(mesh: &mut Mesh<'_>, most: u32) -> Load {
     let load = [Load::Both, Load::One, Load::OneWay][mesh.rng.below(3) as usize];
     let now = mesh.world.now();
     mesh.node(0).pods.ask(now, true);
@@ -34,7 +34,7 @@ fn load(mesh: &mut Mesh, most: u32) -> Load {
 }
 
 /// The load goes on: what is asked from now on is served and answered soon.
-fn resumes(mesh: &mut Mesh, load: Load) {
+fn resumes(mesh: &mut Mesh<'_>, load: Load) {
     let before = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
     mesh.until("resumed", RESUME_WITHIN, |mesh| {
         let (served, answers) = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
@@ -45,7 +45,8 @@ fn resumes(mesh: &mut Mesh, load: Load) {
 #[test]
 fn service_resumes_soon_after_a_restart() {
     for_each_seed(60, |seed| {
-        let mut mesh = Mesh::new(seed);
+        let mut rooms = Plan::PAIR.rooms();
+        let mut mesh = Mesh::pair(seed, &mut rooms);
         mesh.good_links();
         let load = load(&mut mesh, 200);
         match mesh.rng.below(3) {
@@ -60,9 +61,10 @@ fn service_resumes_soon_after_a_restart() {
 #[test]
 fn service_by_the_relay_resumes_soon_after_two_restarts() {
     for_each_seed(60, |seed| {
-        let mut mesh = Mesh::new(seed);
+        let mut rooms = Plan::PAIR.rooms();
+        let mut mesh = Mesh::pair(seed, &mut rooms);
         mesh.good_links();
-        let [a, b] = mesh.nodes;
+        let (a, b) = (mesh.nodes[0], mesh.nodes[1]);
         mesh.world.network.block(a, b, true);
         let load = load(&mut mesh, 20);
         let n = mesh.rng.below(2) as usize;

@@ -4,7 +4,8 @@
 //! formats and keys and by the same rules: who may bind where, which session leads where, what a lookup tells
 //! both sides, what a restart forgets. It deliberately has no rate limits, no bounds and no deltas.
 
-use crate::pods::{self, ENDPOINT, SERVICES};
+use crate::ledger::{End, Ledger};
+use crate::pods::{self, ENDPOINT};
 use ed25519_dalek::{Signer, SigningKey};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::noise::ik::{Responder, Transport};
@@ -18,14 +19,16 @@ use edgemesh_core::wire::feed::{
     ENDPOINT_READY, ENDPOINT_SERVING, EndpointDef, PortDef, Protocol, ServiceDef, ServiceKind, Update,
 };
 use edgemesh_core::wire::relay::{BIND, Cookie, Message, verify};
-use edgemesh_testkit::network::Datagram;
+use edgemesh_testkit::network::{Datagram, Tail};
 use edgemesh_testkit::pipe::{PipeEvent, PipeId};
 use edgemesh_testkit::world::{Participant, Transmit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// The server's address.
-pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+/// The address of a server, by number.
+pub(crate) fn address(n: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1 + n as u8))
+}
 /// UDP, and TCP for control.
 pub(crate) const PORT: u16 = 20_006;
 /// TCP for relayed datagrams: one port serves both, but a simulated node tells its connections apart by it.
@@ -51,16 +54,19 @@ pub(crate) struct Store {
     noise: [u8; 32],
     relay: [u8; 16],
     nodes: Vec<(String, [u8; 32])>,
+    /// How many nodes serve something.
+    serving: u8,
 }
 
 impl Store {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    pub(crate) fn new(serving: usize, rng: &mut Rng) -> Self {
         Self {
             root: SigningKey::from_bytes(&rng.bytes()),
             directory: SigningKey::from_bytes(&rng.bytes()),
             noise: rng.bytes(),
             relay: rng.bytes(),
             nodes: Vec::new(),
+            serving: serving as u8,
         }
     }
 
@@ -129,6 +135,7 @@ struct Connection {
 /// The server.
 pub(crate) struct SimServer {
     pub(crate) store: Store,
+    ledger: Ledger,
     rng: Rng,
     connections: BTreeMap<PipeId, Connection>,
     hub: BTreeMap<u32, PipeId>,
@@ -145,9 +152,10 @@ pub(crate) struct SimServer {
 }
 
 impl SimServer {
-    pub(crate) fn new(store: Store, rng: Rng) -> Self {
+    pub(crate) fn new(store: Store, ledger: Ledger, rng: Rng) -> Self {
         Self {
             store,
+            ledger,
             rng,
             connections: BTreeMap::new(),
             hub: BTreeMap::new(),
@@ -172,18 +180,29 @@ impl SimServer {
     /// A relay datagram; what goes back to its sender.
     fn relay(&mut self, from: Way, address: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
         let mut out = [0; BIND];
-        match Message::parse(datagram).ok()? {
+        let Ok(message) = Message::parse(datagram) else {
+            self.ends(datagram);
+            return None;
+        };
+        if !matches!(message, Message::Data { .. }) {
+            self.ends(datagram);
+        }
+        match message {
             Message::Data { session, .. } => {
                 let bound = |index: u32| self.bindings.get(&index).map(|(_, way)| *way);
                 match self.sessions.get(&session).copied() {
                     Some((sender, receiver)) if bound(sender) == Some(from) => {
                         match bound(receiver) {
                             Some(way) => self.send(way, datagram),
-                            None => _ = self.missed.insert((receiver, sender, receiver)),
+                            None => {
+                                self.ends(datagram);
+                                self.missed.insert((receiver, sender, receiver));
+                            }
                         }
                         None
                     }
                     unbound => {
+                        self.ends(datagram);
                         self.missed.extend(unbound.map(|(sender, receiver)| (sender, sender, receiver)));
                         let len = Message::Unbound { session }.emit(&[0; 32], &mut out).ok()?;
                         Some(out[..len].to_vec())
@@ -223,8 +242,16 @@ impl SimServer {
             Way::Udp(dst) => {
                 self.queue.push_back(Transmit::Datagram { port: PORT, dst, bytes: datagram.to_vec() });
             }
-            Way::Tcp(pipe) => self.write(pipe, datagram),
+            Way::Tcp(pipe) => {
+                self.ledger.enters(self.ledger.find(Tail::of(datagram)), pipe);
+                self.write(pipe, datagram);
+            }
         }
+    }
+
+    /// A datagram goes no further, if a pod's packet is in it.
+    fn ends(&self, datagram: &[u8]) {
+        self.ledger.ends(self.ledger.find(Tail::of(datagram)), End::Server);
     }
 
     fn write(&mut self, pipe: PipeId, frame: &[u8]) {
@@ -277,6 +304,7 @@ impl SimServer {
             connection.heard = now;
             if matches!(connection.stage, Stage::Relay) {
                 let from = connection.from;
+                self.ledger.leaves(self.ledger.find(Tail::of(&frame)), pipe);
                 if let Some(answer) = self.relay(Way::Tcp(pipe), from, &frame) {
                     self.write(pipe, &answer);
                 }
@@ -342,7 +370,7 @@ impl SimServer {
             self.hub.insert(index, pipe);
         }
         if hello.sequence != SEQUENCE {
-            self.say(pipe, &ToNode::Feed(&feed()));
+            self.say(pipe, &ToNode::Feed(&feed(self.store.serving)));
         }
         let digest = [7; 32];
         let said = [FEED_CONTEXT, &SEQUENCE.to_le_bytes(), &digest].concat();
@@ -383,20 +411,21 @@ impl SimServer {
     }
 }
 
-/// The Services of both nodes, as updates.
-fn feed() -> Vec<u8> {
+/// The Services of all nodes, as updates.
+fn feed(serving: u8) -> Vec<u8> {
     let mut body = Vec::new();
     let mut put = |update: &Update<'_>| body.extend(postcard::to_allocvec(update).unwrap());
     put(&Update::Begin);
     put(&Update::Namespace("default"));
-    for (node, (name, vip)) in (1..).zip(SERVICES) {
+    for node in 1..=serving {
+        let (name, vip) = pods::service(node);
         let kind = ServiceKind::ClusterIp([IpAddr::from(vip)].into_iter().collect());
         put(&Update::Service(ServiceDef { namespace: "default", name, kind, affinity_secs: 0, flags: 0 }));
         put(&Update::Port(PortDef { name: "", protocol: Protocol::Udp, port: pods::PORT }));
         put(&Update::Targets(&ENDPOINT.1.to_le_bytes()));
         let (address, conditions) = (IpAddr::from(ENDPOINT.0), ENDPOINT_READY | ENDPOINT_SERVING);
         put(&Update::Endpoint(EndpointDef {
-            node,
+            node: node.into(),
             address,
             vip: None,
             hostname: "",

@@ -1,4 +1,5 @@
-//! A node's connection to the server, as an agent has it: made again after a pause when it ends, cut into frames.
+//! A node's connection to a server, as an agent has it: made again after a pause when it ends, cut into frames. Of
+//! several servers the next one is tried.
 
 use edgemesh_core::time::{Duration, Instant};
 use edgemesh_core::wire::control::Preamble;
@@ -11,7 +12,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A connection to the server that is made again when it ends.
 pub(crate) struct Stream {
-    pub(crate) to: SocketAddr,
+    /// The first is the one in use.
+    pub(crate) to: Vec<SocketAddr>,
     preamble: Preamble,
     pub(crate) wanted: bool,
     connecting: bool,
@@ -22,7 +24,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(to: SocketAddr, preamble: Preamble) -> Self {
+    pub(crate) fn new(to: Vec<SocketAddr>, preamble: Preamble) -> Self {
         Self {
             to,
             preamble,
@@ -40,8 +42,8 @@ impl Stream {
         if self.connecting || self.pipe.is_some() || !self.wanted {
             return None;
         }
-        self.connecting = true;
-        Some(Transmit::Connect { to: self.to })
+        self.connecting = !self.to.is_empty();
+        self.to.first().map(|to| Transmit::Connect { to: *to })
     }
 
     pub(crate) fn opened(&mut self, pipe: PipeId) -> Transmit {
@@ -51,9 +53,16 @@ impl Stream {
         Transmit::Write { pipe, bytes: self.preamble.bytes().to_vec() }
     }
 
+    /// Whether this is where it is being connected to.
+    pub(crate) fn is_to(&self, to: SocketAddr) -> bool {
+        self.to.contains(&to)
+    }
+
     /// It ended or could not be made: tried again after a while.
     pub(crate) fn pause(&mut self, now: Instant) {
         (self.connecting, self.pipe) = (false, None);
+        let next = 1.min(self.to.len());
+        self.to.rotate_left(next);
         self.retry = self.wanted.then(|| now.after(self.pause));
         self.pause = self.pause.times(2).min(LONGEST_PAUSE);
     }
