@@ -267,8 +267,9 @@ impl<'w> SimNode<'w> {
 
     /// Says something to the shell of the node of this index.
     pub(crate) fn say(&mut self, now: Instant, index: u32, message: &[u8]) {
+        let (packet, before) = (self.ledger.packet(self.own), self.engine.counters().clone());
         let verdict = self.engine.resume(now, index, Burst::single(message.len()), message.len());
-        self.carry(now, message.to_vec(), verdict);
+        self.carry(now, packet, message.to_vec(), verdict, &before);
     }
 
     /// A packet from the TUN.
@@ -404,9 +405,10 @@ impl<'w> SimNode<'w> {
                 self.pods.receive(now, &bytes);
                 End::Delivered
             }
-            Inbound::Aside => self.asides.push(bytes),
-            Inbound::Handled | Inbound::Drop(_) => {}
-        }
+            Inbound::Aside => {
+                self.asides.push(bytes);
+                End::Delivered
+            }
             Inbound::Answer(grant) => {
                 let answer = self.ledger.packet(self.own);
                 self.seal(&bytes, &grant);

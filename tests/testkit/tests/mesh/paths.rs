@@ -50,7 +50,8 @@ fn a_direct_way_that_opens_is_used_soon() {
 #[test]
 fn shells_talk_inside_a_session_that_is_made_for_it() {
     for_each_seed(10, |seed| {
-        let mut mesh = Mesh::new(seed);
+        let mut rooms = Plan::PAIR.rooms();
+        let mut mesh = Mesh::pair(seed, &mut rooms);
         mesh.good_links();
         let index = |mesh: &mut Mesh, n: usize| mesh.node(n).disk.joined.map(|(index, _)| index);
         mesh.until("joined", START_WITHIN, |mesh| index(mesh, 0).is_some() && index(mesh, 1).is_some());
