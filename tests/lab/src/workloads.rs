@@ -226,20 +226,21 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Downloads `url` `count` times at once, each at most at `rate`.
+    /// Downloads `url` `count` times at once.
     ///
     /// # Errors
     /// When curl cannot be started.
-    pub fn download(client: &Machine, label: &str, url: &str, count: usize, rate: &str) -> Result<Self> {
+    pub fn download(client: &Machine, label: &str, url: &str, count: usize) -> Result<Self> {
         let directory = client.directory().join(label);
         fs::create_dir_all(&directory).context(directory.display())?;
         let out = directory.join("#1").to_string_lossy().into_owned();
         let url = format!("{url}?[1-{count}]");
         let files = (1..=count).map(|number| directory.join(number.to_string())).collect();
-        Ok(Self { process: Self::curl(client, label, count, rate, &["-o", &out, &url])?, files })
+        Ok(Self { process: Self::curl(client, label, count, &["-o", &out, &url])?, files })
     }
 
-    /// Uploads `file` `count` times at once to nginx on port 8080 of `server`, reached by the name `host`.
+    /// Uploads `file` `count` times at once, each at most at `rate`, to nginx on port 8080 of `server`, reached by the name
+    /// `host`.
     ///
     /// # Errors
     /// When curl cannot be started.
@@ -253,15 +254,16 @@ impl Crowd {
     ) -> Result<Self> {
         let path = file.to_string_lossy();
         let urls: Vec<String> = (1..=count).map(|n| format!("http://{host}/upload/{label}-{n}")).collect();
-        let words: Vec<&str> = urls.iter().flat_map(|url| ["-T", &*path, url.as_str()]).collect();
+        let each = urls.iter().flat_map(|url| ["-T", &*path, url.as_str()]);
+        let words: Vec<&str> = ["--limit-rate", rate].into_iter().chain(each).collect();
         let files = (1..=count).map(|n| uploaded(server, 8080, &format!("{label}-{n}"))).collect();
-        Ok(Self { process: Self::curl(client, label, count, rate, &words)?, files })
+        Ok(Self { process: Self::curl(client, label, count, &words)?, files })
     }
 
-    fn curl(client: &Machine, label: &str, count: usize, rate: &str, words: &[&str]) -> Result<Process> {
+    fn curl(client: &Machine, label: &str, count: usize, words: &[&str]) -> Result<Process> {
         let count = count.to_string();
         let all = ["curl", "-sS", "--fail", "-Z", "--parallel-immediate", "--parallel-max", &count];
-        client.spawn(label, &[&all[..], &["--limit-rate", rate], words].concat())
+        client.spawn(label, &[&all[..], words].concat())
     }
 
     /// Whether curl still runs.

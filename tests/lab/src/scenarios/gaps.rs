@@ -118,10 +118,10 @@ struct Many {
 impl Many {
     fn start(mesh: &Mesh, piece: &Served) -> Result<Self> {
         let (client, server) = (mesh.pod("a1")?, mesh.pod("b1")?);
-        let url = format!("http://park/files/{}", piece.name);
+        let url = format!("http://park/at/128k/{}", piece.name);
         let to = ("park", server);
         Ok(Self {
-            download: Crowd::download(client, "fifty-down", &url, MANY, RATE)?,
+            download: Crowd::download(client, "fifty-down", &url, MANY)?,
             upload: Crowd::upload(client, "fifty-up", to, &piece.path, MANY, RATE)?,
             sum: piece.sum.clone(),
         })
