@@ -110,7 +110,9 @@ pub(super) fn handshake_flood(mesh: &mut Mesh) -> Result {
     println!("      {} in {seconds:.1} s: {share:.2} cores, {through} of {whole} datagrams", said.trim());
     ensure!(agent.metric(&["handshake_limit"])? > refused, "nothing was refused: did the flood arrive?");
     ensure!(share < 1.0, "the agent used {share:.2} cores");
-    ensure!(through * 10 >= whole * 8, "{through} of {whole} datagrams arrived");
+    // A machine that cannot send that many has no time for the agent either: then this says nothing about it.
+    let flooded = rate * 10 >= u64::from(FLOOD) * 9;
+    ensure!(!flooded || through * 10 >= whole * 8, "{through} of {whole} datagrams arrived");
     answers(mesh.pod("b1")?, "sky", "cloud-p1").context("a connection after the flood")
 }
 
