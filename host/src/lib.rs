@@ -4,6 +4,7 @@
 //!   is accepted
 //! * [`state`]: a directory of small files that survive crashes and full disks
 //! * [`admin`]: the HTTP endpoint for probes, metrics and the JSON that commands print, and its blocking client
+//! * [`frames`]: datagrams in a byte stream
 //! * [`metrics`]: Prometheus text
 //! * [`programming`]: how long changes took to be in force, for metrics
 //! * [`token`]: what lets a node join, in its one-line form: a join token, or the cluster's address
@@ -16,6 +17,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod entropy;
+pub mod frames;
 pub mod log;
 pub mod metrics;
 pub mod programming;

@@ -17,6 +17,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// Largest segment in bytes, in both directions of a connection.
 pub const SEGMENT: u32 = 1_200;
 
+/// Bytes that wait unsent in a socket that is [kept short](keep_short).
+const UNSENT: u32 = 128 * 1024;
+
 /// How often an address is looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -56,6 +59,14 @@ pub async fn source_lost(source: IpAddr) -> io::Error {
             return io::Error::new(error.kind(), format!("this machine has lost the address {source}"));
         }
     }
+}
+
+/// Has the socket take little more than is under way: what waits in it can neither be overtaken nor dropped.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn keep_short(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)
 }
 
 fn socket(address: SocketAddr) -> io::Result<TcpSocket> {

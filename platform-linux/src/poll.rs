@@ -31,6 +31,18 @@ pub enum Interest {
     Read,
     /// Room to write.
     Write,
+    /// Either.
+    Both,
+}
+
+impl Interest {
+    fn flags(self) -> epoll::EventFlags {
+        match self {
+            Self::Read => epoll::EventFlags::IN,
+            Self::Write => epoll::EventFlags::OUT,
+            Self::Both => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+        }
+    }
 }
 
 /// Why [`Poller::wait`] returned.
@@ -85,11 +97,15 @@ impl Poller {
         if token == WAKER {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let events = match interest {
-            Interest::Read => epoll::EventFlags::IN,
-            Interest::Write => epoll::EventFlags::OUT,
-        };
-        Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(token), events)?)
+        Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(token), interest.flags())?)
+    }
+
+    /// Waits for something else at `descriptor`, under `token`.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`; `ENOENT` when it was not registered.
+    pub fn change(&self, descriptor: impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, descriptor, epoll::EventData::new_u64(token), interest.flags())?)
     }
 
     /// No longer waits for `descriptor`.
@@ -192,6 +208,10 @@ mod tests {
         assert_eq!(wait(&mut poller, Some(clock::now())), []);
         poller.add(&socket, Interest::Write, 8).unwrap();
         assert_eq!(wait(&mut poller, None), [Event::Ready(8)]);
+        poller.change(&socket, Interest::Read, 9).unwrap();
+        assert_eq!(wait(&mut poller, Some(clock::now())), []);
+        poller.change(&socket, Interest::Both, 9).unwrap();
+        assert_eq!(wait(&mut poller, None), [Event::Ready(9)]);
         assert!(poller.add(&socket, Interest::Read, u64::MAX).is_err());
     }
 }

@@ -89,9 +89,9 @@ impl Counters {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// Counts a datagram that went into a queue, and the ones that made room for it.
-    pub(crate) fn queued(&self, dropped: u64, bytes: usize) {
-        self.relayed(1, bytes);
+    /// Counts datagrams that went into a queue, and the ones that made room for them.
+    pub(crate) fn queued(&self, datagrams: &[&[u8]], dropped: u64) {
+        self.relayed(datagrams.len() as u64, datagrams.iter().map(|datagram| datagram.len()).sum());
         self.count(Loss::Queue, dropped);
     }
 }

@@ -11,7 +11,7 @@
 
 use super::command::Handle;
 use super::resolver::EngineResolver;
-use super::responder::{bind, own, serve};
+use super::responder::{Serving, bind, own};
 use super::status::Shared;
 use crate::cli::DnsVip;
 use crate::dns::Server;
@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 /// The Service: every distribution keeps this name, for kubelet's sake.
@@ -45,7 +45,7 @@ pub struct ClusterDns {
     server: Server<EngineResolver>,
     forwarder: Rc<Forwarder>,
     status: Arc<Shared>,
-    served: BTreeMap<IpAddr, JoinHandle<()>>,
+    served: BTreeMap<IpAddr, Serving>,
     /// When another program was looked for, and what was found.
     around: Option<(Instant, Option<String>)>,
     /// What was logged last.
@@ -118,7 +118,7 @@ impl ClusterDns {
         let wanted = self.wanted(vips, &device).await;
         let gone = self.served.keys().chain(&ours).copied().filter(|ip| !wanted.contains(ip));
         for ip in gone.collect::<Vec<_>>() {
-            self.leave(ip, &mut device)?;
+            self.leave(ip, &mut device).await?;
         }
         for ip in wanted {
             self.take(ip, &mut device).await?;
@@ -169,18 +169,26 @@ impl ClusterDns {
         if !device.here.contains(&ip) {
             device.netlink.add_address(device.index, ip, Scope::Host)?;
         }
-        if self.served.get(&ip).is_none_or(JoinHandle::is_finished) {
+        if self.served.get(&ip).is_some_and(Serving::has_ended) {
+            self.stop(ip).await;
+        }
+        if !self.served.contains_key(&ip) {
             let sockets = bind(SocketAddr::new(ip, 53)).await?;
-            self.served.insert(ip, serve(&self.server, sockets));
+            let serving = Serving::start(&self.server, &self.handle, sockets, ip).await;
+            self.served.insert(ip, serving);
             self.tell(Some(format!("names are answered at {ip} too, the address of {NAMESPACE}/{NAME}")));
         }
         Ok(())
     }
 
-    fn leave(&mut self, ip: IpAddr, device: &mut Device) -> io::Result<()> {
+    async fn stop(&mut self, ip: IpAddr) {
         if let Some(serving) = self.served.remove(&ip) {
-            serving.abort();
+            serving.end(&self.handle).await;
         }
+    }
+
+    async fn leave(&mut self, ip: IpAddr, device: &mut Device) -> io::Result<()> {
+        self.stop(ip).await;
         if device.here.contains(&ip) {
             device.netlink.delete_address(device.index, ip)?;
         }

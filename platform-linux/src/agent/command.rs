@@ -6,13 +6,14 @@
 use crate::agent::data::Data;
 use crate::poll::Waker;
 use edgemesh_core::dns::{Transport, Verdict};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
 /// Input for the data thread.
 pub enum Command {
-    /// A DNS query from a socket.
+    /// A DNS query that did not come by a [`Listener`](crate::dns::Listener), or waits.
     Query {
         /// What carried it.
         transport: Transport,
@@ -27,11 +28,9 @@ pub enum Command {
     Frame(Vec<u8>),
     /// The control connection is gone.
     ControlDown,
-    /// The TCP relay connection is open.
-    RelayUp,
-    /// A relayed datagram came on it.
-    RelayDatagram(Vec<u8>),
-    /// The TCP relay connection is gone.
+    /// The TCP relay connection is open: it is the data thread's, which says why it ended.
+    RelayUp(TcpStream, oneshot::Sender<io::Error>),
+    /// The TCP relay connection is gone, or is not wanted any more.
     RelayDown,
     /// Look at the engine, or change it.
     Inspect(Box<dyn FnOnce(&mut Data) + Send>),

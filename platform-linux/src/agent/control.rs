@@ -1,30 +1,25 @@
 //! The TCP connections to a server: control, and relayed datagrams where UDP does not pass.
 //!
-//! Both only move length-prefixed frames between the socket and the engine; what they mean is the engine's.
 //! The control connection lives as long as the agent: servers are tried in order, with a growing, jittered
-//! pause after each failure. The relay connection exists while the engine wants it. Relayed datagrams that the
-//! socket does not take in time are dropped, oldest first: bulk must not stand in the way of what follows.
+//! pause after each failure. It only moves length-prefixed frames between the socket and the engine; what they mean is
+//! the engine's. The relay connection exists while the engine wants it; once it stands, the data thread reads and
+//! writes it.
 
 use crate::agent::command::{Command, Handle};
 use edgemesh_core::wire::control::{FRAME_MAX, Preamble};
 use edgemesh_host::tcp;
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Relayed datagrams that wait for the socket.
-const RELAY_QUEUE: usize = 128;
-/// Largest relayed datagram: an envelope around a full tunnel datagram.
-const DATAGRAM_MAX: usize = 2_048;
 
 /// Keeps a control connection to one of `servers` (`HOST:PORT`). Ends when `frames` does.
 pub async fn keep_connected(
@@ -65,7 +60,7 @@ async fn exchange(
 ) -> io::Result<()> {
     let source = stream.local_addr()?.ip();
     let (read, mut write) = stream.into_split();
-    let inbound = receive(read, FRAME_MAX, |frame| handle.send(Command::Frame(frame)));
+    let inbound = receive(read, handle);
     let lost = tcp::source_lost(source);
     tokio::pin!(inbound, lost);
     loop {
@@ -82,12 +77,8 @@ async fn exchange(
     }
 }
 
-/// Keeps the TCP relay connection while `wanted` names a server; `datagrams` are what the engine sends by it.
-pub async fn keep_relay(
-    handle: Handle,
-    mut wanted: watch::Receiver<Option<SocketAddr>>,
-    mut datagrams: mpsc::Receiver<Vec<u8>>,
-) {
+/// Keeps the TCP relay connection while `wanted` names a server.
+pub async fn keep_relay(handle: Handle, mut wanted: watch::Receiver<Option<SocketAddr>>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let Some(server) = *wanted.borrow_and_update() else {
@@ -100,9 +91,8 @@ pub async fn keep_relay(
         match connect(&server.to_string(), Preamble::Relay).await {
             Ok((stream, _)) => {
                 tracing::info!(%server, "relaying over TCP");
-                handle.send(Command::RelayUp);
                 let ended = tokio::select! {
-                    ended = relay(&handle, stream, &mut datagrams) => ended,
+                    error = relay(&handle, stream) => Err(error),
                     _ = wanted.changed() => Ok(()),
                 };
                 handle.send(Command::RelayDown);
@@ -120,36 +110,23 @@ pub async fn keep_relay(
     }
 }
 
-async fn relay(
-    handle: &Handle,
-    stream: TcpStream,
-    datagrams: &mut mpsc::Receiver<Vec<u8>>,
-) -> io::Result<()> {
-    let source = stream.local_addr()?.ip();
-    let (read, mut write) = stream.into_split();
-    let inbound = receive(read, DATAGRAM_MAX, |datagram| handle.send(Command::RelayDatagram(datagram)));
-    let lost = tcp::source_lost(source);
-    tokio::pin!(inbound, lost);
-    let mut queue: VecDeque<Vec<u8>> = VecDeque::with_capacity(RELAY_QUEUE);
-    loop {
-        let outbound = async {
-            match queue.pop_front() {
-                Some(datagram) => send(&mut write, &datagram).await.map(|()| None),
-                None => Ok(datagrams.recv().await),
-            }
-        };
-        tokio::select! {
-            biased;
-            ended = &mut inbound => return ended,
-            error = &mut lost => return Err(error),
-            more = outbound => if let Some(datagram) = more? { queue.push_back(datagram) },
+/// Leaves the stream to the data thread until it fails.
+async fn relay(handle: &Handle, stream: TcpStream) -> io::Error {
+    let (end, ended) = oneshot::channel();
+    let prepared = || {
+        tcp::keep_short(&stream)?;
+        Ok((stream.local_addr()?.ip(), stream.into_std()?))
+    };
+    let source = match prepared() {
+        Ok((source, stream)) => {
+            handle.send(Command::RelayUp(stream, end));
+            source
         }
-        while let Ok(datagram) = datagrams.try_recv() {
-            if queue.len() == RELAY_QUEUE {
-                queue.pop_front();
-            }
-            queue.push_back(datagram);
-        }
+        Err(error) => return error,
+    };
+    tokio::select! {
+        ended = ended => ended.unwrap_or_else(|_| io::ErrorKind::ConnectionAborted.into()),
+        lost = tcp::source_lost(source) => lost,
     }
 }
 
@@ -170,20 +147,20 @@ async fn connect(server: &str, preamble: Preamble) -> io::Result<(TcpStream, Soc
     timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Hands every frame to `take`; returns only with an error.
-async fn receive(read: OwnedReadHalf, longest: usize, mut take: impl FnMut(Vec<u8>)) -> io::Result<()> {
+/// Hands every frame over; returns only with an error.
+async fn receive(read: OwnedReadHalf, handle: &Handle) -> io::Result<()> {
     let mut read = BufReader::with_capacity(16 * 1024, read);
     loop {
         let len = usize::from(read.read_u16_le().await?);
-        if len > longest {
+        if len > FRAME_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a frame of {len} bytes, at most {longest}"),
+                format!("a frame of {len} bytes, at most {FRAME_MAX}"),
             ));
         }
         let mut frame = vec![0; len];
         read.read_exact(&mut frame).await?;
-        take(frame);
+        handle.send(Command::Frame(frame));
     }
 }
 

@@ -8,7 +8,7 @@ use super::cluster_dns::ClusterDns;
 use super::command::Handle;
 use super::resolver::EngineResolver;
 use super::status::Shared;
-use crate::cli::{Cli, Command, Run};
+use crate::cli::{self, Cli, Run};
 use crate::dns::cache::Keeping;
 use crate::dns::forward::{self, Forwarder};
 use crate::dns::{Routes, Server, Sockets, Source, Stats};
@@ -57,7 +57,7 @@ impl Responder {
         let forwarder = Forwarder::new(forwarding, Rng::new(seed), stats);
         let resolver = EngineResolver { handle: handle.clone(), status: status.clone() };
         let server = Server::new(resolver, forwarder.clone());
-        let _serving = serve(&server, sockets);
+        Serving::start(&server, &handle, sockets, settings.dns).await;
         if let Some(path) = settings.config.clone() {
             spawn_local(follow_file(path, forwarder.clone()));
         }
@@ -86,14 +86,45 @@ pub(super) async fn bind(address: SocketAddr) -> io::Result<Sockets> {
     }
 }
 
-/// Serves until the task is aborted.
-pub(super) fn serve(server: &Server<EngineResolver>, sockets: Sockets) -> JoinHandle<()> {
-    let server = server.clone();
-    spawn_local(async move {
-        if let Err(error) = server.serve(sockets).await {
-            tracing::error!(%error, "DNS has ended");
+/// DNS at one address, until it is ended or the process is.
+pub(super) struct Serving {
+    address: IpAddr,
+    rest: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Serves: datagrams on the data thread, the rest on this one.
+    pub(super) async fn start(
+        server: &Server<EngineResolver>,
+        handle: &Handle,
+        sockets: Sockets,
+        address: IpAddr,
+    ) -> Self {
+        let (listeners, rest) = server.clone().serve(sockets);
+        for listener in listeners {
+            let _ = handle.inspect(move |data| data.listen(address, listener)).await;
         }
-    })
+        let rest = spawn_local(async move {
+            if let Err(error) = rest.await {
+                tracing::error!(%error, "DNS has ended");
+            }
+        });
+        Self { address, rest }
+    }
+
+    /// It has failed.
+    pub(super) fn has_ended(&self) -> bool {
+        self.rest.is_finished()
+    }
+
+    /// Serves no more; the address is free.
+    pub(super) async fn end(self, handle: &Handle) {
+        let address = self.address;
+        let _ = handle.inspect(move |data| data.unlisten(address)).await;
+        self.rest.abort();
+        // Aborted, or failed before: either way it is over.
+        let _ = self.rest.await;
+    }
 }
 
 /// Where the node's upstreams come from.
@@ -116,7 +147,7 @@ async fn follow_file(path: PathBuf, forwarder: Rc<Forwarder>) {
         }
         seen = found;
         match config::try_parse::<Cli>(std::env::args_os()) {
-            Ok(Cli { command: Command::Run(settings) }) => {
+            Ok(Cli { command: cli::Command::Run(settings) }) => {
                 tracing::info!(file = %path.display(), "upstream DNS servers and stub domains are read again");
                 forwarder.reroute(|routes| reroute(routes, &settings));
             }

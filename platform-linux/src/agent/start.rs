@@ -43,9 +43,6 @@ const FLOWS: usize = 65_536;
 static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
 static REACHED: Mutex<[Reached; 1_024]> = Mutex::new([Reached::EMPTY; 1_024]);
 
-/// Relayed datagrams that wait for the TCP relay connection.
-const RELAY_QUEUE: usize = 256;
-
 /// Why the agent cannot run.
 #[derive(Debug)]
 pub enum RunError {
@@ -109,30 +106,29 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let poller = Poller::new().map_err(failed)?;
     let (handle, inputs) = Handle::new(poller.waker());
     let (frames, frames_out) = mpsc::unbounded_channel();
-    let (datagrams, datagrams_out) = mpsc::channel(RELAY_QUEUE);
     let (relay, relay_wanted) = watch::channel(None);
     let (notes, mut notes_in) = mpsc::unbounded_channel();
-    let outputs = Outputs { frames, datagrams, relay, notes };
-    let data = Data::new(engine, tun, sockets, outputs);
-    let thread = std::thread::Builder::new()
-        .name("data".into())
-        .spawn(move || data.run(poller, &inputs))
-        .map_err(failed)?;
+    let outputs = Outputs { frames, relay, notes };
+    let data = Data::new(engine, poller, tun, sockets, outputs);
+    let thread =
+        std::thread::Builder::new().name("data".into()).spawn(move || data.run(&inputs)).map_err(failed)?;
 
     let servers = membership.servers.clone();
     let local = tokio::task::LocalSet::new();
     let ended = local
         .run_until(async {
             let mut join = Join::new(&settings, state, membership, handle.clone());
-            if let Err(error) = join.restore().await {
+            join.restore().await;
+            // Beside the rest of the start: what an earlier run left in the kernel serves already.
+            tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted));
+            tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
+            tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
+            if let Err(error) = join.go_online().await {
                 let _ = handle.inspect(Data::withdraw_device).await;
                 return Err(failed(error));
             }
             let admin = Arc::new(Admin::new(handle.clone(), join.status()));
             tokio::task::spawn_local(admin::serve(listener, admin));
-            tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted, datagrams_out));
-            tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
-            tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
             let prober = prober::keep_probing(handle.clone(), join.status(), settings.source.clone());
             tokio::task::spawn_local(prober);
             if let Some((heard, found)) = join.domain() {

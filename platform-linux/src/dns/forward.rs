@@ -84,7 +84,7 @@ impl Forwarder {
     }
 
     /// The counters.
-    pub fn stats(&self) -> &Stats {
+    pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 

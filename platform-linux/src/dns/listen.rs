@@ -1,8 +1,8 @@
-//! Sockets: datagrams, and streams with their two-octet length framing (RFC 1035 §4.2.2, RFC 7766).
+//! Sockets: datagrams that wait, and streams with their two-octet length framing (RFC 1035 §4.2.2, RFC 7766).
 //!
-//! A datagram lives for one task. A connection may have [`PIPELINE`] queries under way, whose answers leave as they
-//! come; it ends after [`QUERIES`] queries, or when a whole query, or the reading of an answer, takes longer than
-//! [`IDLE`].
+//! A datagram that waits lives for one task. A connection may have [`PIPELINE`] queries under way, whose answers leave
+//! as they come; it ends after [`QUERIES`] queries, or when a whole query, or the reading of an answer, takes longer
+//! than [`IDLE`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,16 +10,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgemesh_core::dns::Verdict;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
-use edgemesh_core::wire::dns::Rcode;
-
 use super::clients::Clients;
-use super::{MAX_QUERY, Resolve, Service, Stats, Transport, turned_away};
+use super::datagrams::Pending;
+use super::{MAX_QUERY, Resolve, Service, Stats, Transport};
 
 /// Queries of one connection under way.
 const PIPELINE: usize = 16;
@@ -32,8 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The bound sockets, one of each kind for every address.
 pub struct Sockets {
-    udp: Vec<std::net::UdpSocket>,
-    tcp: Vec<std::net::TcpListener>,
+    pub(super) udp: Vec<std::net::UdpSocket>,
+    pub(super) tcp: Vec<std::net::TcpListener>,
 }
 
 impl Sockets {
@@ -65,54 +66,35 @@ fn named(error: io::Error, address: SocketAddr, protocol: &str) -> io::Error {
     io::Error::new(error.kind(), format!("DNS cannot listen on {address} ({protocol}): {error}"))
 }
 
-/// Serves all sockets. Ends only with the first error of registering one.
-pub(super) async fn run<R: Resolve + 'static>(sockets: Sockets, service: Rc<Service<R>>) -> io::Result<()> {
-    let mut tasks = JoinSet::new();
-    for socket in sockets.udp {
-        tasks.spawn_local(datagrams(Rc::new(UdpSocket::from_std(socket)?), service.clone()));
+/// Serves streams, and datagrams that wait. Ends only with the first error of registering a socket.
+pub(super) async fn run<R: Resolve + 'static>(
+    streams: Vec<std::net::TcpListener>,
+    mut waiting: UnboundedReceiver<Pending>,
+    service: Rc<Service<R>>,
+) -> io::Result<()> {
+    for listener in streams {
+        spawn_local(accept(TcpListener::from_std(listener)?, service.clone()));
     }
-    for listener in sockets.tcp {
-        tasks.spawn_local(accept(TcpListener::from_std(listener)?, service.clone()));
+    while let Some(pending) = waiting.recv().await {
+        spawn_local(settle(pending, service.clone()));
     }
-    while tasks.join_next().await.is_some() {}
-    Ok(())
+    // Nobody reads datagrams any more; streams go on.
+    std::future::pending().await
 }
 
-async fn datagrams<R: Resolve + 'static>(socket: Rc<UdpSocket>, service: Rc<Service<R>>) {
-    let mut buffer = vec![0; MAX_QUERY];
-    loop {
-        let (len, client) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::warn!(%error, "DNS over UDP: receiving");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let free = service.in_flight.clone().try_acquire_owned().map_err(|_| Rcode::SERVFAIL);
-        let own = || Clients::enter(&service.asking, client.ip()).ok_or(Rcode::REFUSED);
-        let places = match free.and_then(|permit| Ok((permit, own()?))) {
-            Ok(places) => places,
-            Err(rcode) => {
-                Stats::add(&service.stats().overload);
-                if let Some(answer) = turned_away(buffer.get(..len).unwrap_or_default(), rcode) {
-                    // No room to send means that nobody waits for this one.
-                    let _ = socket.try_send_to(&answer, client);
-                }
-                continue;
-            }
-        };
-        let query: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
-        let (socket, service) = (socket.clone(), service.clone());
-        spawn_local(async move {
-            if let Some(answer) = service.answer(client, &query, Transport::Udp).await
-                && socket.send_to(&answer, client).await.is_err()
-            {
-                Stats::add(&service.stats().overload);
-            }
-            drop(places);
-        });
+/// Answers a datagram that the engine did not know the answer to.
+async fn settle<R: Resolve>(pending: Pending, service: Rc<Service<R>>) {
+    let Pending { socket, client, query, verdict, begun, taken } = pending;
+    let answer = match verdict {
+        // It is asked of the server meanwhile: the resolver waits for that.
+        Verdict::Wait(_) => service.answer(client, &query, Transport::Udp).await,
+        verdict => service.complete(verdict.into(), &query, Transport::Udp, begun).await,
+    };
+    // No room to send means that nobody waits for this one.
+    if answer.is_some_and(|answer| socket.send_to(&answer, client).is_err()) {
+        Stats::add(&service.stats().overload);
     }
+    drop(taken);
 }
 
 async fn accept<R: Resolve + 'static>(listener: TcpListener, service: Rc<Service<R>>) {
@@ -166,7 +148,8 @@ async fn connection<R: Resolve + 'static>(
         };
         let (write, service) = (write.clone(), service.clone());
         answers.spawn_local(async move {
-            let permit = service.in_flight.clone().acquire_owned().await;
+            let permit = service.places.in_flight.clone().acquire_owned().await;
+            service.stats().query(Transport::Tcp);
             if let Some(answer) = service.answer(client, &query, Transport::Tcp).await {
                 let mut write = write.lock().await;
                 if !matches!(timeout(IDLE, write_message(&mut *write, &answer)).await, Ok(Ok(()))) {

@@ -1,13 +1,14 @@
 //! The DNS sockets of a node: UDP and TCP on every listen address, answers from the engine, other names from the
 //! node's upstreams.
 //!
-//! * [`Resolve`] is all that is known of the engine: one query in, one verdict out, perhaps after a while
-//! * [`Sockets::bind`], then [`Server::serve`] until that is dropped; everything runs on the caller's thread
+//! * [`Sockets::bind`], then [`Server::serve`]: it gives a [`Listener`] for each socket of datagrams, to be read by the
+//!   thread that has the engine, and a future that does the rest, on the caller's thread, until it is dropped
+//! * [`Resolve`] is all that the rest knows of the engine: one query in, one verdict out, perhaps after a while
 //! * [`forward::Forwarder`] asks upstreams, with a small cache, and notices upstreams that lead back here
 //!
-//! Bounds, for all sockets of a server together: [`MAX_IN_FLIGHT`] queries at once (a datagram above that is
-//! answered by SERVFAIL, a stream waits), of which one client address has at most [`MAX_ASKED`] in datagrams
-//! (REFUSED above), as many forwarded as [`forward::MAX_FORWARDED`] (SERVFAIL above), [`MAX_CONNECTIONS`]
+//! Bounds, for all sockets of a server together: [`MAX_IN_FLIGHT`] queries at once that wait for somebody (a datagram
+//! above that is answered by SERVFAIL, a stream waits), of which one client address has at most [`MAX_ASKED`] in
+//! datagrams (REFUSED above), as many forwarded as [`forward::MAX_FORWARDED`] (SERVFAIL above), [`MAX_CONNECTIONS`]
 //! connections of which one client address has at most [`MAX_PER_CLIENT`], and what [`cache`] says. A reply leaves
 //! from the address that was asked, because each address has a socket of its own. It touches no file but the
 //! resolv.conf it reads, and sets up no address.
@@ -28,6 +29,7 @@
 
 pub mod cache;
 mod clients;
+mod datagrams;
 mod exchange;
 pub mod forward;
 #[cfg(test)]
@@ -39,11 +41,12 @@ mod upstreams;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use clients::Clients;
+use clients::{Clients, Place};
+pub use datagrams::Listener;
 pub use edgemesh_core::dns::Transport;
 use edgemesh_core::dns::{Verdict, chase};
 use edgemesh_core::wire::dns::{Header, Query, Rcode, Response};
@@ -51,13 +54,13 @@ use forward::Forwarder;
 pub use listen::Sockets;
 pub use servers::{Source, parse_resolv_conf};
 pub use stats::Stats;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::LocalSet;
 pub use upstreams::{MAX_STUB_DOMAINS, Routes, StubDomain};
 
-/// Queries being answered at one time.
+/// Queries that wait at one time.
 pub const MAX_IN_FLIGHT: usize = 1024;
-/// Queries of one client address in datagrams being answered at one time.
+/// Queries of one client address in datagrams that wait at one time.
 pub const MAX_ASKED: usize = 256;
 /// The largest query that is read, in octets.
 pub const MAX_QUERY: usize = 4096;
@@ -107,15 +110,33 @@ pub trait Resolve {
     ) -> impl Future<Output = Resolved>;
 }
 
+/// The places for queries that wait, and the counters: what both threads need.
+struct Places {
+    in_flight: Arc<Semaphore>,
+    /// Clients by queries in datagrams.
+    asking: Arc<Clients>,
+    stats: Arc<Stats>,
+}
+
+/// A datagram's place.
+type Taken = (OwnedSemaphorePermit, Place);
+
+impl Places {
+    /// A place for a datagram of this client, or what is said to one for which there is none.
+    fn enter(&self, client: IpAddr) -> Result<Taken, Rcode> {
+        let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Rcode::SERVFAIL)?;
+        let place = Clients::enter(&self.asking, client).ok_or(Rcode::REFUSED)?;
+        Ok((permit, place))
+    }
+}
+
 /// What every socket's task needs.
 struct Service<R> {
     resolver: R,
     forwarder: Rc<Forwarder>,
-    in_flight: Arc<Semaphore>,
-    /// Clients by queries in datagrams.
-    asking: Rc<Clients>,
+    places: Arc<Places>,
     /// Clients by connections.
-    connected: Rc<Clients>,
+    connected: Arc<Clients>,
 }
 
 /// Answers on any number of sockets, which may come and go.
@@ -132,29 +153,33 @@ impl<R> Clone for Server<R> {
 impl<R: Resolve + 'static> Server<R> {
     /// Nothing listens yet.
     pub fn new(resolver: R, forwarder: Rc<Forwarder>) -> Self {
-        let service = Service {
-            resolver,
-            forwarder,
+        let places = Places {
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             asking: Clients::new(MAX_IN_FLIGHT, MAX_ASKED),
-            connected: Clients::new(MAX_CONNECTIONS, MAX_PER_CLIENT),
+            stats: forwarder.stats().clone(),
         };
-        Self { service: Rc::new(service) }
+        let connected = Clients::new(MAX_CONNECTIONS, MAX_PER_CLIENT);
+        Self { service: Rc::new(Service { resolver, forwarder, places: Arc::new(places), connected }) }
     }
 
-    /// Answers on `sockets` until the future is dropped, which ends every connection. Not `Send`: for a
-    /// current-thread runtime.
+    /// What is to be read by the thread that has the engine, and the rest: streams, and datagrams that wait. The future
+    /// serves until it is dropped, which ends every connection. Not `Send`: for a current-thread runtime.
     ///
     /// # Errors
-    /// Only when the runtime cannot poll the sockets.
-    pub async fn serve(self, sockets: Sockets) -> io::Result<()> {
+    /// The future's: only when the runtime cannot poll the sockets.
+    pub fn serve(self, sockets: Sockets) -> (Vec<Listener>, impl Future<Output = io::Result<()>> + use<R>) {
         let service = self.service;
-        LocalSet::new()
-            .run_until(async {
+        let (pending, waiting) = mpsc::unbounded_channel();
+        let listener = |socket| Listener::new(socket, service.places.clone(), pending.clone());
+        let listeners = sockets.udp.into_iter().map(listener).collect();
+        let rest = async move {
+            let all = async {
                 service.forwarder.refresh();
-                listen::run(sockets, service).await
-            })
-            .await
+                listen::run(sockets.tcp, waiting, service).await
+            };
+            LocalSet::new().run_until(all).await
+        };
+        (listeners, rest)
     }
 }
 
@@ -179,14 +204,25 @@ fn turned_away(query: &[u8], rcode: Rcode) -> Option<Vec<u8>> {
 
 impl<R: Resolve> Service<R> {
     fn stats(&self) -> &Stats {
-        self.forwarder.stats()
+        &self.places.stats
     }
 
     /// The answer to `query`, unless silence is due.
     async fn answer(&self, client: SocketAddr, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        self.stats().query(transport);
         let mut out = Vec::new();
-        match self.resolver.resolve(client, query, transport, &mut out).await {
+        let resolved = self.resolver.resolve(client, query, transport, &mut out).await;
+        self.complete(resolved, query, transport, out).await
+    }
+
+    /// The answer to `query` of which the engine knew so much.
+    async fn complete(
+        &self,
+        resolved: Resolved,
+        query: &[u8],
+        transport: Transport,
+        out: Vec<u8>,
+    ) -> Option<Vec<u8>> {
+        match resolved {
             Resolved::Answer => Some(out),
             Resolved::Chase => self.chase(query, transport, &out).await,
             Resolved::Forward => self.forwarder.forward(query, transport).await,

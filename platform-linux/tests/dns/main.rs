@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use edgemesh_agent::dns::cache::Keeping;
 use edgemesh_agent::dns::forward::{Forwarder, Settings};
-use edgemesh_agent::dns::{Resolve, Resolved, Routes, Server, Sockets, Source, Stats, Transport};
-use edgemesh_core::dns::{Domain, PodRecords, Responder};
+use edgemesh_agent::dns::{Listener, Resolve, Resolved, Routes, Server, Sockets, Source, Stats, Transport};
+use edgemesh_agent::poll::{Event, Interest, Poller, Waker};
+use edgemesh_core::dns::{Domain, PodRecords, Responder, Verdict};
 use edgemesh_core::rng::Rng;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -31,9 +32,19 @@ use zone::MemoryZone;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The responder, asked directly.
-struct Direct {
+#[derive(Clone)]
+struct Direct(Arc<Engine>);
+
+struct Engine {
     responder: Responder,
     zone: MemoryZone,
+}
+
+impl Direct {
+    fn query(&self, query: &[u8], transport: Transport, out: &mut [u8]) -> Verdict {
+        let Engine { responder, zone } = &*self.0;
+        responder.query(zone, query, transport, 0, out)
+    }
 }
 
 impl Resolve for Direct {
@@ -45,14 +56,27 @@ impl Resolve for Direct {
         out: &mut Vec<u8>,
     ) -> Resolved {
         out.resize(65_535, 0);
-        let verdict = self.responder.query(&self.zone, query, transport, 0, out);
-        if let edgemesh_core::dns::Verdict::Answer { len, .. } | edgemesh_core::dns::Verdict::Chase { len } =
-            verdict
-        {
+        let verdict = self.query(query, transport, out);
+        if let Verdict::Answer { len, .. } | Verdict::Chase { len } = verdict {
             out.truncate(len);
         }
         verdict.into()
     }
+}
+
+/// Reads a socket whenever it is ready, as the data thread does, until it is woken.
+fn read_datagrams(mut listener: Listener, engine: Direct) -> Waker {
+    let mut poller = Poller::new().unwrap();
+    let waker = poller.waker();
+    std::thread::spawn(move || {
+        poller.add(&listener, Interest::Read, 0).unwrap();
+        let mut ended = false;
+        while !ended {
+            poller.wait(None, |event| ended |= event == Event::Woken).unwrap();
+            listener.read(1, |query, out| engine.query(query, Transport::Udp, out));
+        }
+    });
+    waker
 }
 
 /// A served node.
@@ -60,6 +84,13 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) stats: Arc<Stats>,
     pub(crate) forwarder: Rc<Forwarder>,
+    readers: Vec<Waker>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.readers.iter().for_each(Waker::wake);
+    }
 }
 
 impl Node {
@@ -91,9 +122,11 @@ impl Node {
         let routes = Routes { source: Source::Fixed(servers), stubs: vec![], own: vec![] };
         let settings = Settings { timeout: Duration::from_secs(1), keeping, ..Settings::new(routes) };
         let forwarder = Forwarder::new(settings, Rng::new([3; 32]), stats.clone());
-        let server = Server::new(Direct { responder, zone }, forwarder.clone());
-        spawn_local(async move { server.serve(sockets).await.unwrap() });
-        Self { address, stats, forwarder }
+        let engine = Direct(Arc::new(Engine { responder, zone }));
+        let (listeners, rest) = Server::new(engine.clone(), forwarder.clone()).serve(sockets);
+        spawn_local(async move { rest.await.unwrap() });
+        let readers = listeners.into_iter().map(|listener| read_datagrams(listener, engine.clone()));
+        Self { address, stats, forwarder, readers: readers.collect() }
     }
 
     pub(crate) fn stat(&self, name: &str) -> u64 {

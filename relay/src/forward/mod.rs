@@ -323,11 +323,14 @@ impl Switch {
         self.started.elapsed().as_secs() as u32 + COOKIE_SECS as u32
     }
 
-    /// Sends to where a datagram that came over TCP has to go.
-    fn deliver(&self, way: &Way, datagram: &[u8]) {
+    /// Sends datagrams, which follow each other in one session.
+    fn deliver(&self, way: &Way, datagrams: &[&[u8]]) {
         match way {
-            Way::Tcp(queue) => self.counters.queued(queue.push(datagram), datagram.len()),
-            Way::Udp(ends) => self.send(ends, datagram, None, None, 1),
+            Way::Tcp(queue) => {
+                let dropped = queue.push(datagrams);
+                self.counters.queued(datagrams, dropped);
+            }
+            Way::Udp(ends) => self.send_together(ends, datagrams),
         }
     }
 }

@@ -95,7 +95,7 @@ impl Relay {
 
     fn forward(&self, way: &Way, run: &[u8], stride: usize, ecn: Option<EcnCodepoint>) {
         match way {
-            Way::Tcp(_) => run.chunks(stride).for_each(|datagram| self.switch.deliver(way, datagram)),
+            Way::Tcp(_) => self.switch.deliver(way, &run.chunks(stride).collect::<Vec<_>>()),
             Way::Udp(to) => {
                 let segments = self.state.max_gso_segments().max(1).min((BURST_OUT / stride).max(1));
                 for part in run.chunks(stride.saturating_mul(segments)) {
@@ -124,6 +124,17 @@ impl Outlet {
 }
 
 impl Switch {
+    /// Sends datagrams, in bursts where their sizes allow.
+    pub(super) fn send_together(&self, to: &Ends, datagrams: &[&[u8]]) {
+        let mut rest = datagrams;
+        while let Some(first) = rest.first() {
+            let (burst, after) = rest.split_at(burst_length(rest, self.udp.state.max_gso_segments()));
+            let segment = (burst.len() > 1).then_some(first.len());
+            self.send(to, &burst.concat(), segment, None, burst.len() as u64);
+            rest = after;
+        }
+    }
+
     /// Sends, counting `relayed` datagrams; 0 for an answer of our own.
     pub(super) fn send(
         &self,
@@ -147,6 +158,15 @@ impl Switch {
     }
 }
 
+/// How many of `datagrams` can leave as one burst: all of one size, the last maybe shorter.
+fn burst_length(datagrams: &[&[u8]], most: usize) -> usize {
+    let size = datagrams.first().map_or(0, |first| first.len());
+    let most = most.min(BURST_OUT / size.max(1)).max(1);
+    let full = datagrams.iter().take(most).take_while(|datagram| datagram.len() == size).count();
+    let shorter = datagrams.get(full).is_some_and(|next| next.len() < size);
+    full + usize::from(shorter && full < most)
+}
+
 /// How many leading bytes are datagrams that share their fate with the first: data of the same session.
 fn run_length(bytes: &[u8], stride: usize) -> usize {
     let head = |segment: &[u8]| segment.first_chunk::<8>().copied();
@@ -159,8 +179,24 @@ fn run_length(bytes: &[u8], stride: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::run_length;
+    use super::{burst_length, run_length};
     use edgemesh_core::wire::relay::envelope;
+
+    #[test]
+    fn datagrams_of_one_size_leave_together() {
+        let sizes = |sizes: &[usize], most| {
+            let all = vec![0; 65_536];
+            let datagrams: Vec<&[u8]> = sizes.iter().map(|size| &all[..*size]).collect();
+            burst_length(&datagrams, most)
+        };
+        assert_eq!(sizes(&[100, 100, 100], 64), 3);
+        assert_eq!(sizes(&[100, 100, 40, 40], 64), 3, "one that is shorter is the last");
+        assert_eq!(sizes(&[100, 101], 64), 1);
+        assert_eq!(sizes(&[100, 100, 100], 2), 2);
+        assert_eq!(sizes(&[100, 40], 1), 1);
+        assert_eq!(sizes(&[1_400; 64], 64), 46, "no longer than a datagram may be");
+        assert_eq!(sizes(&[0, 0], 64), 2);
+    }
 
     #[test]
     fn a_burst_is_split_where_the_session_changes() {

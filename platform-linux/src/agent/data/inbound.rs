@@ -2,7 +2,7 @@
 
 use super::super::aead::RingAead;
 use super::super::park::Origin;
-use super::{Data, Ready, TURN};
+use super::{BYTES, Data, Ready, TURN};
 use crate::clock;
 use crate::offload::VnetHdr;
 use edgemesh_core::node::{Classified, From, Inbound};
@@ -16,15 +16,21 @@ impl Data {
     pub(super) fn read_sockets(&mut self, ready: Ready) -> bool {
         let mut more = false;
         for (number, _) in ready.sockets.into_iter().enumerate().filter(|(_, ready)| *ready) {
-            let mut turn = 0..TURN;
-            while turn.next().is_some() {
+            let (mut reads, mut bytes) = (0, 0);
+            loop {
+                if reads == TURN || bytes >= BYTES {
+                    more = true;
+                    break;
+                }
                 let Some(Some(socket)) = self.sockets.get_mut(number) else { break };
+                reads += 1;
                 // An error here is an ICMP message about an earlier datagram; the next call goes on.
                 let received = match socket.receive(&mut self.inbox) {
                     Ok(Some(received)) => received,
                     Ok(None) => break,
                     Err(_) => continue,
                 };
+                bytes += received.len;
                 let now = clock::now();
                 let from = From::Socket { local: number as u8, remote: received.from };
                 for range in received.datagrams() {
@@ -33,22 +39,12 @@ impl Data {
                 self.deliver();
                 self.drain(now);
             }
-            more |= turn.is_empty();
         }
         more
     }
 
-    /// Carries a datagram of the TCP relay connection.
-    pub(super) fn take_relayed(&mut self, now: Instant, datagram: &[u8]) {
-        if let Some(room) = self.inbox.get_mut(..datagram.len()) {
-            room.copy_from_slice(datagram);
-            self.datagram(now, From::RelayTcp, 0..datagram.len());
-            self.deliver();
-        }
-    }
-
     /// Carries the datagram at `range` of the inbox; packets for the TUN are collected.
-    fn datagram(&mut self, now: Instant, from: From, range: Range<usize>) {
+    pub(super) fn datagram(&mut self, now: Instant, from: From, range: Range<usize>) {
         self.traffic.received += 1;
         match self.engine.classify(now, from, &self.inbox[range.clone()]) {
             Classified::Data(ticket, source, start) => {
@@ -115,7 +111,7 @@ impl Data {
     }
 
     /// Writes the collected packets to the TUN, joined where that is possible.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         let Self { coalescer, inbox, tun, traffic, .. } = self;
         coalescer.drain(inbox, |packet| match tun.write(&packet) {
             Ok(()) => traffic.tun_written += 1,

@@ -10,69 +10,51 @@ mod batch;
 mod forgotten;
 pub mod handover;
 mod inbound;
+mod names;
 mod outbound;
+mod ready;
+mod stream;
 mod waiting;
 
-use super::command::{Command, QueryReply};
+use super::command::Command;
 use super::park::ParkingLot;
 use super::pod_names::PodNames;
 use super::refusals::{Refusal, Refusals};
 use crate::clock;
+use crate::dns::Listener;
 use crate::offload::{Coalescer, SEGMENT_BUFFER};
-use crate::poll::{self, Interest, Poller};
-use crate::tun::{DEFAULT_MTU, MAX_PACKET, Tun, is_gone};
+use crate::poll::{Interest, Poller};
+use crate::tun::{DEFAULT_MTU, GSO_MAX_SIZE, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
 pub use aside::Aside;
 use batch::Batch;
 use edgemesh_core::PeerId;
 use edgemesh_core::control::{Message, Question};
 use edgemesh_core::counters::DropReason;
-use edgemesh_core::dns::{Transport, Verdict};
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX};
 use handover::Handover;
+use names::LISTENERS;
+use ready::{Ready, TUN};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::mpsc as commands;
+use stream::Stream;
 use tokio::sync::{mpsc, watch};
 use waiting::{Query, Waiting};
 
-/// Super-packets or receive batches of one direction in one turn.
+/// Reads of a socket in one turn, unless they bring so much that less is enough.
 const TURN: usize = 8;
+/// Bytes after which a turn ends: what somebody else's packet waits for.
+const BYTES: usize = 2 * GSO_MAX_SIZE as usize;
 /// Key exchanges in one turn: each costs about 0.1 ms. While more datagrams wait than a turn takes it is one only: what
 /// comes faster than it can be computed has to pile up, so that it is met with cookies instead of the packets' time.
 const WORK: usize = 8;
 /// Room for a datagram or frame of the engine's own.
 const OWN: usize = 2_048;
-
-/// Room for a DNS answer by UDP: more than any resolver asks for.
-const UDP_ANSWER: usize = 4_096;
-
-const TUN: u64 = 100;
-
-/// What the poller has told of.
-#[derive(Clone, Copy, Default)]
-struct Ready {
-    sockets: [bool; 2],
-    tun: bool,
-}
-
-impl Ready {
-    fn note(&mut self, event: poll::Event) {
-        match event {
-            poll::Event::Ready(TUN) => self.tun = true,
-            poll::Event::Ready(number) => {
-                if let Some(socket) = usize::try_from(number).ok().and_then(|n| self.sockets.get_mut(n)) {
-                    *socket = true;
-                }
-            }
-            poll::Event::Woken => {}
-        }
-    }
-}
 
 /// What the async thread should know or store.
 #[derive(Debug)]
@@ -133,8 +115,6 @@ pub enum Note {
 pub struct Outputs {
     /// Frames for the control connection; an empty one ends it.
     pub frames: mpsc::UnboundedSender<Vec<u8>>,
-    /// Datagrams for the TCP relay connection.
-    pub datagrams: mpsc::Sender<Vec<u8>>,
     /// The server to keep a TCP relay connection to.
     pub relay: watch::Sender<Option<SocketAddr>>,
     /// Everything else.
@@ -162,7 +142,7 @@ pub struct Traffic {
     pub sent: u64,
     /// Datagrams received.
     pub received: u64,
-    /// Datagrams for the TCP relay connection that found its queue full.
+    /// Datagrams for the TCP relay connection that were lost, as there is none or others took their place in its queue.
     pub relay_full: u64,
 }
 
@@ -184,7 +164,12 @@ pub struct Data {
     pub aside: Aside,
     /// UDP sockets by number: 0 for IPv4, 1 for IPv6.
     pub sockets: [Option<Socket>; 2],
+    poller: Poller,
     tun: Tun,
+    /// The TCP relay connection.
+    stream: Option<Stream>,
+    /// Where names are asked, by the address that this is for.
+    names: [Option<(IpAddr, Listener)>; LISTENERS],
     waiting: Waiting,
     /// Answers of the server about Services so far.
     answers: u64,
@@ -200,7 +185,13 @@ pub struct Data {
 
 impl Data {
     /// All parts together.
-    pub fn new(engine: Engine<'static>, tun: Tun, sockets: [Option<Socket>; 2], outputs: Outputs) -> Self {
+    pub fn new(
+        engine: Engine<'static>,
+        poller: Poller,
+        tun: Tun,
+        sockets: [Option<Socket>; 2],
+        outputs: Outputs,
+    ) -> Self {
         let buffer = |len: usize| vec![0; len].into_boxed_slice();
         Self {
             engine,
@@ -212,7 +203,10 @@ impl Data {
             aside: Aside::default(),
             sockets,
             coalescer: Coalescer::new(tun.takes_udp_super_packets()),
+            poller,
             tun,
+            stream: None,
+            names: Default::default(),
             waiting: Waiting::default(),
             answers: 0,
             outputs,
@@ -229,11 +223,11 @@ impl Data {
     ///
     /// # Errors
     /// When descriptors cannot be waited for.
-    pub fn run(mut self, mut poller: Poller, inputs: &commands::Receiver<Command>) -> io::Result<Self> {
-        poller.add(&self.tun, Interest::Read, TUN)?;
+    pub fn run(mut self, inputs: &commands::Receiver<Command>) -> io::Result<Self> {
+        self.poller.add(&self.tun, Interest::Read, TUN)?;
         for (number, socket) in (0u64..).zip(&self.sockets) {
             if let Some(socket) = socket {
-                poller.add(socket, Interest::Read, number)?;
+                self.poller.add(socket, Interest::Read, number)?;
             }
         }
         let mut more_work = false;
@@ -242,7 +236,7 @@ impl Data {
                 if more_work { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
             // What is ready and is not looked at to its end in this turn is told again.
             let mut ready = Ready::default();
-            poller.wait(deadline, |event| ready.note(event))?;
+            self.poller.wait(deadline, |event| ready.note(event))?;
             loop {
                 match inputs.try_recv() {
                     Ok(Command::Stop) | Err(commands::TryRecvError::Disconnected) => return Ok(self),
@@ -250,10 +244,14 @@ impl Data {
                     Err(commands::TryRecvError::Empty) => break,
                 }
             }
+            self.read_names(ready);
             let pressed = self.read_sockets(ready);
+            if ready.stream {
+                self.serve_stream();
+            }
             if ready.tun
                 && let Err(error) = self.read_tun()
-                && let Err(why) = self.reopen(&poller, &error)
+                && let Err(why) = self.reopen(&error)
             {
                 let _ = self.outputs.notes.send(Note::TunLost(why));
                 return Ok(self);
@@ -267,12 +265,12 @@ impl Data {
     }
 
     /// Makes a deleted device anew; the keeper of routes sees it and puts its addresses back.
-    fn reopen(&mut self, poller: &Poller, error: &io::Error) -> Result<(), String> {
+    fn reopen(&mut self, error: &io::Error) -> Result<(), String> {
         if !is_gone(error) {
             return Err(error.to_string());
         }
         self.tun = Tun::open(self.tun.name(), DEFAULT_MTU).map_err(|error| error.to_string())?;
-        poller.add(&self.tun, Interest::Read, TUN).map_err(|error| error.to_string())?;
+        self.poller.add(&self.tun, Interest::Read, TUN).map_err(|error| error.to_string())?;
         let _ = self.outputs.notes.send(Note::TunReopened);
         Ok(())
     }
@@ -348,29 +346,12 @@ impl Data {
             Command::ControlUp(server) => self.engine.control_up(now, server),
             Command::ControlDown => self.engine.control_down(now),
             Command::Frame(mut frame) => self.frame(now, &mut frame),
-            Command::RelayUp => self.engine.relay_tcp_up(now),
-            Command::RelayDown => self.engine.relay_tcp_down(now),
-            Command::RelayDatagram(datagram) => self.take_relayed(now, &datagram),
+            Command::RelayUp(socket, ended) => self.stream_up(now, socket, ended),
+            Command::RelayDown => self.stream_down(now),
             Command::Inspect(look) => look(self),
             Command::Stop => {}
         }
         self.drain(now);
-    }
-
-    fn query(&mut self, now: Instant, query: Query) {
-        let room = if query.transport == Transport::Udp { UDP_ANSWER } else { usize::from(u16::MAX) };
-        let mut answer = vec![0; room];
-        if let Some(pods) = &self.pods {
-            self.engine.answer_pods(pods.records(&query.query));
-        }
-        let verdict = self.engine.query(now, query.transport, &query.query, &mut answer);
-        match verdict {
-            Verdict::Wait(key) if self.engine.link().is_up() => return self.waiting.keep(key, query),
-            Verdict::Answer { len, .. } | Verdict::Chase { len } => answer.truncate(len),
-            _ => {}
-        }
-        let learnt = if query.waited { self.answers } else { 0 };
-        let _ = query.reply.send(QueryReply { verdict, answer, learnt });
     }
 
     fn frame(&mut self, now: Instant, frame: &mut [u8]) {
@@ -444,9 +425,8 @@ impl Data {
                     }
                 }
                 Destination::RelayTcp => {
-                    if self.outputs.datagrams.try_send(datagram.to_vec()).is_err() {
-                        self.traffic.relay_full += 1;
-                    }
+                    self.traffic.relay_full +=
+                        stream::send(&mut self.stream, &self.poller, &[IoSlice::new(datagram)]);
                 }
             }
         }

@@ -3,10 +3,10 @@
 use super::super::aead::RingAead;
 use super::super::park::Origin;
 use super::handover::Handed;
-use super::{Data, TURN};
+use super::{BYTES, Data, stream};
 use crate::clock;
 use crate::offload::{self, GsoType, SegmentError, VnetHdr};
-use crate::tun::{GSO_MAX_SIZE, MAX_PACKET};
+use crate::tun::MAX_PACKET;
 use crate::udp::MAX_BURST;
 use edgemesh_core::node::{Burst, Destination, Grant, Outbound, Way};
 use edgemesh_core::noise::TAG;
@@ -22,8 +22,6 @@ use std::ops::Range;
 
 /// Packets in one turn, unless they are so long that less is enough.
 const PACKETS: usize = 64;
-/// Bytes after which a turn ends.
-const BYTES: usize = TURN * GSO_MAX_SIZE as usize;
 
 /// Where the sealed datagram of the packet at `place` is: header before it, padding and tag behind it.
 fn sealed(place: Range<usize>) -> Range<usize> {
@@ -192,23 +190,19 @@ impl Data {
                 self.segments[place.start - front..place.start].copy_from_slice(&envelope);
             }
         }
-        let datagram = |place: &Range<usize>| &self.segments[place.start - front..place.end];
-        match way.to {
-            Destination::Socket { local, remote } => {
-                let Some(Some(socket)) = self.sockets.get_mut(usize::from(local)) else { return };
-                for burst in sealed.chunks(MAX_BURST) {
-                    let mut slices = [IoSlice::new(&[]); MAX_BURST];
-                    for (slice, place) in slices.iter_mut().zip(burst) {
-                        *slice = IoSlice::new(datagram(place));
-                    }
-                    self.traffic.sent += socket.send(remote, None, &slices[..burst.len()]) as u64;
-                }
+        for burst in sealed.chunks(MAX_BURST) {
+            let mut slices = [IoSlice::new(&[]); MAX_BURST];
+            for (slice, place) in slices.iter_mut().zip(burst) {
+                *slice = IoSlice::new(&self.segments[place.start - front..place.end]);
             }
-            Destination::RelayTcp => {
-                for place in sealed {
-                    if self.outputs.datagrams.try_send(datagram(place).to_vec()).is_err() {
-                        self.traffic.relay_full += 1;
-                    }
+            let datagrams = &slices[..burst.len()];
+            match way.to {
+                Destination::Socket { local, remote } => {
+                    let Some(Some(socket)) = self.sockets.get_mut(usize::from(local)) else { return };
+                    self.traffic.sent += socket.send(remote, None, datagrams) as u64;
+                }
+                Destination::RelayTcp => {
+                    self.traffic.relay_full += stream::send(&mut self.stream, &self.poller, datagrams);
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Membership: what the directory says of this node, its peers and the Services, kept on disk and put to use.
 //!
 //! [`Join::restore`] brings back the last good state, so that names and Services work before any server is
-//! reached; [`Join::take`] carries out what the data thread heard since. The first time the node's index is known,
-//! the device gets its addresses and routes and DNS starts ([`Join::go_online`]).
+//! reached; [`Join::take`] carries out what the data thread heard since. When the node's index is known, which may be
+//! from an earlier run, the device gets its addresses and routes and DNS starts ([`Join::go_online`]).
 //!
 //! Bounds: one copy of the Service table beside the engine's, in wire form (with a source on this node also its
 //! objects), and the addresses that the kernel routes; [`RECORDS`] node records, the ones heard longest ago going
@@ -155,11 +155,9 @@ impl Join {
         self.services.table().len()
     }
 
-    /// Brings back what an earlier run knew.
-    ///
-    /// # Errors
-    /// What keeps a node that has joined before from going online.
-    pub async fn restore(&mut self) -> Result<(), String> {
+    /// Brings back what an earlier run knew: where that left device, routes and rules, packets can be carried from now
+    /// on.
+    pub async fn restore(&mut self) {
         let records: Vec<StoredRecord> = self.records.values().cloned().collect();
         for stored in &records {
             self.note_name(stored);
@@ -185,7 +183,6 @@ impl Join {
             })
             .await;
         self.restore_services().await;
-        if self.membership.joined.is_some() { self.go_online().await } else { Ok(()) }
     }
 
     /// Carries out what the data thread heard.

@@ -13,11 +13,11 @@ use edgemesh_core::wire::ip::Mesh;
 use std::net::IpAddr;
 
 impl Join {
-    /// Gives the device its addresses and routes, and starts DNS.
+    /// Gives the device its addresses and routes, and starts DNS, if this node knows its place.
     ///
     /// # Errors
     /// What is in the way, named.
-    pub(super) async fn go_online(&mut self) -> Result<(), String> {
+    pub async fn go_online(&mut self) -> Result<(), String> {
         let Some(joined) = self.membership.joined.clone() else { return Ok(()) };
         self.entry.as_mut().map(Entry::look);
         let find = tokio::task::spawn_blocking(crate::interception::find_proxy);
@@ -33,7 +33,10 @@ impl Join {
             let report = move |report| _ = reports.send(report);
             keeper.spawn(beside, report).map_err(|e| e.to_string())
         });
-        let keeper = kept.await.map_err(|error| error.to_string())??;
+        // Where an earlier run left the address, names are answered while the kernel's rules are looked at.
+        let named = Responder::start(&self.settings, self.handle.clone(), self.status.clone());
+        let kept = async { kept.await.map_err(|error| error.to_string())? };
+        let (keeper, responder) = tokio::try_join!(kept, named)?;
         self.status.touched(keeper.touched());
         self.keeper = Some(keeper);
         if let Some(outcome) = self.handle.inspect(Data::begin_handover).await {
@@ -42,8 +45,7 @@ impl Join {
             }
             self.status.handing_over(outcome);
         }
-        let (handle, status) = (self.handle.clone(), self.status.clone());
-        self.responder = Some(Responder::start(&self.settings, handle, status).await?);
+        self.responder = Some(responder);
         Ok(())
     }
 
