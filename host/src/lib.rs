@@ -9,6 +9,8 @@
 //! * [`programming`]: how long changes took to be in force, for metrics
 //! * [`token`]: what lets a node join, in its one-line form: a join token, or the cluster's address
 //! * [`tcp`]: connections that fit through narrow links, and which cannot be accepted now
+//! * [`psk`]: the file of the keys that the nodes of a mesh share
+//! * [`memory`]: keeps secrets in the process
 //! * [`clock`], [`entropy`], [`log`], [`signal`]: what the core wants passed in, and the process around it
 //!
 //! It knows nothing of nodes, Services or tunnels.
@@ -19,8 +21,10 @@ pub mod config;
 pub mod entropy;
 pub mod frames;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod programming;
+pub mod psk;
 pub mod signal;
 pub mod state;
 pub mod tcp;

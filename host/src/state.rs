@@ -7,8 +7,9 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Largest state file that is read, in bytes: a guard against pointing at the wrong directory.
 pub const FILE_MAX: u64 = 1 << 30;
@@ -116,18 +117,23 @@ impl Directory {
         }
     }
 
+    /// The content of `name`, which is a secret, `None` when it does not exist.
+    ///
+    /// # Errors
+    /// As [`Directory::read`], and when others than the owner may read the file.
+    pub fn read_secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        match read_secret(&self.path(name)) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            content => content.map(Some),
+        }
+    }
+
     /// Replaces `name` by `content`, whole or not at all.
     ///
     /// # Errors
     /// When any step fails: the last good version stays.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
-        let path = self.path(name);
-        let temporary = self.path.join(format!(".{name}.new"));
-        let result = replace(&temporary, &path, content);
-        if result.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        result.map_err(|e| StateError::new("write", path, e))
+        write_private(&self.path(name), content)
     }
 
     /// Appends to `name`, which exists. What is there stays; of `more` a part may be there after a crash.
@@ -166,6 +172,46 @@ impl Directory {
     }
 }
 
+/// The content of a file that is a secret.
+///
+/// # Errors
+/// When it cannot be read, is implausibly large, or others than its owner may read it.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    let failed = |e| StateError::new("read", path, e);
+    let file = File::open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let others = format!(
+            "it holds a secret, and with mode {mode:04o} others than its owner may read or replace it; accepted: 0600 \
+             or less (chmod 600 {})",
+            path.display()
+        );
+        return Err(StateError::invalid(path, others));
+    }
+    // Room for all of it at once: what a growing buffer leaves behind is not wiped.
+    let mut out = Zeroizing::new(Vec::with_capacity(about.len().min(FILE_MAX) as usize + 1));
+    match file.take(FILE_MAX + 1).read_to_end(&mut out) {
+        Ok(_) if out.len() as u64 > FILE_MAX => Err(StateError::invalid(path, "implausibly large")),
+        Ok(_) => Ok(out),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Replaces the file at `path` by `content`, whole or not at all, with mode 0600.
+///
+/// # Errors
+/// When any step fails: the last good version stays.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    let result = replace(&temporary, path, content);
+    if result.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result.map_err(|e| StateError::new("write", path, e))
+}
+
 fn replace(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(temporary)?;
     file.write_all(content)?;
@@ -180,7 +226,6 @@ fn replace(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("edgemesh-state-{name}-{}", std::process::id()));
@@ -204,6 +249,29 @@ mod tests {
         dir.remove("a").unwrap();
         dir.remove("a").unwrap();
         assert_eq!(dir.read("a").unwrap(), None);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused_with_its_name_and_mode() {
+        let path = scratch("secret");
+        let dir = Directory::open(&path).unwrap();
+        assert!(dir.read_secret("key").unwrap().is_none());
+        dir.write("key", b"secret").unwrap();
+        assert_eq!(dir.read_secret("key").unwrap().unwrap().as_slice(), b"secret");
+        for (mode, refused) in [(0o640, true), (0o604, true), (0o620, true), (0o400, false), (0o600, false)] {
+            std::fs::set_permissions(dir.path("key"), std::fs::Permissions::from_mode(mode)).unwrap();
+            match dir.read_secret("key") {
+                Ok(_) => assert!(!refused, "{mode:o}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(
+                        refused && text.contains(&format!("{mode:04o}")) && text.contains("/key"),
+                        "{text}"
+                    );
+                }
+            }
+        }
         std::fs::remove_dir_all(path).unwrap();
     }
 

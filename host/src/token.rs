@@ -182,6 +182,12 @@ pub fn from_argument(argument: &str) -> Result<Invitation, String> {
     }
 }
 
+/// What people compare public keys by: the first 8 bytes of its BLAKE2s-256, in hex.
+pub fn fingerprint(key: &[u8; 32]) -> String {
+    let hash: [u8; 32] = blake2::Blake2s256::digest(key).into();
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn checksum(body: &[u8]) -> [u8; CHECKSUM] {
     let hash: [u8; 32] = blake2::Blake2s256::digest(body).into();
     let [a, b, c, d, ..] = hash;
