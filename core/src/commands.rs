@@ -5,10 +5,12 @@ use crate::control::Question;
 use crate::counters::DropReason;
 use crate::dns::PodRecords;
 use crate::node::Engine;
+use crate::noise::StaticSecret;
 use crate::packet::Packet;
 use crate::path::Local;
 use crate::service::Reached;
 use crate::time::Instant;
+use crate::tunnel::MeshPsk;
 use core::net::IpAddr;
 
 impl Engine<'_> {
@@ -37,6 +39,33 @@ impl Engine<'_> {
     pub fn set_local(&mut self, now: Instant, found: &[Local]) {
         self.paths.set_local(now, found);
         self.settle(now);
+    }
+
+    /// This node has another key from here on, and answers to the present one until
+    /// [`Engine::forget_key_before`]. The directory must know it: the next control connection is made with it.
+    pub fn rotate(&mut self, secret: &StaticSecret) {
+        self.tunnels.rotate(secret.clone());
+        self.link.rotate(secret.clone());
+    }
+
+    /// This node had this key before the present one, and answers to it.
+    pub fn answer_to(&mut self, before: StaticSecret) {
+        self.tunnels.answer_to(before);
+    }
+
+    /// It answers to its present key only.
+    pub fn forget_key_before(&mut self) {
+        self.tunnels.forget_before();
+    }
+
+    /// The keys that the nodes of the mesh share are these, from the next handshakes on.
+    pub fn set_psk(&mut self, psk: MeshPsk) {
+        self.tunnels.set_psk(psk);
+    }
+
+    /// A feed of this sequence was taken before the last restart: none before it is.
+    pub fn set_feed_floor(&mut self, sequence: u64) {
+        self.link.set_floor(sequence);
     }
 
     /// Forgets what part of the feed this node holds: the next connection brings the whole table.

@@ -91,8 +91,10 @@ reasons! {
     NoSession = "no_session",
     /// The peer table is full of peers in use.
     PeersFull = "peers_full",
-    /// A node record older than the one at hand.
+    /// A node record older than the one at hand, or of an epoch that is over.
     OldRecord = "old_record",
+    /// A node record that the directory has taken back.
+    Revoked = "revoked",
     /// Work waits already and there is no place for more.
     QueueFull = "queue_full",
     /// A key exchange yielded the all-zero secret.

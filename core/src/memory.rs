@@ -14,6 +14,7 @@ use crate::peer::{DownSlot, LookupSlot, PeerEntry};
 use crate::service;
 use crate::storage::{DeadlineEntry, Link};
 use crate::tunnel::TunnelResources;
+use crate::wire::control::Revocation;
 
 /// Borrowed memory of all machines.
 pub struct Resources<'a> {
@@ -23,6 +24,8 @@ pub struct Resources<'a> {
     pub peer_index: &'a mut [Link],
     /// One per endpoint that does not answer, here or elsewhere.
     pub down: &'a mut [DownSlot],
+    /// One per node that was revoked, as far as they are to be known by name.
+    pub revoked: &'a mut [Revocation],
     /// One per node that the directory is asked about at a time.
     pub lookups: &'a mut [LookupSlot],
     /// One per event that waits for the shell.
@@ -53,6 +56,13 @@ impl<'a> Resources<'a> {
     #[must_use]
     pub fn with_reached(mut self, reached: &'a mut [service::Reached]) -> Self {
         self.services.reached = reached;
+        self
+    }
+
+    /// Knows so many revoked nodes by name; without this none.
+    #[must_use]
+    pub fn with_revoked(mut self, revoked: &'a mut [Revocation]) -> Self {
+        self.revoked = revoked;
         self
     }
 }
@@ -193,6 +203,7 @@ macro_rules! memory {
             peers: $peers,
             peer_index: $peer_index,
             down: $down,
+            revoked: &mut [],
             lookups: $lookups,
             events: $events,
             deadlines: $deadlines,

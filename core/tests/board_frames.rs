@@ -33,7 +33,7 @@ impl Directory {
     fn signed<T>(&self, node: u32, then: impl FnOnce(SignedRecord<'_>) -> T) -> T {
         let name = ["gateway", "edge"][node as usize - 1];
         let key = StaticSecret::from_bytes([4 + node as u8; 32]).public().0;
-        let record = NodeRecord { index: node, name, key, serial: 1, epoch: EPOCH };
+        let record = NodeRecord { index: node, name, key, serial: 1, epoch: EPOCH, ..NodeRecord::default() };
         let record = postcard::to_slice(&record, &mut [0; 300]).unwrap().to_vec();
         let signature = self.0.sign(&[RECORD_CONTEXT, &record].concat()).to_bytes();
         then(SignedRecord { record: &record, signature: &signature })

@@ -1,24 +1,25 @@
 //! What the server answers on its admin endpoints.
 //!
-//! `/status`, `/nodes` and `/services` are JSON, for people and tests. Join tokens are made on the socket in the
-//! state directory only, where file permissions say who may.
+//! `/status` and `/nodes` are JSON, for people and tests. Orders are taken on the socket in the state directory only,
+//! where file permissions say who may give them.
 
 use crate::control::Shared;
 use crate::counters::Loss;
-use crate::directory::{Invite, Node};
+use crate::directory::Node;
+use crate::orders::{News, Order};
 use edgemesh_core::wire::control::Refusal;
 use edgemesh_host::admin::{Handler, Method, Request, Response};
 use edgemesh_host::metrics::{Kind, Text};
-use edgemesh_host::token::Invitation;
-use serde::Serialize;
+use edgemesh_host::token::fingerprint;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Version of the program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Path of the request for a token; its body is an [`Invite`] in JSON.
-pub(crate) const TOKEN_PATH: &str = "/token";
+/// Path of orders; the body is an [`Order`] in JSON.
+pub(crate) const ORDER_PATH: &str = "/order";
 
 /// An admin endpoint.
 pub(crate) struct Admin {
@@ -29,19 +30,66 @@ pub(crate) struct Admin {
     pub(crate) privileged: bool,
 }
 
-#[derive(Serialize)]
+/// A node, for people and tests.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct NodeView<'n> {
-    node: &'n str,
+pub(crate) struct NodeView {
+    node: String,
     index: u32,
+    /// Fingerprint of its key.
+    key: Option<String>,
     joined: bool,
     revoked: bool,
     connected: bool,
     remote: Option<SocketAddr>,
     agent: Option<String>,
+    /// Unix time of its connection.
     since: Option<u64>,
-    relay: Option<&'static str>,
+    /// Unix time of the end of its last connection to this server since that was started.
+    last_seen: Option<u64>,
+    relay: Option<String>,
     relay_remote: Option<SocketAddr>,
+}
+
+impl NodeView {
+    /// Above the lines.
+    pub(crate) const HEAD: &str =
+        "NODE                             INDEX  KEY               STATE      SEEN\n";
+
+    /// A node while no server runs.
+    pub(crate) fn offline(index: u32, node: &Node) -> Self {
+        Self {
+            node: node.name.clone(),
+            index,
+            key: node.key.as_ref().map(fingerprint),
+            joined: node.key.is_some(),
+            revoked: node.revoked,
+            connected: false,
+            remote: None,
+            agent: None,
+            since: None,
+            last_seen: None,
+            relay: None,
+            relay_remote: None,
+        }
+    }
+
+    /// A line for people.
+    pub(crate) fn line(&self, now: u64) -> String {
+        let state = match (self.revoked, self.joined, self.connected) {
+            (true, ..) => "revoked",
+            (_, false, _) => "unjoined",
+            (_, _, true) => "connected",
+            (_, _, false) => "away",
+        };
+        let seen = match (self.connected, self.last_seen) {
+            (true, _) => "now".to_owned(),
+            (_, Some(at)) => format!("{} s ago", now.saturating_sub(at)),
+            (_, None) => "-".to_owned(),
+        };
+        let key = self.key.as_deref().unwrap_or("-");
+        format!("{:<32} {:<6} {key:<17} {state:<10} {seen}\n", self.node, self.index)
+    }
 }
 
 #[derive(Serialize)]
@@ -118,7 +166,7 @@ impl Handler for Admin {
         match (request.method, request.path.as_str()) {
             (Method::Get, "/status") => Response::json(&self.status()),
             (Method::Get, "/nodes") => self.nodes(),
-            (Method::Post, TOKEN_PATH) if self.privileged => self.token(&request.body),
+            (Method::Post, ORDER_PATH) if self.privileged => self.order(&request.body),
             _ => Response::not_found(),
         }
     }
@@ -172,38 +220,40 @@ impl Admin {
         Response::json(&nodes.iter().map(|(index, node)| view(shared, *index, node)).collect::<Vec<_>>())
     }
 
-    fn token(&self, body: &[u8]) -> Response {
-        let new: Invite = match serde_json::from_slice(body) {
-            Ok(new) => new,
-            Err(e) => return Response::text(400, format!("not a request for a join token: {e}\n")),
+    fn order(&self, body: &[u8]) -> Response {
+        let order: Order = match serde_json::from_slice(body) {
+            Ok(order) => order,
+            Err(e) => return Response::text(400, format!("not an order: {e}\n")),
         };
+        let shared = &self.shared;
         let now = edgemesh_host::clock::wall().secs;
-        let made = self.shared.directory().invite(new, now, &mut self.shared.rng());
-        match made {
-            Ok(made) => {
-                if let Invitation::Token(token) = &made {
-                    tracing::info!(node = token.node, expires = token.expires, "join token made");
-                }
-                Response::text(200, format!("{made}\n"))
-            }
-            Err(e) => Response::text(500, format!("{e}\n")),
+        let done = order.carry_out(&mut shared.directory(), now, &mut shared.rng());
+        let done = match done {
+            Ok(done) => done,
+            Err(e) => return Response::text(500, format!("{e}\n")),
+        };
+        match done.news {
+            News::None => {}
+            News::Token(node) => tracing::info!(node, "join token made"),
+            News::Revoked(node, index) => shared.revoked(&node, index),
+            News::Rotated => shared.rotated(),
+            News::Restart => shared.restart.notify_one(),
         }
+        Response { status: 200, content_type: "application/octet-stream", body: done.output.to_vec() }
     }
 }
 
-fn view<'n>(shared: &Shared, index: u32, node: &'n Node) -> NodeView<'n> {
+fn view(shared: &Shared, index: u32, node: &Node) -> NodeView {
     let connected = shared.hub.get(index);
     let bound = shared.switch.binding(index);
     NodeView {
-        node: &node.name,
-        index,
-        joined: node.key.is_some(),
-        revoked: node.revoked,
         connected: connected.is_some(),
         remote: connected.as_ref().map(|c| c.peer),
         agent: connected.as_ref().map(|c| c.agent.clone()),
         since: connected.as_ref().map(|c| c.since),
-        relay: bound.map(|(transport, _)| transport),
+        last_seen: shared.hub.last_seen(index),
+        relay: bound.map(|(transport, _)| transport.to_owned()),
         relay_remote: bound.map(|(_, remote)| remote),
+        ..NodeView::offline(index, node)
     }
 }

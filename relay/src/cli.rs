@@ -23,6 +23,20 @@ pub(crate) enum Command {
     /// Print a join token for a node, or the cluster's address for nodes that join with their ServiceAccount; works
     /// while the server runs.
     Token(Token),
+    /// List the nodes: name, index, fingerprint of the key, whether connected, when last seen.
+    Nodes(Nodes),
+    /// Put a node out: its key counts no more, its sessions end wherever the news arrives, tokens for it are void.
+    Revoke(Revoke),
+    /// Print a join token that lets a revoked node in again, with a new key.
+    Rejoin(Rejoin),
+    /// Give the directory a new key, certified by the root that nodes pin. Nodes follow by themselves; what the old key
+    /// signed counts no more.
+    RotateKey(Common),
+    /// Write a backup of keys and directory to FILE, mode 0600. It holds the root key: whoever has it can be this server.
+    Backup(Backup),
+    /// Restore a backup, also while the server runs, which then starts again. Every node follows by itself. Nodes that
+    /// joined after the backup join again; who was revoked after it has to be revoked again.
+    Restore(Backup),
 }
 
 /// What a server does.
@@ -104,6 +118,48 @@ pub(crate) struct Token {
     /// Address to put into the token instead of what the server advertises.
     #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
     pub(crate) advertise: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Nodes {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Revoke {
+    /// Kubernetes name of the node.
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
+    pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rejoin {
+    /// Kubernetes name of the node.
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
+    pub(crate) node: String,
+    /// How long the token may be used.
+    #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
+    pub(crate) ttl: Duration,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Address to put into the token instead of what the server advertises.
+    #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// The backup.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 /// An IPv4 prefix for the mesh.

@@ -14,7 +14,7 @@ const OVERHEAD: usize = 128;
 
 /// A list and the directory's word for it.
 pub(crate) struct Listed {
-    list: EncodedEntries,
+    list: Arc<EncodedEntries>,
     sequence: u64,
     signature: [u8; 64],
 }
@@ -22,7 +22,15 @@ pub(crate) struct Listed {
 impl Listed {
     /// Signed with the feed's sequence of the moment.
     pub(crate) fn new(entries: &Entries, sequence: u64, keys: &Keys) -> Self {
-        let list = EncodedEntries::new(entries);
+        Self::signed(Arc::new(EncodedEntries::new(entries)), sequence, keys)
+    }
+
+    /// The same list, signed by another key.
+    pub(crate) fn sign_again(&self, sequence: u64, keys: &Keys) -> Self {
+        Self::signed(self.list.clone(), sequence, keys)
+    }
+
+    fn signed(list: Arc<EncodedEntries>, sequence: u64, keys: &Keys) -> Self {
         Self { signature: keys.sign_entries(sequence, &list.digest()), sequence, list }
     }
 }

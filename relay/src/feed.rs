@@ -95,10 +95,11 @@ impl Shown {
         } else if let Some(prints) = &mut self.prints {
             step.services().iter().for_each(|key| prints.set(key, self.table.get(key)));
         }
+        let newest = version.sequence;
         let before = self.version.replace(version).map(|before| before.sequence);
         if step.is_whole() {
             (self.steps, self.changes) = (VecDeque::new(), 0);
-        } else if let Some(before) = before.filter(|_| !step.is_empty()) {
+        } else if let Some(before) = before.filter(|before| *before != newest) {
             self.changes += step.len();
             self.steps.push_back((before, step));
         }
@@ -238,6 +239,25 @@ impl Feed {
         report: impl FnMut(String),
     ) -> Result<(), StateError> {
         self.place(&mut self.source(), directory, report)
+    }
+
+    /// The directory has another key: what is fed is signed by it, with a higher sequence.
+    pub(crate) fn sign_again(&self, directory: &Mutex<Directory>) {
+        let source = self.source();
+        let directory = directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = directory.mark();
+        // Not borrowed any more when it is replaced.
+        let listed = self.entries.borrow().clone();
+        if let Some(listed) = listed {
+            self.entries.send_replace(Some(Arc::new(listed.sign_again(mark.sequence, &directory.keys))));
+        }
+        let Some(old) = self.newest() else { return };
+        let signature = directory.keys.sign_commit(mark.sequence, &mark.digest);
+        let (services, homes) = (old.services, old.homes.clone());
+        let version = Version { sequence: mark.sequence, services, homes, digest: mark.digest, signature };
+        let version = Arc::new(version);
+        self.shown().advance(version.clone(), source.served.encoded(), Step::default());
+        self.newest.send_replace(Some(version));
     }
 
     /// A node has joined, or was revoked: endpoints may be reached there now, or not any more.

@@ -15,6 +15,8 @@ use edgemesh_host::admin::{self, Address, Listener};
 use edgemesh_host::{entropy, signal, state, tcp};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -66,16 +68,35 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let shared = Arc::new(Shared::new(directory, switch, relays, feed, accounts, counters, rng));
     serve_admin(args, &shared).await?;
     tokio::spawn(control::introduce(met_out, shared.clone()));
-    tokio::spawn(control::serve(listener, shared));
+    tokio::spawn(control::serve(listener, shared.clone()));
     tracing::info!(version = VERSION, %listen, state = %args.common.state_dir.display(), "server is up");
-    let signal = signal::shutdown().await.map_err(|e| named("signals", e))?;
-    tracing::info!(signal, "server ends");
+    let again = tokio::select! {
+        signal = signal::shutdown() => {
+            let signal = signal.map_err(|e| named("signals", e))?;
+            tracing::info!(signal, "server ends");
+            false
+        }
+        () = shared.restart.notified() => true,
+    };
     // Everything that matters is on disk already; sockets in the state directory go with their listeners.
     let _ = std::fs::remove_file(args.common.state_dir.join(ADMIN_SOCKET));
     if let Address::Unix(path) = &args.admin {
         let _ = std::fs::remove_file(path);
     }
+    if again {
+        tracing::info!("server starts again");
+        return Err(start_again());
+    }
     Ok(())
+}
+
+/// Becomes the same program anew, with the same words; nothing of this life is kept but the state directory. Returns
+/// only when that fails.
+fn start_again() -> Failure {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let error = Command::new("/proc/self/exe").arg0(name).args(words).exec();
+    Failure::Failed(format!("cannot start again: {error}"))
 }
 
 async fn serve_admin(args: &Run, shared: &Arc<Shared>) -> Result<(), Failure> {

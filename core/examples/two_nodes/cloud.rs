@@ -72,7 +72,14 @@ impl Cloud {
 
     fn record(&self, index: u32) -> Result<(Vec<u8>, [u8; 64])> {
         let entry = self.entries.get(&index).ok_or("an unknown node")?;
-        let record = NodeRecord { index, name: entry.name, key: entry.key, serial: 1, epoch: EPOCH };
+        let record = NodeRecord {
+            index,
+            name: entry.name,
+            key: entry.key,
+            serial: 1,
+            epoch: EPOCH,
+            ..NodeRecord::default()
+        };
         let mut out = [0; 128];
         let record = postcard::to_slice(&record, &mut out)?.to_vec();
         let signature = self.directory.sign(&[RECORD_CONTEXT, &record].concat()).to_bytes();

@@ -5,6 +5,7 @@
 //! [`node`](crate::node), which shows the public part of this to shells.
 
 mod demand;
+mod members;
 mod policy;
 mod timers;
 mod types;
@@ -13,6 +14,7 @@ mod zone;
 
 pub(crate) use crate::wire::aside::is_aside;
 pub(crate) use demand::{feed, settle, unasked};
+pub(crate) use members::{ask_again, put_out};
 pub(crate) use policy::{Distances, NodePolicy, endpoint, place};
 pub use timers::Timer;
 pub(crate) use timers::Timers;

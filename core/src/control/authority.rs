@@ -1,14 +1,15 @@
 //! Whom a node believes: the root key that it pinned, and the directory key that the root certifies.
 //!
-//! An epoch only grows: every restore of a directory raises it, and what an older directory says is refused,
-//! also after a restart, because the caller stores this value.
+//! An epoch only grows: every restore of a directory and every new key of it raise it. What was signed in an older epoch
+//! is refused, also after a restart, because the caller stores this value.
 
 use crate::counters::DropReason;
 use crate::signature::verify;
 use crate::wire::control::{
     ANSWER_CONTEXT, Answer, CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, FeedCommit, Greeting,
-    NodeRecord, RECORD_CONTEXT, SignedRecord, VERSION,
+    NodeRecord, RECORD_CONTEXT, REVOCATIONS_CONTEXT, Revocations, SignedRecord, VERSION,
 };
+use core::cmp::Ordering;
 
 /// The keys of a cluster's directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,17 +45,33 @@ impl Authority {
         Ok(())
     }
 
-    /// The record, if the directory signed it in this epoch or an earlier one.
+    /// The record, if the directory signed it in this epoch. Whether it was revoked is the caller's to know.
     ///
     /// # Errors
-    /// [`DropReason::Authentication`], [`DropReason::Malformed`].
+    /// [`DropReason::Authentication`], [`DropReason::Malformed`], [`DropReason::OldRecord`].
     pub fn record<'r>(&self, record: &SignedRecord<'r>) -> Result<NodeRecord<'r>, DropReason> {
         signed(&self.directory, &[RECORD_CONTEXT, record.record], record.signature)?;
-        let inner: NodeRecord<'r> = postcard::from_bytes(record.record).map_err(|_| DropReason::Malformed)?;
-        if inner.index == 0 || inner.epoch > self.epoch {
-            return Err(DropReason::Malformed);
+        let inner = NodeRecord::decode(record.record)?;
+        match inner.epoch.cmp(&self.epoch) {
+            Ordering::Equal if inner.index != 0 => Ok(inner),
+            Ordering::Less => Err(DropReason::OldRecord),
+            _ => Err(DropReason::Malformed),
         }
-        Ok(inner)
+    }
+
+    /// Whether the directory signed these revocations in this epoch.
+    ///
+    /// # Errors
+    /// [`DropReason::Authentication`], [`DropReason::Malformed`], [`DropReason::OldRecord`].
+    pub fn revocations(&self, revocations: &Revocations<'_>) -> Result<(), DropReason> {
+        let Revocations { epoch, after, list, signature } = revocations;
+        let said = [REVOCATIONS_CONTEXT, &epoch.to_le_bytes(), &after.to_le_bytes(), list];
+        signed(&self.directory, &said, signature)?;
+        match epoch.cmp(&self.epoch) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => Err(DropReason::OldRecord),
+            Ordering::Greater => Err(DropReason::Malformed),
+        }
     }
 
     /// Whether the directory signed this feed commit.

@@ -12,7 +12,9 @@
 
 mod authority;
 
-pub use crate::wire::control::{Network, Peer, ToNode as Message, ToServer as Question, Welcome, updates};
+pub use crate::wire::control::{
+    Network, Peer, Revocation, ToNode as Message, ToServer as Question, Welcome, updates,
+};
 pub use authority::Authority;
 
 use crate::counters::DropReason;
@@ -22,7 +24,7 @@ use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::ask::{ASK, FORGET};
 use crate::wire::control::{
-    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_OVERHEAD, Greeting, Hello, PROLOGUE, Preamble, ToNode,
+    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_OVERHEAD, Greeting, Held, Hello, PROLOGUE, Preamble, ToNode,
     ToServer, said,
 };
 use core::net::SocketAddr;
@@ -88,8 +90,14 @@ pub struct Link {
     state: State,
     welcome: bool,
     sequence: u64,
+    /// The highest sequence that the directory has signed for: nothing older is taken, whatever the table holds.
+    floor: u64,
     /// Digest of what was fed since the last answer.
     said: [u8; 32],
+    /// How many revocations of the directory's epoch are known.
+    revocations: u32,
+    /// The server is to be asked for more of them.
+    asks: bool,
     /// When the wait for the server ends, or the next ping is due.
     deadline: Option<Instant>,
     ping: Ping,
@@ -114,10 +122,18 @@ impl Link {
             state: State::Down,
             welcome: false,
             sequence: 0,
+            floor: 0,
             said: [0; 32],
+            revocations: 0,
+            asks: false,
             deadline: None,
             ping: Ping::Quiet,
         }
+    }
+
+    /// This node has another key: the next connection is made with it.
+    pub(crate) fn rotate(&mut self, identity: StaticSecret) {
+        (self.identity, self.public) = (identity, None);
     }
 
     /// The transport connection to the server at `server` stands. The shell has sent [`Preamble::Control`].
@@ -157,9 +173,34 @@ impl Link {
         &self.authority
     }
 
+    /// How many revocations of the directory's epoch are known, from the first on.
+    pub fn revocations(&self) -> u32 {
+        self.revocations
+    }
+
+    /// The one with this number is: false unless it is the next.
+    pub(crate) fn take_revocation(&mut self, number: u32) -> bool {
+        let is_next = self.revocations.checked_add(1) == Some(number);
+        if is_next {
+            self.revocations = number;
+        }
+        is_next
+    }
+
+    /// There are so many: if that is more than are known, the others are asked for.
+    pub(crate) fn expect_revocations(&mut self, count: u32) {
+        self.asks |= self.welcome && count > self.revocations;
+    }
+
     /// The feed commit that the table holds, told to the server with the next connection.
     pub fn set_sequence(&mut self, sequence: u64) {
         self.sequence = sequence;
+        self.set_floor(sequence);
+    }
+
+    /// A feed of this sequence was signed, now or before the last restart: none before it is taken any more.
+    pub fn set_floor(&mut self, sequence: u64) {
+        self.floor = self.floor.max(sequence);
     }
 
     /// Takes a frame, decrypts it in place and returns its message, if it is one for the caller.
@@ -171,7 +212,11 @@ impl Link {
             State::Connected => {
                 let greeting: Greeting<'_> =
                     postcard::from_bytes(frame).map_err(|_| DropReason::Malformed)?;
+                let epoch = self.authority.epoch;
                 self.authority.certify(&greeting)?;
+                if self.authority.epoch != epoch {
+                    self.revocations = 0;
+                }
                 self.state = State::Greeted(PublicKey(greeting.noise_key));
                 Ok(None)
             }
@@ -253,7 +298,7 @@ impl Link {
     pub fn has_frame(&self) -> bool {
         match &self.state {
             State::Greeted(_) | State::Up(_, false) => true,
-            State::Up(_, true) => self.ping == Ping::Due,
+            State::Up(_, true) => self.ping == Ping::Due || self.asks,
             State::Down | State::Connected | State::Pending(_) | State::Broken => false,
         }
     }
@@ -295,6 +340,8 @@ impl Link {
             ToServer::Ping(self.sequence)
         } else if !self.welcome {
             return Ok(None);
+        } else if core::mem::take(&mut self.asks) {
+            ToServer::Revocations(Held { epoch: self.authority.epoch, count: self.revocations })
         } else if let Some(what) = lookup() {
             match (what & ASK, what & FORGET) {
                 (0, _) => ToServer::LookupIndex(what),
@@ -319,7 +366,9 @@ impl Link {
             Some(ToNode::Welcome(welcome)) => {
                 let record = self.authority.record(&welcome.record)?;
                 let public = self.public.get_or_insert_with(|| self.identity.public());
-                let ours = record.name == self.credentials.name && record.key == public.0;
+                // A node that changes its key may not have heard that it was done.
+                let is_key = record.key == public.0 || record.follows == Some(public.0);
+                let ours = record.name == self.credentials.name && is_key;
                 if ours { Ok(()) } else { Err(DropReason::Authentication) }
             }
             Some(ToNode::Prove) if !self.credentials.account => Err(DropReason::Malformed),
@@ -330,7 +379,15 @@ impl Link {
             }
             Some(ToNode::Answer(answer)) if self.welcome => {
                 self.authority.answer(answer, &core::mem::take(&mut self.said))?;
-                if answer.sequence < self.sequence { Err(DropReason::OldRecord) } else { Ok(()) }
+                if answer.sequence < self.floor { Err(DropReason::OldRecord) } else { Ok(()) }
+            }
+            Some(ToNode::FeedCommit(commit)) if self.welcome && commit.sequence < self.floor => {
+                Err(DropReason::OldRecord)
+            }
+            Some(ToNode::Revocations(revocations)) if self.welcome => {
+                self.authority.revocations(revocations)?;
+                // Those in between are missing.
+                if revocations.after > self.revocations { Err(DropReason::Malformed) } else { Ok(()) }
             }
             Some(_) if self.welcome => Ok(()),
             Some(_) => Err(DropReason::Malformed),
@@ -348,7 +405,7 @@ impl Link {
     fn take<'f>(&mut self, message: Option<ToNode<'f>>) -> Option<ToNode<'f>> {
         match &message {
             Some(ToNode::Welcome(_)) => {
-                self.welcome = true;
+                (self.welcome, self.asks) = (true, true);
                 self.credentials.secret = None;
                 self.ping = Ping::Due;
             }
@@ -362,6 +419,7 @@ impl Link {
     fn reset(&mut self, state: State) {
         self.state = state;
         self.welcome = false;
+        self.asks = false;
         self.said = [0; 32];
         self.deadline = None;
         self.ping = Ping::Quiet;

@@ -3,7 +3,8 @@
 use super::*;
 use crate::noise::ik::Responder;
 use crate::wire::control::{
-    CERTIFICATE_CONTEXT, NodeRecord, PROOF_PART_MAX, RECORD_CONTEXT, Refusal, SignedRecord, VERSION,
+    CERTIFICATE_CONTEXT, FeedCommit, NodeRecord, PROOF_PART_MAX, RECORD_CONTEXT, REVOCATIONS_CONTEXT,
+    Refusal, Revocation, Revocations, SignedRecord, VERSION,
 };
 use ed25519_dalek::{Signer, SigningKey};
 use std::vec::Vec;
@@ -44,7 +45,8 @@ impl Server {
 
     fn sign(&self, record: &NodeRecord<'_>) -> (Vec<u8>, Vec<u8>) {
         let mut out = [0; 300];
-        let bytes = postcard::to_slice(record, &mut out).unwrap().to_vec();
+        let len = record.encode(&mut out).unwrap();
+        let bytes = out[..len].to_vec();
         let signature = self.directory.sign(&[RECORD_CONTEXT, &bytes].concat()).to_bytes().to_vec();
         (bytes, signature)
     }
@@ -91,7 +93,10 @@ fn send(transport: &mut Transport, message: &ToNode<'_>) -> Vec<u8> {
 
 fn welcome(server: &Server) -> Vec<u8> {
     let key = StaticSecret::from_bytes([5; 32]).public().0;
-    welcome_of(server, &NodeRecord { index: 9, name: "edge-1", key, serial: 1, epoch: 4 })
+    welcome_of(
+        server,
+        &NodeRecord { index: 9, name: "edge-1", key, serial: 1, epoch: 4, ..NodeRecord::default() },
+    )
 }
 
 fn welcome_of(server: &Server, record: &NodeRecord<'_>) -> Vec<u8> {
@@ -144,10 +149,14 @@ fn a_connection_says_hello_and_then_asks_what_is_wanted() {
         said.push(match ToServer::decode(&text).unwrap().unwrap() {
             ToServer::LookupIndex(index) => index,
             ToServer::Ping(_) => 0,
+            ToServer::Revocations(held) => {
+                assert_eq!(held, Held { epoch: 4, count: 0 });
+                1_000
+            }
             other => panic!("{other:?}"),
         });
     }
-    assert_eq!(said, [0, 3, 4]);
+    assert_eq!(said, [0, 1_000, 3, 4]);
 }
 
 #[test]
@@ -190,7 +199,7 @@ fn nothing_but_a_welcome_or_a_refusal_is_heard_first() {
 fn a_welcome_that_is_not_for_this_node_breaks_the_connection() {
     let server = Server::new();
     let key = StaticSecret::from_bytes([5; 32]).public().0;
-    let ours = NodeRecord { index: 9, name: "edge-1", key, serial: 1, epoch: 4 };
+    let ours = NodeRecord { index: 9, name: "edge-1", key, serial: 1, epoch: 4, ..NodeRecord::default() };
     let forger = Server { directory: SigningKey::from_bytes(&[9; 32]), ..Server::new() };
     for (what, wrong) in [
         ("another name", welcome_of(&server, &NodeRecord { name: "edge-2", ..ours.clone() })),
@@ -250,16 +259,70 @@ fn a_record_is_believed_only_with_the_directorys_signature() {
     let server = Server::new();
     let mut authority = authority(&server, 0);
     authority.certify(&postcard::from_bytes(&server.greeting()).unwrap()).unwrap();
-    let (record, signature) =
-        server.sign(&NodeRecord { index: 2, name: "n", key: [1; 32], serial: 1, epoch: 4 });
+    let (record, signature) = server.sign(&NodeRecord {
+        index: 2,
+        name: "n",
+        key: [1; 32],
+        serial: 1,
+        epoch: 4,
+        ..NodeRecord::default()
+    });
     let good = SignedRecord { record: &record, signature: &signature };
     assert_eq!(authority.record(&good).unwrap().index, 2);
     let mut forged = record.clone();
     forged[0] = 3;
     let bad = SignedRecord { record: &forged, signature: &signature };
     assert_eq!(authority.record(&bad), Err(DropReason::Authentication));
+    let old = NodeRecord { epoch: 3, ..NodeRecord::decode(&record).unwrap() };
+    let (old, signed) = server.sign(&old);
+    let old = SignedRecord { record: &old, signature: &signed };
+    assert_eq!(authority.record(&old), Err(DropReason::OldRecord), "of an epoch that is over");
     let short = SignedRecord { record: &record, signature: &signature[..63] };
     assert_eq!(authority.record(&short), Err(DropReason::Malformed));
+}
+
+#[test]
+fn revocations_count_when_the_directory_signed_them_in_this_epoch_and_none_is_missing() {
+    let server = Server::new();
+    let mut list = [0; 8];
+    let len = postcard::to_slice(&Revocation { serial: 1, index: 5 }, &mut list).unwrap().len();
+    let signed = |signer: &Server, epoch: u32, after: u32| {
+        let said = [REVOCATIONS_CONTEXT, &epoch.to_le_bytes(), &after.to_le_bytes(), &list[..len]].concat();
+        signer.directory.sign(&said).to_bytes()
+    };
+    let forger = Server { directory: SigningKey::from_bytes(&[9; 32]), ..Server::new() };
+    for (signer, epoch, after, expected) in [
+        (&server, 4, 0, Ok(())),
+        (&server, 4, 1, Err(DropReason::Malformed)),
+        (&server, 3, 0, Err(DropReason::OldRecord)),
+        (&server, 5, 0, Err(DropReason::Malformed)),
+        (&forger, 4, 0, Err(DropReason::Authentication)),
+    ] {
+        let mut link = link(&server);
+        let (mut transport, _) = up(&server, &mut link, Instant::ZERO);
+        link.frame(Instant::ZERO, &mut seal(&mut transport, &welcome(&server))).unwrap();
+        let signature = signed(signer, epoch, after);
+        let message =
+            ToNode::Revocations(Revocations { epoch, after, list: &list[..len], signature: &signature });
+        let heard = link.frame(Instant::ZERO, &mut send(&mut transport, &message)).map(drop);
+        assert_eq!(heard, expected, "epoch {epoch}, after {after}");
+        assert_eq!(link.must_close(), expected.is_err());
+    }
+}
+
+#[test]
+fn a_state_of_the_feed_that_is_over_is_refused_also_when_all_is_asked_for_anew() {
+    let server = Server::new();
+    for (before, sequence, taken) in [(7, 6, false), (7, 7, true), (7, 8, true)] {
+        let mut link = link(&server);
+        link.set_floor(before);
+        link.set_sequence(0);
+        let (mut transport, _) = up(&server, &mut link, Instant::ZERO);
+        link.frame(Instant::ZERO, &mut seal(&mut transport, &welcome(&server))).unwrap();
+        let commit = ToNode::FeedCommit(FeedCommit { sequence, digest: [1; 32], signature: &[2; 64] });
+        let heard = link.frame(Instant::ZERO, &mut send(&mut transport, &commit)).map(drop);
+        assert_eq!(heard, if taken { Ok(()) } else { Err(DropReason::OldRecord) }, "{sequence}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What the server says, carried out.
 
 use super::{Engine, Event, Ticket};
-use crate::bridge::{feed, settle, terms};
-use crate::control::{Message, Network, Peer, Welcome, updates};
+use crate::bridge::{ask_again, feed, put_out, settle, terms};
+use crate::control::{Message, Network, Peer, Revocation, Welcome, updates};
 use crate::counters::DropReason;
 use crate::flow::Mesh;
 use crate::noise::PublicKey;
@@ -42,22 +42,33 @@ impl Engine<'_> {
         result.map_err(|reason| self.count(reason))
     }
 
+    /// Takes in a revocation that the directory signed, now or before the last restart, with its number, if it is the
+    /// next one. Whatever the node says from here on is dropped.
+    pub fn revoke(&mut self, now: Instant, numbered: (u32, Revocation)) {
+        let Self { peers, tunnels, paths, link, .. } = self;
+        if let Some(gone) = put_out(peers, tunnels, paths, link, numbered) {
+            self.tell(Event::Expired(Ticket::Peer(gone)));
+            self.settle(now);
+        }
+    }
+
     /// Takes in a peer's record, and its relay sessions if the server gave any.
     ///
     /// # Errors
     /// When the directory did not sign it, when it is older than the one at hand, or when there is no place.
     pub fn learn(&mut self, now: Instant, peer: &Peer<'_>) -> Result<(), DropReason> {
         let record = self.link.authority().record(&peer.record)?;
+        self.link.expect_revocations(record.listed);
         if record.index == self.own {
             return Ok(());
         }
-        let Learned { id, replaced } =
-            self.peers.learn(now, record.index, record.key, record.epoch, record.serial)?;
-        if replaced {
+        let Learned { id, replaced } = self.peers.learn(now, &record)?;
+        let key = PublicKey(record.key);
+        if replaced || !self.tunnels.rekey_peer(now, id, &key) {
             self.tunnels.remove_peer(id);
             self.paths.remove(id);
         }
-        self.tunnels.add_peer(id, &PublicKey(record.key), None).map_err(|_| DropReason::PeersFull)?;
+        self.tunnels.add_peer(id, &key, None).map_err(|_| DropReason::PeersFull)?;
         let before = self.way_to(now, id);
         if peer.send_session != 0 {
             self.paths.set_sessions(now, id, peer.send_session, peer.receive_session)?;
@@ -92,6 +103,9 @@ impl Engine<'_> {
                 self.tell(Event::ServicesChanged);
                 Ok(())
             }
+            Message::Revocations(revocations) => {
+                revocations.numbered().try_for_each(|each| each.map(|each| self.revoke(now, each)))
+            }
             Message::Answer(answer) => {
                 settle(&mut self.services, &mut self.lookups, now, answer.key, answer.found);
                 self.link.set_sequence(answer.sequence);
@@ -106,16 +120,13 @@ impl Engine<'_> {
     fn welcome(&mut self, now: Instant, welcome: &Welcome<'_>) -> Result<(), DropReason> {
         let index = self.link.authority().record(&welcome.record)?.index;
         self.join(index, &welcome.network);
+        self.tunnels.not_before(welcome.unix_secs);
         if let Some(server) = self.link.server() {
             self.paths.welcome(now, &terms(server, index, welcome));
         }
         self.services.hear_again();
-        // The server may have forgotten the sessions that it gave out before.
-        for (id, index) in self.peers.iter() {
-            if self.tunnels.is_wanted(id) {
-                let _ = self.lookups.want(now, index);
-            }
-        }
+        let Self { peers, tunnels, lookups, link, .. } = self;
+        ask_again(peers, tunnels, lookups, link, now);
         Ok(())
     }
 

@@ -67,7 +67,7 @@ impl<'a> Engine<'a> {
             own: 0,
             counters: Counters::ZERO,
             responder: Responder::new(config.dns),
-            peers: Peers::new(memory.peers, memory.peer_index, memory.down),
+            peers: Peers::new(memory.peers, memory.peer_index, memory.down, memory.revoked),
             lookups: Lookups::new(memory.lookups),
             services: Table::new(memory.services, &mut rng),
             flows,

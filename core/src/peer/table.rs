@@ -5,10 +5,12 @@
 //! carry epoch and serial, and an older one never replaces a newer one. Sessions and addresses are not here.
 
 use super::health::{DownSlot, Health};
+use super::revoked::Revoked;
 use crate::PeerId;
 use crate::counters::DropReason;
 use crate::storage::{Index, Link};
 use crate::time::{Duration, Instant};
+use crate::wire::control::{NodeRecord, Revocation};
 use crate::wire::health::Down;
 use core::net::IpAddr;
 
@@ -41,7 +43,8 @@ impl PeerEntry {
 pub struct Learned {
     /// Its place.
     pub id: PeerId,
-    /// The place was another peer's, or this one's with another key: that has to be forgotten everywhere first.
+    /// The place was another peer's, or this one's with a key that it did not change for this one itself: that has to be
+    /// forgotten everywhere first.
     pub replaced: bool,
 }
 
@@ -50,14 +53,21 @@ pub struct Peers<'a> {
     entries: &'a mut [PeerEntry],
     by_index: Index<'a>,
     health: Health<'a>,
+    revoked: Revoked<'a>,
     /// No peer with a smaller id is untold; 0 when none is.
     tell_from: u32,
 }
 
 impl<'a> Peers<'a> {
     /// Over all-zero memory; `index` of at least twice the entries.
-    pub fn new(entries: &'a mut [PeerEntry], index: &'a mut [Link], down: &'a mut [DownSlot]) -> Self {
-        Self { entries, by_index: Index::new(index), health: Health::new(down), tell_from: 0 }
+    pub fn new(
+        entries: &'a mut [PeerEntry],
+        index: &'a mut [Link],
+        down: &'a mut [DownSlot],
+        revoked: &'a mut [Revocation],
+    ) -> Self {
+        let (by_index, health, revoked) = (Index::new(index), Health::new(down), Revoked::new(revoked));
+        Self { entries, by_index, health, revoked, tell_from: 0 }
     }
 
     /// The id of the node with this cluster-wide index.
@@ -151,22 +161,17 @@ impl<'a> Peers<'a> {
     ///
     /// # Errors
     /// [`DropReason::PeersFull`] when every place is in use; [`DropReason::OldRecord`] for a record older than
-    /// the one at hand.
-    pub fn learn(
-        &mut self,
-        now: Instant,
-        index: u32,
-        key: [u8; 32],
-        epoch: u32,
-        serial: u64,
-    ) -> Result<Learned, DropReason> {
+    /// the one at hand; [`DropReason::Revoked`].
+    pub fn learn(&mut self, now: Instant, record: &NodeRecord<'_>) -> Result<Learned, DropReason> {
+        self.revoked.check(record)?;
+        let NodeRecord { index, key, serial, epoch, .. } = *record;
         let fresh = PeerEntry { index, epoch, serial, used: now.as_micros(), key, ..PeerEntry::EMPTY };
         if let Some(id) = self.find(index) {
             let entry = self.get_mut(id).ok_or(DropReason::PeersFull)?;
             if (epoch, serial) < (entry.epoch, entry.serial) {
                 return Err(DropReason::OldRecord);
             }
-            let same = entry.key == key;
+            let same = entry.key == key || record.follows == Some(entry.key);
             *entry = PeerEntry { sent: entry.sent, received: entry.received, ..fresh };
             return Ok(Learned { id, replaced: !same });
         }
@@ -180,6 +185,29 @@ impl<'a> Peers<'a> {
         }
         self.by_index.insert(u64::from(index), id.0);
         Ok(Learned { id, replaced: evicted != 0 })
+    }
+
+    /// Takes in the directory's revocation with this number; the peer whose record it makes void has to be forgotten
+    /// everywhere.
+    pub fn revoke(&mut self, number: u32, revocation: Revocation) -> Option<PeerId> {
+        self.revoked.add(number, revocation);
+        let id = self.find(revocation.index)?;
+        let entry = self.get_mut(id).filter(|entry| entry.serial <= revocation.serial)?;
+        *entry = PeerEntry::EMPTY;
+        let entries = &*self.entries;
+        let index_of = |id| u64::from(index_of(entries, PeerId(id)));
+        self.by_index.remove(u64::from(revocation.index), id.0, index_of);
+        Some(id)
+    }
+
+    /// Whether the peer's record is of an epoch before this one.
+    pub fn is_older(&self, id: PeerId, epoch: u32) -> bool {
+        self.get(id).is_some_and(|e| e.epoch < epoch)
+    }
+
+    /// The directory begins a new list of revocations.
+    pub fn forget_revocations(&mut self) {
+        self.revoked.clear();
     }
 
     /// Every known peer's id and index.
@@ -226,21 +254,25 @@ mod tests {
         Ok(Learned { id: PeerId(id), replaced })
     }
 
-    type Memory = ([PeerEntry; 2], [Link; 4], [DownSlot; 3]);
+    type Memory = ([PeerEntry; 2], [Link; 4], [DownSlot; 3], [Revocation; 1]);
 
     fn memory() -> Memory {
-        ([PeerEntry::EMPTY; 2], [0; 4], [DownSlot::EMPTY; 3])
+        ([PeerEntry::EMPTY; 2], [0; 4], [DownSlot::EMPTY; 3], [Revocation::default(); 1])
     }
 
-    fn none((entries, index, down): &mut Memory) -> Peers<'_> {
-        Peers::new(entries, index, down)
+    fn none((entries, index, down, revoked): &mut Memory) -> Peers<'_> {
+        Peers::new(entries, index, down, revoked)
+    }
+
+    fn record(index: u32, key: u8, epoch: u32, serial: u64) -> NodeRecord<'static> {
+        NodeRecord { index, key: [key; 32], epoch, serial, ..NodeRecord::default() }
     }
 
     /// Peer 1 is node 10, peer 2 node 11.
     fn two(memory: &mut Memory) -> Peers<'_> {
         let mut peers = none(memory);
-        peers.learn(at(0), 10, [1; 32], 1, 1).unwrap();
-        peers.learn(at(0), 11, [2; 32], 1, 1).unwrap();
+        peers.learn(at(0), &record(10, 1, 1, 1)).unwrap();
+        peers.learn(at(0), &record(11, 2, 1, 1)).unwrap();
         peers
     }
 
@@ -252,12 +284,12 @@ mod tests {
     fn a_full_table_gives_the_idlest_place_and_never_one_in_use() {
         let mut memory = memory();
         let mut peers = none(&mut memory);
-        assert_eq!(peers.learn(at(0), 10, [1; 32], 1, 1), learned(1, false));
-        assert_eq!(peers.learn(at(1), 11, [2; 32], 1, 1), learned(2, false));
-        assert_eq!(peers.learn(at(2), 12, [3; 32], 1, 1), Err(DropReason::PeersFull));
+        assert_eq!(peers.learn(at(0), &record(10, 1, 1, 1)), learned(1, false));
+        assert_eq!(peers.learn(at(1), &record(11, 2, 1, 1)), learned(2, false));
+        assert_eq!(peers.learn(at(2), &record(12, 3, 1, 1)), Err(DropReason::PeersFull));
         peers.sent(at(200), PeerId(1), 10);
         assert_eq!(peers.traffic(PeerId(1)), (10, 0));
-        assert_eq!(peers.learn(at(201), 12, [3; 32], 1, 1), learned(2, true));
+        assert_eq!(peers.learn(at(201), &record(12, 3, 1, 1)), learned(2, true));
         assert_eq!(
             (peers.find(10), peers.find(11), peers.find(12)),
             (Some(PeerId(1)), None, Some(PeerId(2)))
@@ -269,11 +301,26 @@ mod tests {
     fn older_records_are_refused_and_new_keys_reset_the_peer() {
         let mut memory = memory();
         let mut peers = none(&mut memory);
-        peers.learn(at(0), 10, [1; 32], 2, 5).unwrap();
-        assert_eq!(peers.learn(at(1), 10, [9; 32], 2, 4), Err(DropReason::OldRecord));
-        assert_eq!(peers.learn(at(1), 10, [9; 32], 1, 9), Err(DropReason::OldRecord));
-        assert_eq!(peers.learn(at(1), 10, [1; 32], 2, 5), learned(1, false));
-        assert_eq!(peers.learn(at(1), 10, [9; 32], 3, 1), learned(1, true));
+        peers.learn(at(0), &record(10, 1, 2, 5)).unwrap();
+        assert_eq!(peers.learn(at(1), &record(10, 9, 2, 4)), Err(DropReason::OldRecord));
+        assert_eq!(peers.learn(at(1), &record(10, 9, 1, 9)), Err(DropReason::OldRecord));
+        assert_eq!(peers.learn(at(1), &record(10, 1, 2, 5)), learned(1, false));
+        assert_eq!(peers.learn(at(1), &record(10, 9, 3, 1)), learned(1, true));
+    }
+
+    #[test]
+    fn a_revoked_peer_is_gone_and_its_record_does_not_bring_it_back() {
+        let mut memory = memory();
+        let mut peers = two(&mut memory);
+        assert_eq!(peers.revoke(1, Revocation { serial: 1, index: 11 }), Some(PeerId(2)));
+        assert_eq!((peers.find(11), peers.find(10)), (None, Some(PeerId(1))));
+        assert_eq!(peers.learn(at(1), &record(11, 2, 1, 1)), Err(DropReason::Revoked));
+        assert_eq!(
+            peers.learn(at(1), &record(11, 3, 1, 2)),
+            learned(2, false),
+            "it came back with another key"
+        );
+        assert_eq!(peers.revoke(2, Revocation { serial: 1, index: 12 }), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use siphasher::sip::SipHasher13;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use super::secrets::Which;
 use super::slots::{Moment, Origin};
 use crate::counters::DropReason;
 use crate::noise::{PublicKey, hash, mac, open_extended, seal_extended};
@@ -42,11 +43,13 @@ pub struct CookieSlot {
     receiver: u32,
     mac1: [u8; 16],
     nonce: [u8; 24],
+    which: Which,
 }
 
 impl CookieSlot {
     /// No reply.
-    pub const EMPTY: Self = Self { origin: Origin::EMPTY, receiver: 0, mac1: [0; 16], nonce: [0; 24] };
+    pub const EMPTY: Self =
+        Self { origin: Origin::EMPTY, receiver: 0, mac1: [0; 16], nonce: [0; 24], which: Which::Present };
 }
 
 /// The handshakes that one source has left.
@@ -63,10 +66,23 @@ impl BucketSlot {
     pub const EMPTY: Self = Self { source: 0, full: Moment::NONE };
 }
 
-/// Checks what arrives.
-pub(super) struct Guard<'a> {
+/// What shows that somebody knows a public key.
+struct Marks {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
+}
+
+impl Marks {
+    fn of(public: &PublicKey) -> Self {
+        Self { mac1_key: mac1_key(public), cookie_key: cookie_key(public) }
+    }
+}
+
+/// Checks what arrives.
+pub(super) struct Guard<'a> {
+    present: Marks,
+    /// Of the key that this node had before.
+    before: Option<Marks>,
     secret: [u8; 32],
     born: Moment,
     loaded: Moment,
@@ -83,8 +99,8 @@ impl<'a> Guard<'a> {
         replies: &'a mut [CookieSlot],
     ) -> Self {
         Self {
-            mac1_key: mac1_key(public),
-            cookie_key: cookie_key(public),
+            present: Marks::of(public),
+            before: None,
             secret: [0; 32],
             born: Moment::NONE,
             loaded: Moment::NONE,
@@ -94,7 +110,18 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// Judges an initiation or response. `busy`: the queue of handshakes is at least half full.
+    /// This node's key is this one.
+    pub(super) fn set_present(&mut self, public: &PublicKey) {
+        self.present = Marks::of(public);
+    }
+
+    /// It also answers to the key that it had before, or to none.
+    pub(super) fn set_before(&mut self, public: Option<&PublicKey>) {
+        self.before = public.map(Marks::of);
+    }
+
+    /// Judges an initiation or response; which of our keys it is for. `busy`: the queue of handshakes is at least half
+    /// full.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -102,16 +129,14 @@ impl<'a> Guard<'a> {
         message: &mut [u8],
         busy: bool,
         rng: &mut Rng,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Which, DropReason> {
         let sender = message.get(4..8).and_then(|s| s.first_chunk()).copied().ok_or(DropReason::Truncated)?;
         let macs = Macs::new(message)?;
-        if !equal(&mac(&self.mac1_key, &[macs.body])?, macs.mac1) {
-            return Err(DropReason::Authentication);
-        }
+        let which = self.which(&macs)?;
         if busy {
             self.loaded = Moment::at(now);
         } else if self.loaded.allows(now, LOAD_LATCH) {
-            return Ok(());
+            return Ok(which);
         }
         let cookie = self.cookie(now, origin, rng)?;
         if !equal(&mac(&cookie, &[macs.body, macs.mac1])?, macs.mac2) {
@@ -121,10 +146,23 @@ impl<'a> Guard<'a> {
                 receiver: u32::from_le_bytes(sender),
                 mac1: *macs.mac1,
                 nonce: rng.bytes(),
+                which,
             });
             return Err(DropReason::HandshakeLimit);
         }
-        if self.allow(now, origin) { Ok(()) } else { Err(DropReason::HandshakeLimit) }
+        if self.allow(now, origin) { Ok(which) } else { Err(DropReason::HandshakeLimit) }
+    }
+
+    fn which(&self, macs: &Macs<'_>) -> Result<Which, DropReason> {
+        let shows =
+            |marks: &Marks| mac(&marks.mac1_key, &[macs.body]).is_ok_and(|own| equal(&own, macs.mac1));
+        if shows(&self.present) {
+            Ok(Which::Present)
+        } else if self.before.as_ref().is_some_and(shows) {
+            Ok(Which::Before)
+        } else {
+            Err(DropReason::Authentication)
+        }
     }
 
     /// Writes the next cookie reply.
@@ -138,7 +176,11 @@ impl<'a> Guard<'a> {
         *view.receiver = reply.receiver.to_le_bytes();
         *view.nonce = reply.nonce;
         view.cookie.first_chunk_mut::<16>()?.copy_from_slice(&cookie);
-        seal_extended(&self.cookie_key, &reply.nonce, &reply.mac1, view.cookie).ok()?;
+        let marks = match (reply.which, &self.before) {
+            (Which::Before, Some(before)) => before,
+            _ => &self.present,
+        };
+        seal_extended(&marks.cookie_key, &reply.nonce, &reply.mac1, view.cookie).ok()?;
         Some((reply.origin, COOKIE_REPLY))
     }
 
@@ -257,7 +299,7 @@ mod tests {
         let mut m = [9; 148];
         assert_eq!(g.check(secs(0), &from(1), &mut m, false, rng), Err(DropReason::Authentication));
         let mac1 = sign(&ME, None, &mut m).unwrap();
-        assert_eq!(g.check(secs(0), &from(1), &mut m, false, rng), Ok(()));
+        assert_eq!(g.check(secs(0), &from(1), &mut m, false, rng), Ok(Which::Present));
         assert!(!g.has_reply());
         // Two demands, room for one reply.
         assert_eq!(g.check(secs(1), &from(1), &mut m, true, rng), Err(DropReason::HandshakeLimit));
@@ -271,14 +313,14 @@ mod tests {
         assert_eq!(open(&[0; 16], out), Err(DropReason::Authentication));
         let cookie = open(&mac1, out).unwrap();
         sign(&ME, Some(&cookie), &mut m).unwrap();
-        assert_eq!(g.check(secs(1), &from(1), &mut m, true, rng), Ok(()));
+        assert_eq!(g.check(secs(1), &from(1), &mut m, true, rng), Ok(Which::Present));
         // Not from elsewhere, not through elsewhere, not for ever; and the latch holds for a second.
         assert_eq!(g.check(secs(1), &from(2), &mut m, true, rng), Err(DropReason::HandshakeLimit));
         let relayed = Origin { via: 5, ..from(1) };
         assert_eq!(g.check(secs(1), &relayed, &mut m, false, rng), Err(DropReason::HandshakeLimit));
-        assert_eq!(g.check(secs(120), &from(1), &mut m, true, rng), Ok(()));
+        assert_eq!(g.check(secs(120), &from(1), &mut m, true, rng), Ok(Which::Present));
         assert_eq!(g.check(secs(121), &from(1), &mut m, true, rng), Err(DropReason::HandshakeLimit));
-        assert_eq!(g.check(secs(122), &from(1), &mut m, false, rng), Ok(()));
+        assert_eq!(g.check(secs(122), &from(1), &mut m, false, rng), Ok(Which::Present));
     }
 
     /// Timings of the kernel's `selftest/ratelimiter.c`: a burst, then one every 50 ms.

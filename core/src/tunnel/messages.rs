@@ -1,5 +1,6 @@
 //! Messages in and out: what is queued for computing, and what is ready to be sent.
 
+use super::secrets::Which;
 use super::slots::{Moment, Stage, flag};
 use super::{JobSlot, List, Origin, PeerId, Transmit, Tunnels, Wait, cookie, seal};
 use crate::counters::DropReason;
@@ -28,15 +29,16 @@ impl Tunnels<'_> {
         datagram: &mut [u8],
         rng: &mut Rng,
     ) -> Result<(), DropReason> {
+        let mut which = Which::Present;
         let (stage, peer) = match Kind::of(datagram)? {
             Kind::Data => return Err(DropReason::Malformed),
             Kind::CookieReply => return self.take_cookie(now, datagram),
             Kind::Initiation => {
-                self.judge(now, origin, datagram, rng)?;
+                which = self.judge(now, origin, datagram, rng)?;
                 (Stage::OpenIdentity, PeerId(0))
             }
             Kind::Response => {
-                self.judge(now, origin, datagram, rng)?;
+                let _ = self.judge(now, origin, datagram, rng)?;
                 let receiver = u32::from_le_bytes(*Response::new(datagram)?.receiver);
                 let id = self.find_index(receiver).ok_or(DropReason::UnknownIndex)?;
                 let peer = self.owner(id);
@@ -54,6 +56,7 @@ impl Tunnels<'_> {
         let generation = self.slot(peer).map_or(0, |slot| slot.generation);
         if let Some(job) = self.jobs.get_mut(id) {
             (job.stage, job.peer, job.generation, job.origin) = (stage, peer.0, generation, *origin);
+            job.which = which;
             for (to, from) in job.message.iter_mut().zip(datagram.iter()) {
                 *to = *from;
             }
@@ -68,7 +71,7 @@ impl Tunnels<'_> {
         origin: &Origin,
         datagram: &mut [u8],
         rng: &mut Rng,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Which, DropReason> {
         let busy =
             self.jobs.len().saturating_sub(self.waiting).saturating_mul(2) >= self.jobs.capacity().max(4);
         self.guard.check(now, origin, datagram, busy, rng)

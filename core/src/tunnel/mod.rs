@@ -26,6 +26,7 @@ mod cookie;
 mod keypairs;
 mod messages;
 mod replay;
+mod secrets;
 mod slots;
 mod stamp;
 mod strangers;
@@ -34,6 +35,7 @@ mod transport;
 mod work;
 
 pub use cookie::{BucketSlot, CookieSlot};
+pub use secrets::{MeshPsk, pair_psk};
 pub use slots::{JobSlot, KeypairSlot, Origin, PeerSlot};
 pub use stamp::FLOOR_MARGIN;
 pub use transport::{Content, OpenTicket, Opened, RecvKey, SendGrant, SendKey, open, seal};
@@ -46,6 +48,7 @@ use crate::noise::{PublicKey, StaticSecret, hash};
 use crate::storage::{Index, Link, Pool};
 use crate::time::{Duration, Instant};
 use cookie::Guard;
+use secrets::Identity;
 use slots::flag;
 use stamp::StampClock;
 
@@ -209,8 +212,10 @@ enum Wait {
 
 /// The sessions of this node.
 pub struct Tunnels<'a> {
-    identity: StaticSecret,
-    public: PublicKey,
+    identity: Identity,
+    /// The key that it had before, and still answers to.
+    before: Option<Identity>,
+    psk: MeshPsk,
     hash_key: [u8; 16],
     peers: &'a mut [PeerSlot],
     keypairs: &'a mut [KeypairSlot],
@@ -230,15 +235,16 @@ pub struct Tunnels<'a> {
 }
 
 impl<'a> Tunnels<'a> {
-    /// No peers. `floor`: the last number of a [`TunnelEvent::PersistFloor`] of earlier lives, 0 for none.
+    /// No peers, no shared keys. `floor`: the last number of a [`TunnelEvent::PersistFloor`] of earlier lives, 0 for none.
     pub fn new(resources: TunnelResources<'a>, identity: StaticSecret, floor: u64) -> Self {
-        let public = identity.public();
         let seed = hash(&[b"index", identity.as_bytes()]);
+        let identity = Identity::new(identity);
         let hash_key = seed.first_chunk().copied().unwrap_or_default();
         Self {
-            guard: Guard::new(&public, hash_key, resources.buckets, resources.cookies),
+            guard: Guard::new(&identity.public, hash_key, resources.buckets, resources.cookies),
             identity,
-            public,
+            before: None,
+            psk: MeshPsk::default(),
             hash_key,
             peers: resources.peers,
             keypairs: resources.keypairs,
@@ -259,7 +265,7 @@ impl<'a> Tunnels<'a> {
 
     /// This node's public key.
     pub const fn public(&self) -> PublicKey {
-        self.public
+        self.identity.public
     }
 
     /// Makes `key` the peer numbered `id`, replacing any other. The same key again only sets `psk`, which counts
@@ -274,7 +280,7 @@ impl<'a> Tunnels<'a> {
         psk: Option<&[u8; 32]>,
     ) -> Result<(), AddPeerError> {
         let slot = self.slot(id).ok_or(AddPeerError::NoSlot)?;
-        if *key == self.public {
+        if *key == self.identity.public {
             return Err(AddPeerError::OwnKey);
         }
         match self.find_key(key) {
@@ -300,15 +306,20 @@ impl<'a> Tunnels<'a> {
     /// Forgets a peer and its keys at once; its deadline is void.
     pub fn remove_peer(&mut self, id: PeerId) {
         let Some(slot) = self.slot(id).filter(|slot| slot.live) else { return };
-        let hash = self.hash_of_key(&slot.key);
-        let (peers, hash_key) = (&*self.peers, &self.hash_key);
-        self.keys.remove(hash, id.0, |other| {
-            key_of(peers, other).map_or(0, |key| SipHasher13::new_with_key(hash_key).hash(&key.0))
-        });
+        let key = slot.key;
+        self.unlist_key(id, &key);
         self.forget_keys(id);
         if let Some(slot) = self.slot_mut(id) {
             slot.wipe();
         }
+    }
+
+    fn unlist_key(&mut self, id: PeerId, key: &PublicKey) {
+        let hash = self.hash_of_key(key);
+        let (peers, hash_key) = (&*self.peers, &self.hash_key);
+        self.keys.remove(hash, id.0, |other| {
+            key_of(peers, other).map_or(0, |key| SipHasher13::new_with_key(hash_key).hash(&key.0))
+        });
     }
 
     /// The number of the peer with this key.
@@ -337,6 +348,11 @@ impl<'a> Tunnels<'a> {
     pub fn is_silent(&self, now: Instant, id: PeerId) -> bool {
         let recent = |slot: &&PeerSlot| !slot.sent.older(now, SILENCE_COUNTS);
         self.slot(id).filter(recent).is_some_and(|slot| slot.tries >= 2)
+    }
+
+    /// It is at least this late, in Unix seconds, by a clock that is believed: stamps are after that.
+    pub fn not_before(&mut self, unix_secs: u64) {
+        self.stamps.not_before(unix_secs);
     }
 
     /// What the caller should know, or `None`.

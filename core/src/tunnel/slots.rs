@@ -4,6 +4,7 @@
 
 use zeroize::Zeroize;
 
+use super::secrets::Which;
 use crate::noise::{PublicKey, SymmetricState};
 use crate::storage::Slot;
 use crate::time::{Duration, Instant};
@@ -96,6 +97,8 @@ pub(super) mod flag {
     pub(in crate::tunnel) const MAC1: u16 = 1 << 8;
     /// The last handshake message sent may have led nowhere.
     pub(in crate::tunnel) const DOUBTED: u16 = 1 << 9;
+    /// The initiation that waits for its response was made with this node's key before the present one.
+    pub(in crate::tunnel) const BEFORE: u16 = 1 << 10;
 }
 
 /// What is known of one peer.
@@ -103,6 +106,7 @@ pub(super) mod flag {
 #[repr(C)]
 pub struct PeerSlot {
     pub(super) key: PublicKey,
+    /// The peer's own, in place of the mesh's; zero for none.
     pub(super) psk: [u8; 32],
     /// Static-static agreement.
     pub(super) shared: [u8; 32],
@@ -213,10 +217,23 @@ impl PeerSlot {
         self.index = 0;
     }
 
+    /// Forgets the static-static agreement: one of the two keys is another one.
+    pub(super) fn forget_shared(&mut self) {
+        self.shared.zeroize();
+        self.clear(flag::SHARED);
+    }
+
+    /// Forgets the cookie that the peer gave us.
+    pub(super) fn forget_cookie(&mut self) {
+        self.cookie.zeroize();
+        self.cookie_born = Moment::NONE;
+        self.clear(flag::MAC1);
+    }
+
     /// Empties the slot, secrets first.
     pub(super) fn wipe(&mut self) {
         self.psk.zeroize();
-        self.shared.zeroize();
+        self.forget_shared();
         self.cookie.zeroize();
         self.forget_handshake();
         *self = Self {
@@ -321,6 +338,8 @@ pub struct JobSlot {
     pub(super) generation: u32,
     pub(super) next: u32,
     pub(super) stage: Stage,
+    /// Of this node's keys, the one that it is about.
+    pub(super) which: Which,
     pub(super) message: [u8; wireguard::INITIATION],
 }
 
@@ -337,6 +356,7 @@ impl JobSlot {
         generation: 0,
         next: 0,
         stage: Stage::Free,
+        which: Which::Present,
         message: [0; wireguard::INITIATION],
     };
 

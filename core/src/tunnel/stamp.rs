@@ -3,7 +3,8 @@
 //! A peer refuses an initiation whose stamp is not greater than the last one it saw, so a node whose clock goes
 //! back (a board without a battery starts in 1970) would be locked out until it passes its old stamps. A floor
 //! is therefore stored ahead of use: no stamp is below it, and a new floor is announced before the stored one
-//! is reached. It does not store anything itself.
+//! is reached. Where that floor was lost, the server's time serves ([`StampClock::not_before`]). It does not store
+//! anything itself.
 
 use crate::time::WallTime;
 
@@ -53,6 +54,13 @@ impl StampClock {
         stamp
     }
 
+    /// It is at least this late: a node without a clock or a floor is told by its server.
+    pub(super) fn not_before(&mut self, secs: u64) {
+        if secs > self.secs {
+            (self.secs, self.nanos) = (secs, 0);
+        }
+    }
+
     /// A floor to be stored, once.
     pub(super) fn poll_floor(&mut self) -> Option<u64> {
         core::mem::take(&mut self.due).then_some(self.floor)
@@ -85,6 +93,20 @@ mod tests {
             assert!(next > last);
             last = next;
         }
+    }
+
+    #[test]
+    fn a_node_in_1970_is_taken_to_the_servers_time_and_never_back() {
+        let mut other_life = StampClock::new(0);
+        let last = other_life.next(wall(1_700_000_000, 0));
+        let mut clock = StampClock::new(0);
+        assert!(clock.next(wall(0, 0)) < last, "refused by who has seen the last one");
+        clock.not_before(1_700_000_100);
+        let next = clock.next(wall(1, 0));
+        assert!(next > last);
+        assert_eq!(clock.poll_floor(), Some(1_700_000_100 + FLOOR_MARGIN));
+        clock.not_before(5);
+        assert!(clock.next(wall(2, 0)) > next);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! peer was removed meanwhile, or whose session was made from the other side meanwhile, ends unsent.
 
 use super::messages::{pop_job, push_job};
+use super::secrets::{Identity, Which};
 use super::slots::{Moment, Stage, flag};
 use super::timers::pause;
 use super::{INITIATION_GAP, JobSlot, PeerId, PeerSlot, Tunnels, Wait, Work, cookie};
@@ -78,6 +79,7 @@ impl Tunnels<'_> {
         if self.jobs.len() >= self.jobs.capacity() {
             return 0;
         }
+        let has_before = self.before.is_some();
         while let Some(peer) = self.pop_peer(Wait::Initiation) {
             let Some(slot) = self.live_mut(peer).filter(|slot| slot.has(flag::INITIATING)) else { continue };
             if !slot.sent.allows(now, pause(slot)) {
@@ -86,10 +88,14 @@ impl Tunnels<'_> {
                 self.start(now, peer, false);
                 continue;
             }
+            // Who does not answer to one of this node's keys may know it by the other.
+            let turn = slot.tries > 0 && !slot.has(flag::BEFORE);
+            let which = if turn && has_before { Which::Before } else { Which::Present };
             let job = JobSlot {
                 stage: Stage::StartEphemeral,
                 peer: peer.0,
                 generation: slot.generation,
+                which,
                 ..JobSlot::EMPTY
             };
             return self.jobs.insert(job).unwrap_or_default();
@@ -135,27 +141,31 @@ impl Tunnels<'_> {
 
     fn open_identity(&mut self, now: Instant, id: u32) -> Result<Stage, DropReason> {
         let job = self.jobs.get_mut(id).ok_or(DropReason::QueueFull)?;
+        let own = identity(&self.identity, self.before.as_ref(), job.which)?;
         let view = Initiation::new(&mut job.message)?;
         job.remote = PublicKey(*view.ephemeral);
         job.remote_index = u32::from_le_bytes(*view.sender);
-        job.state = begin(&self.public);
+        job.state = begin(&own.public);
         mix_ephemeral(&mut job.state, &job.remote);
-        let key = job.state.mix_key(self.identity.agree(&job.remote)?.as_bytes());
+        let key = job.state.mix_key(own.secret.agree(&job.remote)?.as_bytes());
         let who = job.state.open(key, view.identity)?.first_chunk().copied().ok_or(DropReason::Truncated)?;
         // No ephemeral secret is drawn before the peer is known: until then its place holds the peer's key.
         job.ephemeral = who;
         let Some(peer) = self.find_key(&PublicKey(who)) else { return Ok(Stage::TellStranger) };
         let slot = self.slot(PeerId(peer)).ok_or(DropReason::UnknownPeer)?;
         let (generation, shared) = (slot.generation, slot.has(flag::SHARED));
+        let mut present = false;
         if let Some(job) = self.jobs.get_mut(id) {
             (job.peer, job.generation) = (peer, generation);
+            present = job.which == Which::Present;
         }
-        if shared { self.open_stamp(now, id) } else { Ok(Stage::OpenStamp) }
+        if shared && present { self.open_stamp(now, id) } else { Ok(Stage::OpenStamp) }
     }
 
     fn open_stamp(&mut self, now: Instant, id: u32) -> Result<Stage, DropReason> {
         let (job, slot) = job_and_peer(&mut self.jobs, self.peers, id)?;
-        let shared = shared_with(&self.identity, slot)?;
+        let own = identity(&self.identity, self.before.as_ref(), job.which)?;
+        let shared = shared_with(own, job.which, slot)?;
         let key = job.state.mix_key(shared.as_bytes());
         let view = Initiation::new(&mut job.message)?;
         let stamp = job.state.open(key, view.stamp)?.first_chunk().copied().ok_or(DropReason::Truncated)?;
@@ -191,10 +201,11 @@ impl Tunnels<'_> {
 
     fn answer_identity(&mut self, now: Instant, id: u32, rng: &mut Rng) -> Result<Stage, DropReason> {
         let local = self.draw_index(rng)?;
+        let (psk, _) = self.psks_of(id)?;
         let (job, slot) = job_and_peer(&mut self.jobs, self.peers, id)?;
         let shared = StaticSecret::from_bytes(job.ephemeral).agree(&slot.key)?;
         let _ = job.state.mix_key(shared.as_bytes());
-        let key = job.state.mix_key_and_hash(&slot.psk);
+        let key = job.state.mix_key_and_hash(&psk);
         let view = Response::new(&mut job.message)?;
         *view.kind = Kind::Response.field();
         *view.sender = local.to_le_bytes();
@@ -217,6 +228,7 @@ impl Tunnels<'_> {
         }
         job.remote = PublicKey(*view.ephemeral);
         job.remote_index = u32::from_le_bytes(*view.sender);
+        job.which = if slot.has(flag::BEFORE) { Which::Before } else { Which::Present };
         job.state = slot.state;
         mix_ephemeral(&mut job.state, &job.remote);
         let shared = StaticSecret::from_bytes(slot.ephemeral).agree(&job.remote)?;
@@ -225,15 +237,21 @@ impl Tunnels<'_> {
     }
 
     fn finish_identity(&mut self, now: Instant, id: u32) -> Result<Stage, DropReason> {
+        let (psk, next) = self.psks_of(id)?;
         let (job, slot) = job_and_peer(&mut self.jobs, self.peers, id)?;
+        let own = identity(&self.identity, self.before.as_ref(), job.which)?;
         let view = Response::new(&mut job.message)?;
         let local = u32::from_le_bytes(*view.receiver);
         if local != slot.index {
             return Err(DropReason::UnknownIndex);
         }
-        let _ = job.state.mix_key(self.identity.agree(&job.remote)?.as_bytes());
-        let key = job.state.mix_key_and_hash(&slot.psk);
-        job.state.open(key, view.empty)?;
+        let _ = job.state.mix_key(own.secret.agree(&job.remote)?.as_bytes());
+        let open = |psk: &[u8; 32]| {
+            let (mut state, mut empty) = (job.state, *view.empty);
+            let key = state.mix_key_and_hash(psk);
+            state.open(key, &mut empty).map(|_| state)
+        };
+        job.state = open(&psk).or_else(|reason| next.as_ref().map_or(Err(reason), open))?;
         let (peer, state, remote) = (PeerId(job.peer), job.state, job.remote_index);
         self.drop_handshake(peer);
         self.begin_session(now, peer, true, [local, remote], &state)?;
@@ -263,14 +281,19 @@ impl Tunnels<'_> {
         rng: &mut Rng,
     ) -> Result<Stage, DropReason> {
         let (job, slot) = job_and_peer(&mut self.jobs, self.peers, id)?;
+        let own = identity(&self.identity, self.before.as_ref(), job.which)?;
         let shared = StaticSecret::from_bytes(job.ephemeral).agree(&slot.key)?;
         let key = job.state.mix_key(shared.as_bytes());
         let view = Initiation::new(&mut job.message)?;
-        for (to, from) in view.identity.iter_mut().zip(self.public.0) {
+        for (to, from) in view.identity.iter_mut().zip(own.public.0) {
             *to = from;
         }
         job.state.seal(key, view.identity)?;
-        if slot.has(flag::SHARED) { self.start_stamp(now, wall, id, rng) } else { Ok(Stage::StartStamp) }
+        if slot.has(flag::SHARED) && job.which == Which::Present {
+            self.start_stamp(now, wall, id, rng)
+        } else {
+            Ok(Stage::StartStamp)
+        }
     }
 
     fn start_stamp(
@@ -286,7 +309,8 @@ impl Tunnels<'_> {
         if slot.attempt.is_none() {
             return Ok(Stage::Free);
         }
-        let shared = shared_with(&self.identity, slot)?;
+        let own = identity(&self.identity, self.before.as_ref(), job.which)?;
+        let shared = shared_with(own, job.which, slot)?;
         let key = job.state.mix_key(shared.as_bytes());
         let view = Initiation::new(&mut job.message)?;
         *view.kind = Kind::Initiation.field();
@@ -297,7 +321,7 @@ impl Tunnels<'_> {
         job.state.seal(key, view.stamp)?;
         let cookie = usable_cookie(slot, now);
         let mac1 = cookie::sign(&slot.key, cookie.as_ref(), &mut job.message)?;
-        let (peer, state, ephemeral) = (PeerId(job.peer), job.state, job.ephemeral);
+        let (peer, state, ephemeral, which) = (PeerId(job.peer), job.state, job.ephemeral, job.which);
         self.drop_handshake(peer);
         let id = self.handshake_id(peer);
         if !self.indices.insert(u64::from(index), id) {
@@ -306,8 +330,20 @@ impl Tunnels<'_> {
         let slot = self.slot_mut(peer).ok_or(DropReason::UnknownPeer)?;
         (slot.state, slot.ephemeral, slot.index, slot.mac1) = (state, ephemeral, index, mac1);
         slot.set(flag::MAC1);
+        match which {
+            Which::Before => slot.set(flag::BEFORE),
+            Which::Present => slot.clear(flag::BEFORE),
+        }
         self.handshake_sent(now, peer, true, rng);
         Ok(Stage::SendInitiation)
+    }
+
+    /// The PSKs that the job's handshake may have.
+    fn psks_of(&mut self, id: u32) -> Result<([u8; 32], Option<[u8; 32]>), DropReason> {
+        let job = self.jobs.get(id).ok_or(DropReason::QueueFull)?;
+        let own = identity(&self.identity, self.before.as_ref(), job.which)?;
+        let slot = self.slot(PeerId(job.peer)).ok_or(DropReason::UnknownPeer)?;
+        Ok(self.psks(slot, &own.public))
     }
 }
 
@@ -324,10 +360,25 @@ fn mix_ephemeral(state: &mut SymmetricState, ephemeral: &PublicKey) {
     state.mix_chain(&ephemeral.0);
 }
 
-/// The static-static agreement, computed at most once.
-fn shared_with(identity: &StaticSecret, slot: &mut PeerSlot) -> Result<SharedSecret, DropReason> {
+/// The key that is meant.
+fn identity<'i>(
+    present: &'i Identity,
+    before: Option<&'i Identity>,
+    which: Which,
+) -> Result<&'i Identity, DropReason> {
+    match which {
+        Which::Present => Ok(present),
+        Which::Before => before.ok_or(DropReason::UnknownPeer),
+    }
+}
+
+/// The static-static agreement, with the present key computed at most once.
+fn shared_with(own: &Identity, which: Which, slot: &mut PeerSlot) -> Result<SharedSecret, DropReason> {
+    if which == Which::Before {
+        return own.secret.agree(&slot.key);
+    }
     if !slot.has(flag::SHARED) {
-        slot.shared = *identity.agree(&slot.key)?.as_bytes();
+        slot.shared = *own.secret.agree(&slot.key)?.as_bytes();
         slot.set(flag::SHARED);
     }
     Ok(SharedSecret::from_bytes(slot.shared))

@@ -7,6 +7,13 @@
 //! `version, kind, postcard body`: unknown kinds are skipped, fields are only ever appended in new kinds, and
 //! the golden bytes of every message are pinned by tests, because sites and firmware never upgrade together.
 
+mod record;
+
+pub use record::{
+    Held, NodeRecord, RECORD_CONTEXT, REVOCATIONS_CONTEXT, REVOCATIONS_MAX, Revocation, Revocations,
+    SignedRecord,
+};
+
 use crate::counters::DropReason;
 use crate::wire::feed::Update;
 use core::net::{IpAddr, SocketAddr};
@@ -25,8 +32,6 @@ pub const PROLOGUE: &[u8] = b"edgemesh control 1";
 /// What a root key signs to certify a server's keys: this, then [`Greeting::noise_key`],
 /// [`Greeting::directory_key`] and the epoch as u32 little-endian.
 pub const CERTIFICATE_CONTEXT: &[u8] = b"edgemesh server certificate 1";
-/// What a directory key signs over a node record: this, then the record's postcard bytes.
-pub const RECORD_CONTEXT: &[u8] = b"edgemesh node record 1";
 
 /// The first four bytes of a TCP connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,30 +78,6 @@ pub struct Greeting<'a> {
     pub epoch: u32,
     /// The root's Ed25519 signature, 64 bytes.
     pub certificate: &'a [u8],
-}
-
-/// Who a node is, as the directory says.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NodeRecord<'a> {
-    /// Cluster-wide index, from 1, never reused.
-    pub index: u32,
-    /// Kubernetes node name.
-    pub name: &'a str,
-    /// WireGuard and control key (X25519).
-    pub key: [u8; 32],
-    /// Grows with every change of this record.
-    pub serial: u64,
-    /// Directory epoch in which it was signed.
-    pub epoch: u32,
-}
-
-/// A record with the directory's signature; passed on by anyone, forged by nobody.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SignedRecord<'a> {
-    /// Postcard bytes of a [`NodeRecord`].
-    pub record: &'a [u8],
-    /// Ed25519 over [`RECORD_CONTEXT`] and `record`, 64 bytes.
-    pub signature: &'a [u8],
 }
 
 /// The cluster's settings, the same for every node.
@@ -166,6 +147,12 @@ pub enum ToServer<'a> {
     Want(u32),
     /// The Service with this fingerprint is not held any more (kind 7).
     Forget(u32),
+    /// Holds so many revocations and wants the others, now and whenever there are more; answered by
+    /// [`ToNode::Revocations`] (kind 9).
+    Revocations(Held),
+    /// The node takes this key in place of the one that it made this connection with, which is what vouches for it;
+    /// answered by [`ToNode::Rekeyed`] (kind 10).
+    Rekey([u8; 32]),
 }
 
 /// First message of a node.
@@ -221,6 +208,10 @@ pub enum ToNode<'a> {
     Entries(EntriesPart<'a>),
     /// What was fed since the last one of these is all that there is with this fingerprint (kind 72).
     Answer(Answer<'a>),
+    /// Nodes that are members no more, for nodes that asked for them (kind 73).
+    Revocations(Revocations<'a>),
+    /// The node's record as it is now: with the key that it asked for, or without (kind 74).
+    Rekeyed(SignedRecord<'a>),
 }
 
 /// The terms on which a node is accepted.
@@ -323,6 +314,8 @@ impl<'a> ToServer<'a> {
             Self::Want(body) => encode(6, body, out),
             Self::Forget(body) => encode(7, body, out),
             Self::Entries(body) => encode(8, body, out),
+            Self::Revocations(body) => encode(9, body, out),
+            Self::Rekey(body) => encode(10, body, out),
         }
     }
 
@@ -344,6 +337,8 @@ impl<'a> ToServer<'a> {
             6 => Self::Want(decode(body)?),
             7 => Self::Forget(decode(body)?),
             8 => Self::Entries(decode(body)?),
+            9 => Self::Revocations(decode(body)?),
+            10 => Self::Rekey(decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -365,6 +360,8 @@ impl<'a> ToNode<'a> {
             Self::FeedCommit(body) => encode(70, body, out),
             Self::Prove => encode(71, &(), out),
             Self::Answer(body) => encode(72, body, out),
+            Self::Revocations(body) => encode(73, body, out),
+            Self::Rekeyed(body) => encode(74, body, out),
             Self::Entries(body) => encode(80, body, out),
         }
     }
@@ -391,6 +388,8 @@ impl<'a> ToNode<'a> {
             70 => Self::FeedCommit(decode(body)?),
             71 => Self::Prove,
             72 => Self::Answer(decode(body)?),
+            73 => Self::Revocations(decode(body)?),
+            74 => Self::Rekeyed(decode(body)?),
             80 => Self::Entries(decode(body)?),
             _ => return Ok(None),
         }))
@@ -398,15 +397,20 @@ impl<'a> ToNode<'a> {
 }
 
 /// The updates in the body of a [`ToNode::Feed`], in order. Ends with an error item at the first bad byte.
-pub fn updates(mut body: &[u8]) -> impl Iterator<Item = Result<Update<'_>, DropReason>> {
+pub fn updates(body: &[u8]) -> impl Iterator<Item = Result<Update<'_>, DropReason>> {
+    sequence(body)
+}
+
+/// Postcard values one after the other. Ends with an error item at the first bad byte.
+fn sequence<'a, T: Deserialize<'a>>(mut body: &'a [u8]) -> impl Iterator<Item = Result<T, DropReason>> + 'a {
     core::iter::from_fn(move || {
         if body.is_empty() {
             return None;
         }
         match postcard::take_from_bytes(body) {
-            Ok((update, rest)) => {
+            Ok((value, rest)) => {
                 body = rest;
-                Some(Ok(update))
+                Some(Ok(value))
             }
             Err(_) => {
                 body = &[];

@@ -15,4 +15,5 @@ mod handshakes;
 mod hostile;
 mod net;
 mod random;
+mod secrets;
 mod timers;

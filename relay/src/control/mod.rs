@@ -7,6 +7,7 @@ mod account;
 mod demand;
 mod frames;
 mod hub;
+mod revocations;
 mod session;
 
 pub(crate) use account::{Accounts, Reviewer};
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 16_384;
@@ -43,6 +44,10 @@ pub(crate) struct Shared {
     pub(crate) relays: bool,
     pub(crate) feed: Arc<Feed>,
     accounts: Accounts,
+    /// Told of whenever there are more revocations.
+    listed: watch::Sender<()>,
+    /// The server is to start again.
+    pub(crate) restart: Notify,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
     rng: Mutex<Rng>,
@@ -64,6 +69,8 @@ impl Shared {
             relays,
             feed,
             accounts,
+            listed: watch::Sender::new(()),
+            restart: Notify::new(),
             hub: Hub::default(),
             counters,
             rng: Mutex::new(rng),
@@ -72,6 +79,28 @@ impl Shared {
 
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node was put out: its connections end here, and everybody hears of it.
+    pub(crate) fn revoked(&self, node: &str, index: u32) {
+        tracing::warn!(node, index, "node revoked");
+        self.hub.end(index);
+        self.switch.unbind(index);
+        self.feed.nodes_changed();
+        self.list_changed();
+    }
+
+    /// The directory has another key: what is fed is signed anew, and every node comes back to hear of it.
+    pub(crate) fn rotated(&self) {
+        let epoch = self.directory().epoch();
+        tracing::warn!(epoch, "the directory has a new key");
+        self.feed.sign_again(&self.directory);
+        self.hub.end_all();
+    }
+
+    /// There may be more revocations.
+    pub(crate) fn list_changed(&self) {
+        self.listed.send_replace(());
     }
 
     pub(crate) fn rng(&self) -> MutexGuard<'_, Rng> {

@@ -5,7 +5,8 @@
 
 use super::demand::Interest;
 use super::frames::{self, Reader};
-use super::hub::Push;
+use super::hub::Entered;
+use super::revocations::Told;
 use super::{Shared, account};
 use crate::counters::Loss;
 use crate::entries::Follower;
@@ -13,10 +14,11 @@ use crate::feed::{Cursor, Version};
 use crate::forward::Met;
 use edgemesh_core::noise::ik::{Responder, Transport};
 use edgemesh_core::wire::control::{
-    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_MAX, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal,
+    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_MAX, Held, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal,
+    SignedRecord, ToNode, ToServer, Welcome,
 };
-use edgemesh_core::wire::control::{SignedRecord, ToNode, ToServer, Welcome};
 use edgemesh_core::wire::feed::Home;
+use edgemesh_host::token::fingerprint;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let mut reader = Reader::new(read);
-    let mut sender = Sender { write, transport: None, index: 0 };
+    let mut sender = Sender { write, transport: None, index: 0, key: [0; 32] };
     let admitted = match timeout(super::HANDSHAKE_WITHIN, admit(shared, &mut reader, &mut sender, peer)).await
     {
         Ok(result) => result.inspect_err(|_| shared.counters.count(Loss::Tcp, 1))?,
@@ -61,6 +63,8 @@ pub(super) struct Sender {
     transport: Option<Transport>,
     /// The node's index once it is admitted.
     index: u32,
+    /// The key that it has shown.
+    key: [u8; 32],
 }
 
 impl Sender {
@@ -88,8 +92,7 @@ impl Sender {
 /// What the node's hello asked for.
 struct Admitted {
     name: String,
-    id: u64,
-    pushes: mpsc::Receiver<Push>,
+    entered: Entered,
     feed: Option<watch::Receiver<Option<Arc<Version>>>>,
     /// The state of the feed that the node has: as it says, later as it was sent.
     held: Option<u64>,
@@ -99,6 +102,8 @@ struct Admitted {
     entries: Option<Follower>,
     /// What it asked for, when it is fed on demand.
     interest: Option<Interest>,
+    /// It asked for revocations.
+    told: Option<Told>,
 }
 
 /// Handshake and hello. `None` when the node was turned away.
@@ -142,7 +147,7 @@ async fn admit(
     let unknown = hello.secret.is_empty() && matches!(result, Ok(Err((Refusal::NotEnrolled, _))));
     if unknown && features & FEATURE_ACCOUNT != 0 {
         result = match account::vouched(shared, reader, sender, &name).await? {
-            Ok(()) => shared.directory().admit_vouched(&name, key),
+            Ok(()) => shared.directory().admit_vouched(&name, key, now),
             Err(refused) => Ok(Err(refused)),
         };
     }
@@ -161,18 +166,23 @@ async fn admit(
         shared.counters.enrolled.fetch_add(1, Relaxed);
         shared.switch.unbind(admission.index);
         shared.feed.nodes_changed();
+        shared.list_changed();
         tracing::info!(node = name, index = admission.index, %peer, "node enrolled");
     }
-    sender.index = admission.index;
-    welcome(shared, sender, peer, now).await?;
-    let (id, pushes) = shared.hub.enter(admission.index, peer, &agent);
+    (sender.index, sender.key) = (admission.index, key);
+    // Entered first: whoever is revoked from here on is found.
+    let entered = shared.hub.enter(admission.index, peer, &agent);
+    if let Err(error) = welcome(shared, sender, peer, now).await {
+        shared.hub.leave(admission.index, entered.id);
+        return Err(error);
+    }
     tracing::info!(node = name, index = admission.index, %peer, agent, "node connected");
     let on_demand = !wants_feed && features & FEATURE_ON_DEMAND != 0;
     let interest = on_demand.then(|| Interest::new(admission.index));
     let mut feed = (wants_feed || on_demand).then(|| shared.feed.subscribe());
     feed.iter_mut().for_each(watch::Receiver::mark_changed);
-    let (held, home, entries) = (Some(sequence), None, None);
-    Ok(Some(Admitted { name, id, pushes, feed, held, home, entries, interest }))
+    let (held, home, entries, told) = (Some(sequence), None, None, None);
+    Ok(Some(Admitted { name, entered, feed, held, home, entries, interest, told }))
 }
 
 async fn refuse(
@@ -222,16 +232,23 @@ struct Session<'s> {
 /// What there is to do next.
 enum Turn {
     Answered,
-    Push(Option<Push>),
+    Push(Option<Vec<u8>>),
     Newer,
     FeedFrame,
     Entries,
+    Revocations,
 }
 
 impl Session<'_> {
     async fn run(mut self) -> io::Result<()> {
-        let ended = self.turns().await;
-        self.shared.hub.leave(self.sender.index, self.admitted.id);
+        let end = self.admitted.entered.end.clone();
+        // Also in the middle of a frame that the node does not take.
+        let ended = tokio::select! {
+            biased;
+            () = end.notified() => Ok(()),
+            ended = self.turns() => ended,
+        };
+        self.shared.hub.leave(self.sender.index, self.admitted.entered.id);
         tracing::info!(index = self.sender.index, "node disconnected");
         ended
     }
@@ -242,12 +259,19 @@ impl Session<'_> {
         loop {
             let turn = tokio::select! {
                 biased;
-                push = self.admitted.pushes.recv() => Turn::Push(push),
+                push = self.admitted.entered.pushes.recv() => Turn::Push(push),
+                () = revocations(self.admitted.told.as_mut()) => Turn::Revocations,
                 frame = self.reader.next() => {
                     heard = tokio::time::Instant::now();
                     let interest = self.admitted.interest.as_mut();
-                    if let Some(held) = answer(self.shared, &mut self.sender, interest, frame?).await? {
-                        self.admitted.entries = Some(Follower::new(self.shared.feed.entries(), held));
+                    match answer(self.shared, &mut self.sender, interest, frame?).await? {
+                        Some(Follow::Entries(held)) => {
+                            self.admitted.entries = Some(Follower::new(self.shared.feed.entries(), held));
+                        }
+                        Some(Follow::Revocations(held)) => {
+                            self.admitted.told = Some(Told::new(self.shared, &self.admitted.name, held));
+                        }
+                        None => {}
                     }
                     if cursor.is_none() {
                         cursor = self.asked();
@@ -261,11 +285,16 @@ impl Session<'_> {
             };
             match turn {
                 Turn::Answered => {}
-                Turn::Push(Some(Push::Message(message))) => self.sender.plaintext(&message).await?,
-                Turn::Push(Some(Push::End) | None) => return Ok(()),
+                Turn::Push(Some(message)) => self.sender.plaintext(&message).await?,
+                Turn::Push(None) => return Ok(()),
                 Turn::Newer => cursor = self.newest(),
                 Turn::FeedFrame => self.feed_frame(&mut cursor).await?,
                 Turn::Entries => self.entries_frame().await?,
+                Turn::Revocations => {
+                    if let Some(told) = &mut self.admitted.told {
+                        told.tell(self.shared, &mut self.sender).await?;
+                    }
+                }
             }
         }
     }
@@ -345,13 +374,27 @@ async fn newer(feed: Option<&mut watch::Receiver<Option<Arc<Version>>>>) {
     }
 }
 
-/// Answers a message; the digest of what it holds when the node asked for the entry points.
+/// Waits until there are revocations to be told; for ever when the node did not ask.
+async fn revocations(told: Option<&mut Told>) {
+    match told {
+        Some(told) => told.due().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a node wants to hear of from here on, and how much of it it has.
+enum Follow {
+    Entries([u8; 32]),
+    Revocations(Held),
+}
+
+/// Answers a message.
 async fn answer(
     shared: &Shared,
     sender: &mut Sender,
     interest: Option<&mut Interest>,
     frame: &mut [u8],
-) -> io::Result<Option<[u8; 32]>> {
+) -> io::Result<Option<Follow>> {
     match (sender.open(frame)?, interest) {
         (Some(ToServer::Want(key)), Some(interest)) => interest.want(key),
         (Some(ToServer::Forget(key)), Some(interest)) => interest.forget(key, sender.index),
@@ -361,7 +404,9 @@ async fn answer(
             let index = shared.directory().index_of(name);
             lookup(shared, sender, index, 0, name).await?;
         }
-        (Some(ToServer::Entries(held)), _) => return Ok(Some(held)),
+        (Some(ToServer::Rekey(key)), _) => rekey(shared, sender, key).await?,
+        (Some(ToServer::Entries(held)), _) => return Ok(Some(Follow::Entries(held))),
+        (Some(ToServer::Revocations(held)), _) => return Ok(Some(Follow::Revocations(held))),
         // A second hello, a late proof and questions of a node that is fed the whole table have nothing to add; kinds
         // of the future are skipped.
         (
@@ -399,6 +444,29 @@ async fn lookup(
         push(shared, index, &peer(&own, back, there));
     }
     sender.message(&peer(&theirs, there, back)).await
+}
+
+/// Gives the node the key that it asks for, and tells it and those that it has relay sessions with.
+async fn rekey(shared: &Shared, sender: &mut Sender, key: [u8; 32]) -> io::Result<()> {
+    let (index, now) = (sender.index, edgemesh_host::clock::wall().secs);
+    let (changed, record) = {
+        let mut directory = shared.directory();
+        let changed = directory.rekey(index, sender.key, key, now).map_err(io::Error::other)?;
+        (changed, directory.record(index).ok_or(io::ErrorKind::PermissionDenied)?)
+    };
+    if changed {
+        tracing::info!(index, key = fingerprint(&key), "node has another key");
+        for other in shared.switch.partners(index) {
+            let (there, back) = shared.switch.sessions(other, index, &mut shared.rng());
+            push(shared, other, &peer(&record, there, back));
+        }
+    } else {
+        tracing::warn!(
+            index,
+            "a node asked for another key and keeps its own: it was changed less than an hour ago"
+        );
+    }
+    sender.message(&ToNode::Rekeyed(SignedRecord { record: &record.0, signature: &record.1 })).await
 }
 
 /// Tells nodes of others that they could not reach and can now.

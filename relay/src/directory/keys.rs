@@ -10,21 +10,75 @@ use ed25519_dalek::{Signer, SigningKey};
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::{
-    CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, Greeting, RECORD_CONTEXT, VERSION,
+    CERTIFICATE_CONTEXT, ENTRIES_CONTEXT, FEED_CONTEXT, Greeting, RECORD_CONTEXT, REVOCATIONS_CONTEXT,
+    VERSION,
 };
 use edgemesh_host::state::{Directory, StateError};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 const FILE: &str = "keys";
 
-#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+/// All secrets as they are stored. Version 1 had no epoch.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 struct Stored {
     version: u8,
     root: [u8; 32],
     directory: [u8; 32],
     noise: [u8; 32],
     relay: [u8; 32],
+    /// The epoch that these keys begin, if no log has heard of it: a new key and a restore write this file first.
+    #[serde(skip)]
+    epoch: u32,
+}
+
+impl Stored {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (stored, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
+        match stored.version {
+            1 => Some(stored),
+            2 => postcard::from_bytes(rest).ok().map(|epoch| Self { epoch, ..stored.clone() }),
+            _ => None,
+        }
+    }
+
+    fn bytes(&self) -> Sealed {
+        // Plain data always has a postcard form.
+        let head = Zeroizing::new(postcard::to_allocvec(self).unwrap_or_default());
+        let epoch = postcard::to_allocvec(&self.epoch).unwrap_or_default();
+        Sealed([head.as_slice(), epoch.as_slice()].concat())
+    }
+}
+
+/// The file of the keys, unopened.
+#[derive(Serialize, Deserialize, ZeroizeOnDrop)]
+pub(crate) struct Sealed(Vec<u8>);
+
+impl Sealed {
+    /// That of a state directory, if there is one.
+    pub(super) fn find(state: &Directory) -> Result<Option<Self>, StateError> {
+        Ok(state.read_secret(FILE)?.map(|bytes| Self(bytes.to_vec())))
+    }
+
+    /// That of a state directory that has one.
+    pub(super) fn read(state: &Directory) -> Result<Self, StateError> {
+        Self::find(state)?.ok_or_else(|| StateError::invalid(state.path(FILE), "missing"))
+    }
+
+    /// Puts it into a state directory.
+    pub(super) fn write(&self, state: &Directory) -> Result<(), StateError> {
+        state.write(FILE, &self.0)
+    }
+
+    /// The root's public key; `None` when these are no keys.
+    pub(super) fn root(&self) -> Option<[u8; 32]> {
+        Stored::parse(&self.0).map(|stored| SigningKey::from_bytes(&stored.root).verifying_key().to_bytes())
+    }
+
+    /// The same keys at the beginning of this epoch.
+    pub(super) fn in_epoch(&self, epoch: u32) -> Option<Self> {
+        Stored::parse(&self.0).map(|stored| Stored { version: 2, epoch, ..stored.clone() }.bytes())
+    }
 }
 
 /// The keys in use.
@@ -32,49 +86,50 @@ pub(crate) struct Keys {
     root: SigningKey,
     directory: SigningKey,
     noise: StaticSecret,
-    relay: zeroize::Zeroizing<[u8; 32]>,
+    relay: Zeroizing<[u8; 32]>,
+    epoch: u32,
 }
 
 impl Keys {
     /// Reads the keys, or makes them where `fresh` says that nobody has relied on any yet.
     pub(super) fn open(state: &Directory, fresh: bool, rng: &mut Rng) -> Result<Self, StateError> {
-        let stored = match state.read(FILE)? {
-            Some(mut bytes) => {
-                let stored = postcard::from_bytes::<Stored>(&bytes).ok().filter(|s| s.version == 1);
-                bytes.zeroize();
-                stored.ok_or_else(|| {
-                    StateError::invalid(
-                        state.path(FILE),
-                        "these are no keys of this server; restore them from a backup",
-                    )
-                })?
-            }
-            None if !fresh => {
-                let what = "missing, while nodes have joined under these keys; restore them from a backup";
-                return Err(StateError::invalid(state.path(FILE), what));
-            }
-            None => {
-                let stored = Stored {
-                    version: 1,
-                    root: rng.bytes(),
-                    directory: rng.bytes(),
-                    noise: rng.bytes(),
-                    relay: rng.bytes(),
-                };
-                let mut bytes = postcard::to_allocvec(&stored)
-                    .map_err(|e| StateError::invalid(state.path(FILE), e.to_string()))?;
-                let written = state.write(FILE, &bytes);
-                bytes.zeroize();
-                written?;
-                stored
-            }
-        };
-        Ok(Self {
+        if let Some(bytes) = state.read_secret(FILE)? {
+            let invalid = "these are no keys of this server; restore them from a backup";
+            let stored =
+                Stored::parse(&bytes).ok_or_else(|| StateError::invalid(state.path(FILE), invalid))?;
+            return Ok(Self::of(&stored));
+        }
+        if !fresh {
+            let what = "missing, while nodes have joined under these keys; restore them from a backup";
+            return Err(StateError::invalid(state.path(FILE), what));
+        }
+        let [root, directory, noise, relay] = [(); 4].map(|()| rng.bytes());
+        let stored = Stored { version: 2, root, directory, noise, relay, epoch: 1 };
+        stored.bytes().write(state)?;
+        Ok(Self::of(&stored))
+    }
+
+    fn of(stored: &Stored) -> Self {
+        Self {
             root: SigningKey::from_bytes(&stored.root),
             directory: SigningKey::from_bytes(&stored.directory),
             noise: StaticSecret::from_bytes(stored.noise),
-            relay: zeroize::Zeroizing::new(stored.relay),
-        })
+            relay: Zeroizing::new(stored.relay),
+            epoch: stored.epoch,
+        }
+    }
+
+    /// Stores other keys for the directory and for connections, which begin `epoch`; root and relay keep theirs.
+    pub(super) fn renewed(&self, state: &Directory, epoch: u32, rng: &mut Rng) -> Result<Self, StateError> {
+        let (root, relay) = (self.root.to_bytes(), *self.relay);
+        let stored = Stored { version: 2, root, directory: rng.bytes(), noise: rng.bytes(), relay, epoch };
+        stored.bytes().write(state)?;
+        Ok(Self::of(&stored))
+    }
+
+    /// The epoch that these keys began.
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The root's public key: what join tokens carry.
@@ -100,6 +155,12 @@ impl Keys {
     /// The directory's signature over a record's bytes.
     pub(crate) fn sign_record(&self, record: &[u8]) -> [u8; 64] {
         self.directory.sign(&[RECORD_CONTEXT, record].concat()).to_bytes()
+    }
+
+    /// The directory's signature over revocations of an epoch, which follow the first `after`.
+    pub(crate) fn sign_revocations(&self, epoch: u32, after: u32, list: &[u8]) -> [u8; 64] {
+        let said = [REVOCATIONS_CONTEXT, &epoch.to_le_bytes(), &after.to_le_bytes(), list].concat();
+        self.directory.sign(&said).to_bytes()
     }
 
     /// The directory's signature over a state of the feed.

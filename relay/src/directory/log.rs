@@ -135,7 +135,7 @@ pub(super) fn write<T: Serialize>(entries: &[T]) -> Vec<u8> {
 }
 
 /// All entries and the length they take; or where it is damaged, and how.
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Vec<T>, u64), (usize, &'static str)> {
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Vec<T>, u64), (usize, &'static str)> {
     // A file that was extended but not filled before the power went reads as zeros from there on.
     let filled = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let mut out = Vec::new();

@@ -1,4 +1,7 @@
+use super::assign::endpoint_vip;
 use super::*;
+use edgemesh_core::wire::control::Refusal;
+use edgemesh_discovery::encoded::{Resolver, VipKey};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,16 +76,19 @@ fn a_token_enrols_one_key_and_repeating_that_is_harmless() {
 fn who_is_vouched_for_gets_a_name_without_a_key_and_no_other() {
     let scratch = Scratch::new("vouched");
     let mut directory = scratch.open().unwrap();
-    let first = directory.admit_vouched("a", [1; 32]).unwrap();
+    let first = directory.admit_vouched("a", [1; 32], 1_000).unwrap();
     assert_eq!(first, Ok(Admission { index: 1, enrolled: true }));
-    assert_eq!(directory.admit_vouched("a", [1; 32]).unwrap(), Ok(Admission { index: 1, enrolled: false }));
+    assert_eq!(
+        directory.admit_vouched("a", [1; 32], 1_000).unwrap(),
+        Ok(Admission { index: 1, enrolled: false })
+    );
     for (name, key) in [("a", 2), ("b", 1)] {
-        let refused = directory.admit_vouched(name, [key; 32]).unwrap().unwrap_err();
+        let refused = directory.admit_vouched(name, [key; 32], 1_000).unwrap().unwrap_err();
         assert_eq!(refused.0, Refusal::NameTaken, "{name}");
     }
     let rejoin = token(&mut directory, "a", 6);
     assert_eq!(directory.admit("a", [3; 32], &rejoin, 1_000).unwrap().unwrap().index, 1);
-    assert_eq!(directory.admit_vouched("a", [1; 32]).unwrap().unwrap_err().0, Refusal::NameTaken);
+    assert_eq!(directory.admit_vouched("a", [1; 32], 1_000).unwrap().unwrap_err().0, Refusal::NameTaken);
 }
 
 #[test]

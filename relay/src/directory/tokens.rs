@@ -53,6 +53,7 @@ pub(crate) enum TokenError {
     State(StateError),
     Full,
     NoServers,
+    Revoked(String),
 }
 
 impl std::fmt::Display for TokenError {
@@ -60,6 +61,10 @@ impl std::fmt::Display for TokenError {
         match self {
             Self::State(e) => e.fmt(f),
             Self::Full => write!(f, "{TOKENS_MAX} join tokens are out already: wait until some have expired"),
+            Self::Revoked(node) => write!(
+                f,
+                "--node: {node:?} was revoked; `edgemesh-server rejoin --node {node}` makes a token that lets it in again"
+            ),
             Self::NoServers => f.write_str(
                 "--advertise: missing; accepted: HOST:PORT at which nodes reach this server (it has not run yet)",
             ),
@@ -90,8 +95,21 @@ impl Directory {
         if servers.is_empty() { Err(TokenError::NoServers) } else { Ok(servers) }
     }
 
-    /// Makes a join token.
+    /// Makes a join token for a name that is not revoked.
     pub(crate) fn new_token(
+        &mut self,
+        new: NewToken,
+        now: u64,
+        rng: &mut Rng,
+    ) -> Result<token::Token, TokenError> {
+        let node = self.index_of(&new.node).and_then(|index| self.nodes.get(&index));
+        if node.is_some_and(|node| node.revoked) {
+            return Err(TokenError::Revoked(new.node));
+        }
+        self.make_token(new, now, rng)
+    }
+
+    pub(super) fn make_token(
         &mut self,
         new: NewToken,
         now: u64,

@@ -166,6 +166,11 @@ impl Switch {
         (one(a, b), one(b, a))
     }
 
+    /// The nodes that a node has sessions with.
+    pub(crate) fn partners(&self, index: u32) -> Vec<u32> {
+        self.tables().pairs.keys().filter(|(from, _)| *from == index).map(|(_, to)| *to).collect()
+    }
+
     /// How many sessions and bindings there are: sessions, nodes on UDP, nodes on TCP.
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         let tables = self.tables();

@@ -4,6 +4,8 @@ mod asking;
 mod directory;
 mod feeding;
 mod joining;
+mod lifecycle;
 mod mistakes;
 mod relaying;
+mod secrecy;
 mod support;

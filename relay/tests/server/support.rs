@@ -1,9 +1,10 @@
 //! A real server process and nodes made of the core's own parts, on loopback.
 
 use edgemesh_core::control::{Authority, Credentials, Feed, Link, Question};
+use edgemesh_core::counters::DropReason;
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::wire::control::{EntriesPart, PROOF_PART_MAX, Preamble, ToNode};
+use edgemesh_core::wire::control::{EntriesPart, PROOF_PART_MAX, Preamble, Revocation, ToNode};
 use edgemesh_core::wire::relay::{BIND, Message, verify};
 use edgemesh_host::admin::{self, Address};
 use edgemesh_host::clock;
@@ -69,10 +70,15 @@ impl Server {
         });
         let mut server =
             Self { child, state: state.to_owned(), address: "127.0.0.1:0".parse().unwrap(), lines };
-        let line = server.log("server is up");
-        let listen = line.split("listen=").nth(1).unwrap().split(' ').next().unwrap();
-        server.address = listen.parse().unwrap();
+        server.wait_up();
         server
+    }
+
+    /// Waits until it says that it is up, and where.
+    pub(crate) fn wait_up(&mut self) {
+        let line = self.log("server is up");
+        let listen = line.split("listen=").nth(1).unwrap().split(' ').next().unwrap();
+        self.address = listen.parse().unwrap();
     }
 
     /// Waits for a log line with `text` in it.
@@ -85,6 +91,11 @@ impl Server {
                 return line;
             }
         }
+    }
+
+    /// What it has logged that was not looked at, once it has ended.
+    pub(crate) fn rest_of_log(&self) -> String {
+        self.lines.iter().map(|line| line + "\n").collect()
     }
 
     pub(crate) fn admin(&self) -> Address {
@@ -104,6 +115,11 @@ impl Server {
         let text = self.get("/metrics");
         let sample = text.lines().find_map(|l| l.strip_prefix(&format!("edgemesh_{name} ")));
         sample.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+    }
+
+    /// Runs a command for operators on the server's state directory.
+    pub(crate) fn operate(&self, args: &[&str]) -> Output {
+        operate(&self.state, args)
     }
 
     pub(crate) fn token(&self, node: &str, args: &[&str]) -> Token {
@@ -144,6 +160,23 @@ impl Drop for Server {
     }
 }
 
+/// Runs a command for operators on a state directory.
+pub(crate) fn operate(state: &Path, args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).arg("--state-dir").arg(state).output().unwrap()
+}
+
+/// What a command that went well has printed.
+pub(crate) fn printed(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a command that failed has said.
+pub(crate) fn complaint(output: Output) -> String {
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
 pub(crate) fn token_command(state: &Path, node: &str, args: &[&str]) -> Output {
     Command::new(BINARY)
         .args(["token", "--node", node, "--state-dir"])
@@ -177,6 +210,10 @@ pub(crate) enum Heard {
     Entries(Vec<u8>, Option<[u8; 32]>),
     /// Fingerprint and how many there are.
     Answer(u32, u32),
+    /// How many revocations there were before, and the next ones.
+    Revocations(u32, Vec<Revocation>),
+    /// The node's key, as the directory has it now, and the one before.
+    Rekeyed([u8; 32], Option<[u8; 32]>),
 }
 
 /// A node with its control connection.
@@ -214,8 +251,18 @@ impl Node {
     }
 
     fn with(credentials: Credentials, root: [u8; 32], server: SocketAddr, seed: u8, sequence: u64) -> Self {
-        let secret = StaticSecret::from_bytes([seed; 32]);
         let authority = Authority { root, directory: [0; 32], epoch: 0 };
+        Self::believing(credentials, authority, server, seed, sequence)
+    }
+
+    fn believing(
+        credentials: Credentials,
+        authority: Authority,
+        server: SocketAddr,
+        seed: u8,
+        sequence: u64,
+    ) -> Self {
+        let secret = StaticSecret::from_bytes([seed; 32]);
         let mut link = Link::new(secret.clone(), credentials, authority);
         link.set_sequence(sequence);
         let mut stream = TcpStream::connect(server).unwrap();
@@ -232,6 +279,69 @@ impl Node {
             relay_epoch: 0,
             proof: Vec::new(),
         }
+    }
+
+    /// Connects as a node that has joined before, with whatever epoch and keys it believes.
+    pub(crate) fn come_back(name: &str, authority: Authority, server: SocketAddr, seed: u8) -> Self {
+        let mut credentials = credentials(name, None, Feed::None);
+        credentials.account = false;
+        Self::believing(credentials, authority, server, seed, 0)
+    }
+
+    /// The same, fed with Services after `sequence`.
+    pub(crate) fn come_back_fed(
+        name: &str,
+        authority: Authority,
+        server: SocketAddr,
+        seed: u8,
+        sequence: u64,
+    ) -> Self {
+        let mut credentials = credentials(name, None, Feed::Whole);
+        credentials.account = false;
+        Self::believing(credentials, authority, server, seed, sequence)
+    }
+
+    /// Whether the server's first words are those of an epoch that is over.
+    pub(crate) fn greeting_is_refused(&mut self) -> bool {
+        let mut frame = self.read().unwrap();
+        self.link.frame(clock::now(), &mut frame) == Err(DropReason::OldRecord) && self.link.must_close()
+    }
+
+    /// The next message, which is a welcome.
+    pub(crate) fn welcomed(mut self) -> Self {
+        match self.hear() {
+            Some(Heard::Welcome { index, relay_key, relay_epoch, .. }) => {
+                (self.index, self.relay_key, self.relay_epoch) = (index, relay_key, relay_epoch);
+                self
+            }
+            other => panic!("{other:?} instead of a welcome"),
+        }
+    }
+
+    /// The next message, which is a refusal: why.
+    pub(crate) fn refused(mut self) -> String {
+        match self.hear() {
+            Some(Heard::Refused(reason, _)) => reason,
+            other => panic!("{other:?} instead of a refusal"),
+        }
+    }
+
+    /// The next revocations.
+    pub(crate) fn hear_revocations(&mut self) -> (u32, Vec<Revocation>) {
+        loop {
+            match self.hear() {
+                Some(Heard::Revocations(after, list)) => return (after, list),
+                Some(Heard::Peer { .. }) => {}
+                other => panic!("{other:?} instead of revocations"),
+            }
+        }
+    }
+
+    /// Asks for another key.
+    pub(crate) fn rekey(&mut self, key: [u8; 32]) {
+        let mut out = [0; 1600];
+        let len = self.link.ask(&Question::Rekey(key), &mut out).unwrap().unwrap();
+        self.send(&out[..len]);
     }
 
     /// Connects and waits for the welcome.
@@ -335,7 +445,8 @@ impl Node {
             return Some(match message {
                 ToNode::Welcome(w) => {
                     let record = authority.unwrap().record(&w.record).unwrap();
-                    assert_eq!(record.key, self.secret.public().0);
+                    let own = self.secret.public().0;
+                    assert!(record.key == own || record.follows == Some(own));
                     Heard::Welcome {
                         index: record.index,
                         relay_key: w.relay_key,
@@ -368,6 +479,14 @@ impl Node {
                 }
                 // Its signature was checked by the link.
                 ToNode::Answer(answer) => Heard::Answer(answer.key, answer.found),
+                ToNode::Revocations(r) => {
+                    // Its signature too.
+                    Heard::Revocations(r.after, r.numbered().map(|each| each.unwrap().1).collect())
+                }
+                ToNode::Rekeyed(record) => {
+                    let record = authority.unwrap().record(&record).unwrap();
+                    Heard::Rekeyed(record.key, record.follows)
+                }
                 ToNode::Pong(_) | ToNode::Prove => continue,
             });
         }

@@ -115,8 +115,10 @@ pub(crate) fn token_text(state: &Path, node: &str) -> Result<String> {
 }
 
 fn ask_for_token(socket: &Address, node: &str, servers: &[&str]) -> Result<String> {
-    let new = json!({"Token": {"node": node, "ttl": {"secs": 86_400, "nanos": 0}, "servers": servers}});
-    let text = admin::post(socket, "/token", &serde_json::to_vec(&new).context("token")?).context("token")?;
+    let new = json!({"node": node, "ttl": {"secs": 86_400, "nanos": 0}, "servers": servers});
+    let order = json!({"Invite": {"Token": new}});
+    let text =
+        admin::post(socket, "/order", &serde_json::to_vec(&order).context("token")?).context("token")?;
     Ok(String::from_utf8(text).context("token")?.trim().to_owned())
 }
 

@@ -72,17 +72,21 @@ fn messages_to_the_server() {
     assert_eq!(to_server(&ToServer::Want(300)), "0106ac02");
     assert_eq!(to_server(&ToServer::Forget(300)), "0107ac02");
     assert_eq!(to_server(&ToServer::Proof { part: &[1, 2], last: true }), "010502010201");
+    assert_eq!(to_server(&ToServer::Revocations(Held { epoch: 300, count: 5 })), "0109ac0205");
+    assert_eq!(to_server(&ToServer::Rekey([0x99; 32])), format!("010a{}", "99".repeat(32)));
     assert_eq!(to_server(&ToServer::Entries([0x99; 32])), format!("0108{}", "99".repeat(32)));
 }
 
 #[test]
 fn messages_to_the_node() {
     let mut out = [0; 64];
-    let record = NodeRecord { index: 3, name: "e", key: [0x44; 32], serial: 1, epoch: 2 };
+    let record =
+        NodeRecord { index: 3, name: "e", key: [0x44; 32], serial: 1, epoch: 2, ..NodeRecord::default() };
     let record = postcard::to_slice(&record, &mut out).unwrap();
     assert_eq!(hex(record), format!("030165{}0102", "44".repeat(32)));
     let signed = SignedRecord { record, signature: &[0x55; 3] };
     let signed_hex = format!("25030165{}010203555555", "44".repeat(32));
+    assert_eq!(to_node(&ToNode::Rekeyed(signed.clone())), format!("014a{signed_hex}"));
     let welcome = Welcome {
         record: signed.clone(),
         network: Network { mesh_v4: [242, 0, 0, 0], mesh_v4_len: 8, mesh_v6: [0xFD; 16] },
@@ -111,11 +115,39 @@ fn messages_to_the_node() {
     assert_eq!(to_node(&ToNode::Prove), "0147");
     let answer = Answer { key: 0x8000_0001, sequence: 300, found: 1, signature: &[0x99; 2] };
     assert_eq!(to_node(&ToNode::Answer(answer)), "01488180808008ac0201029999");
+    let list = [Revocation { serial: 300, index: 5 }, Revocation { serial: 1, index: 6 }];
+    let mut bytes = [0; 16];
+    let len = list.iter().fold(0, |at, each| at + postcard::to_slice(each, &mut bytes[at..]).unwrap().len());
+    let revocations = Revocations { epoch: 2, after: 300, list: &bytes[..len], signature: &[0x99; 2] };
+    assert!(revocations.numbered().map(Result::unwrap).eq([(301, list[0]), (302, list[1])]));
+    assert_eq!(to_node(&ToNode::Revocations(revocations)), "014902ac0205ac02050106029999");
+    let broken = Revocations { epoch: 2, after: 0, list: &[1], signature: &[] };
+    assert!(broken.numbered().eq([Err(DropReason::Malformed)]));
     let commit = FeedCommit { sequence: 300, digest: [0x77; 32], signature: &[0x88; 2] };
     assert_eq!(to_node(&ToNode::FeedCommit(commit.clone())), format!("0146ac02{}028888", "77".repeat(32)));
     assert_eq!(to_node(&ToNode::Entries(EntriesPart { part: &[1, 2], commit: None })), "015002010200");
     let last = EntriesPart { part: &[3], commit: Some(commit) };
     assert_eq!(to_node(&ToNode::Entries(last)), format!("0150010301ac02{}028888", "77".repeat(32)));
+}
+
+/// What came to records later stands behind what older agents read.
+#[test]
+fn records_of_both_forms() {
+    let old =
+        NodeRecord { index: 3, name: "e", key: [0x44; 32], serial: 1, epoch: 2, ..NodeRecord::default() };
+    let new = NodeRecord { listed: 300, follows: Some([0x45; 32]), ..old.clone() };
+    let mut out = [0; 128];
+    let len = new.encode(&mut out).unwrap();
+    let head = format!("030165{}0102", "44".repeat(32));
+    assert_eq!(hex(&out[..len]), format!("{head}ac0201{}", "45".repeat(32)));
+    assert_eq!(NodeRecord::decode(&out[..len]), Ok(new.clone()));
+    assert_eq!(postcard::from_bytes(&out[..len]), Ok(old.clone()), "what an older agent reads");
+    let first = head.len() / 2;
+    assert_eq!(NodeRecord::decode(&out[..first]), Ok(old));
+    for short in (0..first).chain(first + 1..len) {
+        assert_eq!(NodeRecord::decode(&out[..short]), Err(DropReason::Malformed), "{short}");
+        assert_eq!(new.encode(&mut out[..short].to_vec()), Err(DropReason::NoRoom));
+    }
 }
 
 #[test]

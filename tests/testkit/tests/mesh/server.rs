@@ -91,7 +91,7 @@ impl Store {
 
     fn record(&self, index: u32) -> Option<(Vec<u8>, [u8; 64])> {
         let (name, key) = self.nodes.get(index.checked_sub(1)? as usize)?;
-        let record = NodeRecord { index, name, key: *key, serial: 1, epoch: EPOCH };
+        let record = NodeRecord { index, name, key: *key, serial: 1, epoch: EPOCH, ..NodeRecord::default() };
         let record = postcard::to_allocvec(&record).unwrap();
         let signature = self.directory.sign(&[RECORD_CONTEXT, &record].concat()).to_bytes();
         Some((record, signature))
@@ -336,6 +336,8 @@ impl SimServer {
                 match ToServer::decode(&text).unwrap() {
                     Some(ToServer::Ping(number)) => self.say(pipe, &ToNode::Pong(number)),
                     Some(ToServer::LookupIndex(wanted)) => self.lookup(pipe, index, wanted),
+                    // Nobody is.
+                    Some(ToServer::Revocations(_)) => {}
                     other => panic!("a node said {other:?}"),
                 }
             }
