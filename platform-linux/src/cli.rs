@@ -42,6 +42,9 @@ pub enum Command {
     Explain(Named),
     /// Ask this node's responder for a name.
     Dns(Named),
+    /// Give this node another key. The directory and the peers follow; sessions go on, and for an hour the node answers to
+    /// both keys.
+    RotateKey(RotateKey),
     /// Remove every route, rule and device that the agent made, and restore the settings it changed.
     Cleanup(Cleanup),
 }
@@ -67,6 +70,10 @@ pub struct Run {
     /// Where keys, records and the last good table are kept.
     #[arg(long, env = "EDGEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/edgemesh/agent")]
     pub state_dir: PathBuf,
+    /// File of the key that the nodes of this mesh share and no server knows, one a line: the current one and maybe the next
+    /// (base64 as of `wg genpsk`, or none). Read again when it changes.
+    #[arg(long, env = "EDGEMESH_MESH_PSK", value_name = "FILE")]
+    pub mesh_psk: Option<PathBuf>,
     /// UDP address for tunnels.
     #[arg(long, env = "EDGEMESH_LISTEN", value_name = "IP:PORT", default_value = "0.0.0.0:20006", value_parser = socket_address)]
     pub listen: SocketAddr,
@@ -229,6 +236,14 @@ pub struct Named {
     /// How to ask.
     #[command(flatten)]
     pub query: Query,
+}
+
+/// Settings of `rotate-key`.
+#[derive(Args, Debug)]
+pub struct RotateKey {
+    /// The agent's admin endpoint, a Unix socket.
+    #[arg(long, env = "EDGEMESH_ADMIN", value_name = "ADDRESS", default_value = DEFAULT_ADMIN)]
+    pub admin: Address,
 }
 
 /// Settings of `cleanup`.

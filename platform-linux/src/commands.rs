@@ -2,7 +2,9 @@
 //!
 //! Each prints a table for people, or with `--json` what the admin endpoint said, unchanged.
 
-use crate::agent::admin::{DnsReport, Explanation, Netcheck, PeerEntry, Ping, Report, ServiceEntry, Status};
+use crate::agent::admin::{
+    DnsReport, Explanation, Netcheck, PeerEntry, Ping, ROTATE_PATH, Report, ServiceEntry, Status,
+};
 use crate::agent::kept;
 use crate::cli::{self, Command};
 use crate::interception;
@@ -29,6 +31,7 @@ pub fn execute(command: Command) -> Result<(), String> {
         Command::Dns(named) => {
             report::<DnsReport>(&named.query, &format!("/dns?name={}", admin::encode(&named.name)))
         }
+        Command::RotateKey(admin) => rotate_key(&admin),
         Command::Cleanup(cleanup) => self::cleanup(&cleanup),
         Command::Run(_) => Ok(()),
     }
@@ -64,6 +67,7 @@ fn report<T: DeserializeOwned + Report>(query: &cli::Query, path: &str) -> Resul
 fn status(status: Status) {
     println!("node       {}", status.node);
     println!("version    {}", status.version);
+    println!("key        {}", status.key);
     match status.reason {
         None => println!("ready      yes"),
         Some(reason) => println!("ready      no: {reason}"),
@@ -133,6 +137,12 @@ fn services(services: Vec<ServiceEntry>) {
              packet to it, or with `edgemesh-agent explain`"
         );
     }
+}
+
+fn rotate_key(settings: &cli::RotateKey) -> Result<(), String> {
+    let body = admin::post(&settings.admin, ROTATE_PATH, &[]).map_err(|error| error.to_string())?;
+    println!("{}", String::from_utf8_lossy(&body).trim_end());
+    Ok(())
 }
 
 fn cleanup(settings: &cli::Cleanup) -> Result<(), String> {

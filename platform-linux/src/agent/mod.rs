@@ -25,6 +25,7 @@ pub mod park;
 pub mod pod_names;
 pub mod privileges;
 mod prober;
+mod psk;
 pub mod refusals;
 pub mod resolver;
 pub mod responder;

@@ -5,7 +5,7 @@ use super::command::{Command, Handle};
 use super::data::{Data, Outputs};
 use super::join::{self, Join};
 use super::state::{Membership, State};
-use super::{control, domain, kept, locals, privileges, prober, source};
+use super::{control, domain, kept, locals, privileges, prober, psk, source};
 use crate::cli::{self, DnsPods, Run, Source};
 use crate::clock;
 use crate::interception;
@@ -15,11 +15,13 @@ use crate::udp::Socket;
 use edgemesh_core::control::{Authority, Credentials, Feed};
 use edgemesh_core::node::{Config, Engine};
 use edgemesh_core::service::Reached;
+use edgemesh_core::wire::control::Revocation;
 use edgemesh_core::{dns, path};
-use edgemesh_host::{admin, entropy, signal, token};
+use edgemesh_host::{admin, entropy, memory, signal, token};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -42,6 +44,7 @@ edgemesh_core::memory! {
 const FLOWS: usize = 65_536;
 static MEMORY: Mutex<AgentMemory> = Mutex::new(AgentMemory::ZERO);
 static REACHED: Mutex<[Reached; 1_024]> = Mutex::new([Reached::EMPTY; 1_024]);
+static REVOKED: Mutex<[Revocation; join::NAMED]> = Mutex::new([Revocation::NONE; join::NAMED]);
 
 /// Why the agent cannot run.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ fn failed(error: impl std::fmt::Display) -> RunError {
 /// What is in the way of starting, or the loss of the TUN device.
 pub fn run(settings: Run) -> Result<(), RunError> {
     check(&settings).map_err(RunError::Usage)?;
+    memory::keep_private().map_err(failed)?;
     let state = State::open(&settings.state_dir).map_err(failed)?;
     let invitation = settings.join.as_deref().map(token::from_argument).transpose();
     let invitation = invitation.map_err(|error| RunError::Usage(format!("--join: {error}")))?;
@@ -102,6 +106,7 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let sockets = bind(settings.listen)?;
     let tun = Tun::open(DEFAULT_NAME, DEFAULT_MTU).map_err(failed)?;
     let engine = engine(&settings, &state, &membership)?;
+    let key = token::fingerprint(&engine.tunnels().public().0);
 
     let poller = Poller::new().map_err(failed)?;
     let (handle, inputs) = Handle::new(poller.waker());
@@ -118,16 +123,22 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let ended = local
         .run_until(async {
             let mut join = Join::new(&settings, state, membership, handle.clone());
+            join.status().key(key);
             join.restore().await;
             // Beside the rest of the start: what an earlier run left in the kernel serves already.
             tokio::task::spawn_local(control::keep_relay(handle.clone(), relay_wanted));
             tokio::task::spawn_local(control::keep_connected(handle.clone(), servers, frames_out));
             tokio::task::spawn_local(locals::keep_told(handle.clone(), settings.listen.port()));
+            if let Some(path) = &settings.mesh_psk {
+                tokio::task::spawn_local(psk::keep_current(handle.clone(), path.clone()));
+            }
             if let Err(error) = join.go_online().await {
                 let _ = handle.inspect(Data::withdraw_device).await;
                 return Err(failed(error));
             }
-            let admin = Arc::new(Admin::new(handle.clone(), join.status()));
+            let private = matches!(settings.admin, admin::Address::Unix(_));
+            let rotations = private.then(|| join.rotations());
+            let admin = Arc::new(Admin::new(handle.clone(), join.status(), rotations));
             tokio::task::spawn_local(admin::serve(listener, admin));
             let prober = prober::keep_probing(handle.clone(), join.status(), settings.source.clone());
             tokio::task::spawn_local(prober);
@@ -203,6 +214,7 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
     let joined = membership.joined.as_ref();
     let memory = Box::leak(Box::new(MEMORY.lock().unwrap_or_else(PoisonError::into_inner)));
     let reached = Box::leak(Box::new(REACHED.lock().unwrap_or_else(PoisonError::into_inner)));
+    let revoked = Box::leak(Box::new(REVOKED.lock().unwrap_or_else(PoisonError::into_inner)));
     let config = Config {
         identity,
         credentials: Credentials {
@@ -244,10 +256,18 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
             memory.lend()
         }
     };
-    let resources = resources.with_reached(reached.as_mut_slice());
+    let resources = resources.with_reached(reached.as_mut_slice()).with_revoked(revoked.as_mut_slice());
     let mut engine = Engine::new(clock::now(), resources, config);
     if settings.feed == cli::Feed::OnDemand {
         engine.hold_on_demand();
+    }
+    let before =
+        state.key_before().filter(|before| !before.left(clock::wall().secs, Duration::MAX).is_zero());
+    if let Some(before) = before {
+        engine.answer_to(before.secret());
+    }
+    if let Some(path) = &settings.mesh_psk {
+        engine.set_psk(psk::read(path).map_err(|why| RunError::Usage(format!("--mesh-psk: {why}")))?);
     }
     Ok(engine)
 }

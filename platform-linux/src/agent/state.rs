@@ -8,7 +8,7 @@
 //! start; one of another node's has no membership here, and the directory knows whose it is.
 
 use edgemesh_core::noise::{StaticSecret, hash};
-use edgemesh_core::wire::control::Network;
+use edgemesh_core::wire::control::{Network, Revocation};
 use edgemesh_host::state::{Directory, StateError};
 use edgemesh_host::token::Invitation;
 use serde::de::DeserializeOwned;
@@ -16,15 +16,43 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use zeroize::Zeroize;
+use std::time::Duration;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 const IDENTITY: &str = "identity";
+/// The key that the directory is asked for in place of it.
+const NEXT: &str = "identity-next";
+/// The key that this node had before, and until when it answers to it.
+const BEFORE: &str = "identity-before";
 const MEMBERSHIP: &str = "membership";
 const RECORDS: &str = "records";
 const SERVICES: &str = "services";
 const ENTRIES: &str = "entry-points";
 const HELD: &str = "held";
 const STAMP: &str = "handshake-stamp";
+const REVOCATIONS: &str = "revocations";
+/// There while the directory says that the key of this node was revoked.
+const REVOKED: &str = "revoked";
+
+/// A key that this node had.
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct KeyBefore {
+    key: [u8; 32],
+    /// Unix time in seconds.
+    until: u64,
+}
+
+impl KeyBefore {
+    /// The key.
+    pub fn secret(&self) -> StaticSecret {
+        StaticSecret::from_bytes(self.key)
+    }
+
+    /// How long it still counts, at most `most`: the clock may be wrong.
+    pub fn left(&self, now: u64, most: Duration) -> Duration {
+        Duration::from_secs(self.until.saturating_sub(now)).min(most)
+    }
+}
 
 /// First bytes of a state file, its version included.
 const MAGIC: &[u8; 9] = b"EMSTATE2\n";
@@ -94,9 +122,8 @@ impl State {
     /// # Errors
     /// When it cannot be stored, or what is stored is no key.
     pub fn identity(&self, fresh: impl FnOnce() -> [u8; 32]) -> Result<StaticSecret, StateError> {
-        if let Some(mut bytes) = self.directory.read(IDENTITY)? {
+        if let Some(bytes) = self.directory.read_secret(IDENTITY)? {
             let key: Result<[u8; 32], _> = bytes.as_slice().try_into();
-            bytes.zeroize();
             return key.map(StaticSecret::from_bytes).map_err(|_| {
                 StateError::invalid(
                     self.directory.path(IDENTITY),
@@ -109,6 +136,62 @@ impl State {
         let secret = StaticSecret::from_bytes(key);
         key.zeroize();
         Ok(secret)
+    }
+
+    /// The key that the directory is asked for, if an earlier run did not see its answer.
+    pub fn next_key(&self) -> Option<StaticSecret> {
+        self.secret(NEXT)?.as_slice().try_into().ok().map(StaticSecret::from_bytes)
+    }
+
+    fn secret(&self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+        self.directory.read_secret(name).unwrap_or_else(|error| {
+            tracing::warn!(%error, "going on without it");
+            None
+        })
+    }
+
+    /// Stores it.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn save_next_key(&self, key: &StaticSecret) -> Result<(), StateError> {
+        self.directory.write(NEXT, key.as_bytes())
+    }
+
+    /// It will not be.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_next_key(&self) -> Result<(), StateError> {
+        self.directory.remove(NEXT)
+    }
+
+    /// Makes `next` this node's key; it answers to the present one until then, in Unix seconds. Broken off in the middle
+    /// it is done again, or not at all.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn take_next_key(&self, next: &StaticSecret, until: u64) -> Result<(), StateError> {
+        let present = self.directory.read_secret(IDENTITY)?;
+        let key = present.as_ref().and_then(|bytes| bytes.as_slice().try_into().ok());
+        if let Some(key) = key.filter(|key| key != next.as_bytes()) {
+            self.save(BEFORE, &KeyBefore { key, until })?;
+            self.directory.write(IDENTITY, next.as_bytes())?;
+        }
+        self.directory.remove(NEXT)
+    }
+
+    /// The key before the present one, while it counts.
+    pub fn key_before(&self) -> Option<KeyBefore> {
+        self.load(BEFORE)
+    }
+
+    /// It counts no more.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_key_before(&self) -> Result<(), StateError> {
+        self.directory.remove(BEFORE)
     }
 
     /// The membership on disk, brought up to date with what lets the node join when that is given. Every other file is
@@ -134,6 +217,14 @@ impl State {
                 )
             });
         };
+        let is_token = matches!(invitation, Invitation::Token(_));
+        let stored = if is_token && self.is_revoked() {
+            // The key counts no more: the token is for another one, made now.
+            self.forget_revoked().map_err(|error| error.to_string())?;
+            None
+        } else {
+            stored
+        };
         let (servers, root, secret) = match &invitation {
             Invitation::Token(token) if token.node != node => {
                 return Err(format!(
@@ -148,6 +239,41 @@ impl State {
             Some(stored) => Ok(Membership { servers, secret: Vec::new(), ..stored }),
             None => Ok(Membership { node: node.to_owned(), servers, root, secret, joined: None }),
         }
+    }
+
+    /// Notes that this node's key was revoked: with the next join token it gets another one.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn note_revoked(&self) -> Result<(), StateError> {
+        self.directory.write(REVOKED, b"")
+    }
+
+    /// Whether this node's key was revoked when a server was last asked.
+    pub fn is_revoked(&self) -> bool {
+        self.directory.path(REVOKED).exists()
+    }
+
+    /// Gives up a key that was revoked, and what came with it.
+    fn forget_revoked(&self) -> Result<(), StateError> {
+        [IDENTITY, NEXT, BEFORE, MEMBERSHIP, RECORDS, REVOKED]
+            .iter()
+            .try_for_each(|name| self.directory.remove(name))?;
+        tracing::warn!("the key of this node was revoked: it joins with a new one");
+        Ok(())
+    }
+
+    /// The epoch and its revocations, in the order of their numbers.
+    pub fn revocations(&self) -> (u32, Vec<Revocation>) {
+        self.load(REVOCATIONS).unwrap_or_default()
+    }
+
+    /// Stores them.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn save_revocations(&self, list: &(u32, Vec<Revocation>)) -> Result<(), StateError> {
+        self.save(REVOCATIONS, list)
     }
 
     /// Stores the membership.
@@ -366,6 +492,47 @@ mod tests {
         assert_eq!((moved.servers, moved.joined.unwrap().index), (vec!["t:1".to_owned()], 3));
         let other = state.membership("a", Some(cluster("t:1", 2))).unwrap();
         assert!(other.joined.is_none() && other.secret.is_empty());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_changed_in_steps_of_which_each_may_be_the_last() {
+        let (state, path) = state("rotation");
+        let secret = |n| StaticSecret::from_bytes([n; 32]);
+        let present = |state: &State| *state.identity(|| [5; 32]).unwrap().as_bytes();
+        assert_eq!(present(&state), [5; 32]);
+        state.save_next_key(&secret(6)).unwrap();
+        assert_eq!((present(&state), state.next_key().map(|key| *key.as_bytes())), ([5; 32], Some([6; 32])));
+        state.take_next_key(&secret(6), 1_000).unwrap();
+        let before = state.key_before().unwrap();
+        assert_eq!((present(&state), *before.secret().as_bytes()), ([6; 32], [5; 32]));
+        assert!(state.next_key().is_none());
+        let hour = Duration::from_secs(3_600);
+        for (now, left) in [(900, 100), (1_001, 0), (0, 1_000)] {
+            assert_eq!(before.left(now, hour), Duration::from_secs(left));
+        }
+        assert_eq!(KeyBefore { key: [1; 32], until: 1_800_000_000 }.left(0, hour), hour, "a clock in 1970");
+        // Taken twice, as after a crash behind the second step.
+        state.save_next_key(&secret(6)).unwrap();
+        state.take_next_key(&secret(6), 9_000).unwrap();
+        assert_eq!(*state.key_before().unwrap().secret().as_bytes(), [5; 32]);
+        state.remove_key_before().unwrap();
+        assert!(state.key_before().is_none());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_revoked_key_is_given_up_with_the_next_token_and_not_before() {
+        let (state, path) = state("revoked");
+        assert_eq!(*state.identity(|| [5; 32]).unwrap().as_bytes(), [5; 32]);
+        let member = state.membership("a", Some(token("a", 1))).unwrap();
+        state.save_membership(&member).unwrap();
+        state.note_revoked().unwrap();
+        assert!(state.membership("a", None).is_ok() && state.is_revoked());
+        assert_eq!(*state.identity(|| [6; 32]).unwrap().as_bytes(), [5; 32]);
+        let again = state.membership("a", Some(token("a", 1))).unwrap();
+        assert!(again.joined.is_none() && again.secret == [4; 16] && !state.is_revoked());
+        assert_eq!(*state.identity(|| [6; 32]).unwrap().as_bytes(), [6; 32]);
         std::fs::remove_dir_all(path).unwrap();
     }
 

@@ -67,6 +67,8 @@ enum Kernel {
 #[derive(Default)]
 struct Inner {
     index: Option<u32>,
+    /// Fingerprint of this node's key.
+    key: String,
     names: BTreeMap<u32, String>,
     /// The other way round.
     indices: HashMap<String, u32>,
@@ -181,6 +183,16 @@ impl Shared {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node's key has this fingerprint.
+    pub fn key(&self, fingerprint: String) {
+        self.inner().key = fingerprint;
+    }
+
+    /// See there.
+    pub fn key_fingerprint(&self) -> String {
+        self.inner().key.clone()
     }
 
     /// The directory accepted this node.

@@ -20,6 +20,9 @@ pub struct Status {
     pub node: String,
     /// Version of the agent.
     pub version: String,
+    /// Fingerprint of this node's key, as in `edgemesh-server nodes`.
+    #[serde(default)]
+    pub key: String,
     /// Whether it serves.
     pub ready: bool,
     /// What keeps it from serving.
@@ -127,6 +130,7 @@ impl Admin {
         Some(Status {
             node: self.shared.node.clone(),
             version: crate::BUILD.rsplit('/').next().unwrap_or_default().to_owned(),
+            key: self.shared.key_fingerprint(),
             ready: reason.is_none(),
             reason,
             source: self.shared.source.clone(),

@@ -19,12 +19,20 @@ pub use netcheck::Netcheck;
 pub use ping::Ping;
 
 use super::command::Handle;
+use super::join::Reply;
 use super::status::{Shared, SourceHealth};
 use edgemesh_host::admin::{Handler, Listener, Method, Request, Response};
 use edgemesh_host::metrics::{Kind, Text};
 use serde::Serialize;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Path of the order to change this node's key.
+pub const ROTATE_PATH: &str = "/rotate-key";
+/// How long the directory may take to answer to it.
+const ROTATE_WITHIN: Duration = Duration::from_secs(20);
 
 /// An answer that a command prints.
 pub trait Report {
@@ -47,6 +55,8 @@ fn stopping() -> Failure {
 pub struct Admin {
     handle: Handle,
     shared: Arc<Shared>,
+    /// Where orders to change this node's key go, where file permissions say who may give them.
+    rotations: Option<mpsc::UnboundedSender<Reply>>,
     /// Held by who measures: there is one watcher of events and one ping at a time.
     measuring: Mutex<()>,
 }
@@ -58,8 +68,27 @@ pub async fn serve(listener: Listener, admin: Arc<Admin>) {
 
 impl Admin {
     /// With the data thread's and this thread's parts of the truth.
-    pub fn new(handle: Handle, shared: Arc<Shared>) -> Self {
-        Self { handle, shared, measuring: Mutex::new(()) }
+    pub fn new(handle: Handle, shared: Arc<Shared>, rotations: Option<mpsc::UnboundedSender<Reply>>) -> Self {
+        Self { handle, shared, rotations, measuring: Mutex::new(()) }
+    }
+
+    async fn rotate_key(&self) -> Response {
+        let Some(rotations) = &self.rotations else {
+            let why =
+                "--admin: is no Unix socket; accepted: unix:/PATH, whose mode says who may change the key\n";
+            return Response::text(403, why);
+        };
+        let (reply, outcome) = oneshot::channel();
+        let _ = rotations.send(reply);
+        match timeout(ROTATE_WITHIN, outcome).await {
+            Ok(Ok(Ok(key))) => Response::text(200, format!("this node's key is {key}\n")),
+            Ok(Ok(Err(why))) => Response::text(409, format!("{why}\n")),
+            Ok(Err(_)) => Response::text(503, "the agent is stopping\n"),
+            Err(_) => Response::text(
+                504,
+                "the directory has not answered (an older server does not); it is asked again with the next connection\n",
+            ),
+        }
     }
 
     /// How current the Services are, and what that took.
@@ -113,7 +142,8 @@ impl Handler for Admin {
 
     async fn route(&self, request: Request) -> Response {
         if request.method != Method::Get {
-            return Response::not_found();
+            let rotate = request.path == ROTATE_PATH;
+            return if rotate { self.rotate_key().await } else { Response::not_found() };
         }
         let parameter = |name: &str| {
             let value = request.parameter(name).filter(|value| !value.is_empty());

@@ -32,9 +32,10 @@ use edgemesh_core::PeerId;
 use edgemesh_core::control::{Message, Question};
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
+use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
-use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX};
+use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX, Refusal as Turned, Revocation};
 use handover::Handover;
 use names::LISTENERS;
 use ready::{Ready, TUN};
@@ -62,7 +63,12 @@ pub enum Note {
     /// The server accepted this node; postcard of the signed record, and what else it said.
     Welcome(Box<super::state::Joined>),
     /// The server turned this node away.
-    Refused(String),
+    Refused {
+        /// Why, in words.
+        why: String,
+        /// This node's key was revoked.
+        revoked: bool,
+    },
     /// The server does not know this node and would take a ServiceAccount token.
     Prove,
     /// A node's signed record.
@@ -92,6 +98,15 @@ pub enum Note {
         /// With the last: the digest of all, which the directory signed.
         digest: Option<[u8; 32]>,
     },
+    /// Nodes are members no more.
+    Revocations {
+        /// How many revocations there were before.
+        after: u32,
+        /// The next ones.
+        list: Vec<Revocation>,
+    },
+    /// The directory says that this node's key is this one.
+    Rekeyed([u8; 32]),
     /// Store this before the next handshake.
     Stamp(u64),
     /// A peer's packet was refused.
@@ -331,6 +346,17 @@ impl Data {
         self.ask(&Question::Entries(held))
     }
 
+    /// Asks the directory for another key of this node. False while no server has accepted this node.
+    pub fn ask_for_key(&mut self, public: [u8; 32]) -> bool {
+        self.ask(&Question::Rekey(public))
+    }
+
+    /// Takes another key, and comes back to the server under it.
+    pub fn rotate(&mut self, secret: &StaticSecret) {
+        self.engine.rotate(secret);
+        let _ = self.outputs.frames.send(Vec::new());
+    }
+
     fn ask(&mut self, question: &Question<'_>) -> bool {
         match self.engine.ask(question, &mut self.own) {
             Ok(Some(len)) => self.outputs.frames.send(self.own[..len].to_vec()).is_ok(),
@@ -367,7 +393,8 @@ impl Data {
                 })))
             }
             Ok(Some(Message::Refused { reason, detail })) => {
-                Some(Note::Refused(format!("{reason:?}: {detail}")))
+                let revoked = reason == Turned::Revoked;
+                Some(Note::Refused { why: format!("{reason:?}: {detail}"), revoked })
             }
             Ok(Some(Message::Prove)) => Some(Note::Prove),
             Ok(Some(Message::Peer(peer))) => Some(Note::Record {
@@ -382,6 +409,14 @@ impl Data {
             }
             Ok(Some(Message::FeedCommit(commit))) => {
                 Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
+            }
+            Ok(Some(Message::Rekeyed(record))) => match self.engine.link().authority().record(&record) {
+                Ok(record) if record.index == self.engine.own_index() => Some(Note::Rekeyed(record.key)),
+                _ => None,
+            },
+            Ok(Some(Message::Revocations(revocations))) => {
+                let list = revocations.numbered().map_while(|each| Some(each.ok()?.1)).collect();
+                Some(Note::Revocations { after: revocations.after, list })
             }
             Ok(Some(Message::Entries(EntriesPart { part, commit }))) => {
                 let signed = |commit: &FeedCommit<'_>| self.engine.link().authority().entries(commit);

@@ -8,6 +8,7 @@
 use super::Join;
 use super::table::Piece;
 use crate::agent::state::{Membership, State, StoredRecord};
+use edgemesh_core::wire::control::Revocation;
 use edgemesh_host::state::StateError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub(super) struct Disk {
     entries: Option<Vec<u8>>,
     held: Option<Vec<u8>>,
     stamp: Option<u64>,
+    revocations: Option<Instant>,
+    /// This node's key was revoked.
+    revoked: bool,
     writing: Option<JoinHandle<Failed>>,
 }
 
@@ -36,6 +40,11 @@ pub struct Failed {
     records: bool,
     services: bool,
     membership: bool,
+    revocations: bool,
+}
+
+impl Failed {
+    const ALL: Self = Self { records: true, services: true, membership: true, revocations: true };
 }
 
 /// What is written together.
@@ -46,6 +55,8 @@ struct Write {
     entries: Option<Vec<u8>>,
     held: Option<Vec<u8>>,
     stamp: Option<u64>,
+    revocations: Option<(u32, Vec<Revocation>)>,
+    revoked: bool,
 }
 
 impl Disk {
@@ -58,6 +69,8 @@ impl Disk {
             entries: None,
             held: None,
             stamp: None,
+            revocations: None,
+            revoked: false,
             writing: None,
         }
     }
@@ -92,20 +105,31 @@ impl Disk {
         self.stamp = Some(unix_secs);
     }
 
+    /// The list of revocations is longer.
+    pub(super) fn revocations(&mut self) {
+        self.revocations.get_or_insert_with(Instant::now);
+    }
+
+    /// This node's own key was revoked.
+    pub(super) fn revoked(&mut self) {
+        self.revoked = true;
+    }
+
     /// When something is to be written; `None` while something is.
     pub(super) fn due(&self) -> Option<Instant> {
         if self.writing.is_some() {
             return None;
         }
-        let now = self.entries.is_some() || self.held.is_some() || self.stamp.is_some();
+        let now = self.entries.is_some() || self.held.is_some() || self.stamp.is_some() || self.revoked;
         let now = now.then(Instant::now);
-        [self.records, self.services, self.membership, now].into_iter().flatten().min()
+        let all = [self.records, self.services, self.membership, self.revocations, now];
+        all.into_iter().flatten().min()
     }
 
     /// Waits until what is being written is; for ever when nothing is.
     pub(super) async fn written(&mut self) -> Failed {
         let Some(writing) = &mut self.writing else { return std::future::pending().await };
-        let failed = writing.await.unwrap_or(Failed { records: true, services: true, membership: true });
+        let failed = writing.await.unwrap_or(Failed::ALL);
         self.writing = None;
         failed
     }
@@ -123,6 +147,8 @@ impl Join {
             entries: disk.entries.take(),
             held: disk.held.take(),
             stamp: disk.stamp.take(),
+            revocations: disk.revocations.take().map(|_| self.revocations.stored()),
+            revoked: std::mem::take(&mut disk.revoked),
         };
         let state = disk.state.clone();
         disk.writing = Some(spawn_blocking(move || write.to(&state)));
@@ -139,6 +165,9 @@ impl Join {
         }
         if failed.membership {
             self.disk.membership = Some(Instant::now() + AGAIN);
+        }
+        if failed.revocations {
+            self.disk.revocations = Some(Instant::now() + AGAIN);
         }
     }
 
@@ -164,7 +193,9 @@ impl Write {
         is_lost(self.stamp.map(|stamp| state.save_stamp(stamp)));
         is_lost(self.held.map(|held| state.save_held(&held)));
         is_lost(self.entries.map(|list| state.save_entries(&list)));
+        is_lost(self.revoked.then(|| state.note_revoked()));
         Failed {
+            revocations: is_lost(self.revocations.map(|list| state.save_revocations(&list))),
             membership: is_lost(self.membership.map(|membership| state.save_membership(&membership))),
             records: is_lost(self.records.map(|records| state.save_records(&records))),
             services: is_lost(self.services.as_ref().map(services)),

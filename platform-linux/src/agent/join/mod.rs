@@ -12,10 +12,14 @@ mod disk;
 mod kernel;
 mod online;
 mod reached;
+mod revocations;
+mod rotation;
 mod table;
 mod taking;
 
 pub(super) use online::plan;
+pub(super) use revocations::NAMED;
+pub use rotation::Reply;
 pub(super) use taking::Mode;
 
 use super::claims::Claims;
@@ -37,10 +41,12 @@ use edgemesh_core::control::Peer;
 use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord};
 use edgemesh_discovery::change::Changes;
 use reached::Reached;
+use revocations::Revocations;
+use rotation::Rotation;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use table::Services;
+use table::{SIGNED_WITHIN, Services};
 use taking::Lingering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -61,6 +67,9 @@ pub struct Join {
     handle: Handle,
     status: Arc<Shared>,
     records: BTreeMap<u32, StoredRecord>,
+    revocations: Revocations,
+    rotation: Rotation,
+    rotations: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
     services: Services,
     keeper: Option<KeeperHandle>,
     responder: Option<Responder>,
@@ -82,6 +91,8 @@ pub struct Join {
     programmed: u64,
     /// The ways that it was asked for, by hash.
     ways: u64,
+    /// The server's updates are in force, and by then the directory has to have signed for them.
+    unsigned_due: Option<Instant>,
 }
 
 /// Something to do on this thread.
@@ -104,6 +115,12 @@ pub enum Work {
     Linger,
     /// The kernel was proven to reach these endpoints of other nodes, and no others.
     Reached(Found),
+    /// Nobody has signed for what the server feeds.
+    Unsigned,
+    /// This node is to change its key.
+    Rotate(Reply),
+    /// It answers to the key before no more.
+    ForgetKey,
 }
 
 impl Join {
@@ -117,6 +134,9 @@ impl Join {
         Self {
             settings: settings.clone(),
             records: state.records(),
+            revocations: Revocations::of(&membership, state.revocations()),
+            rotation: Rotation::of(&state),
+            rotations: mpsc::unbounded_channel(),
             disk: Disk::new(state),
             membership,
             handle,
@@ -137,6 +157,7 @@ impl Join {
             asked_kernel: 0,
             programmed: 0,
             ways: 0,
+            unsigned_due: None,
         }
     }
 
@@ -150,6 +171,11 @@ impl Join {
         self.changes.0.clone()
     }
 
+    /// Where orders to change this node's key go.
+    pub fn rotations(&self) -> mpsc::UnboundedSender<Reply> {
+        self.rotations.0.clone()
+    }
+
     /// Services in the table that is served now.
     pub fn known_services(&self) -> usize {
         self.services.table().len()
@@ -158,6 +184,7 @@ impl Join {
     /// Brings back what an earlier run knew: where that left device, routes and rules, packets can be carried from now
     /// on.
     pub async fn restore(&mut self) {
+        let revocations = self.revocations.list.clone();
         let records: Vec<StoredRecord> = self.records.values().cloned().collect();
         for stored in &records {
             self.note_name(stored);
@@ -170,11 +197,12 @@ impl Join {
                 if let Some((index, network)) = place {
                     data.engine.join(index, &network);
                 }
+                (1..).zip(revocations).for_each(|numbered| data.engine.revoke(now, numbered));
                 for stored in records {
                     let record = SignedRecord { record: &stored.record, signature: &stored.signature };
                     let peer = Peer { record, send_session: 0, receive_session: 0 };
                     if data.engine.learn(now, &peer).is_ok()
-                        && let Ok(record) = postcard::from_bytes::<NodeRecord<'_>>(&stored.record)
+                        && let Ok(record) = NodeRecord::decode(&stored.record)
                     {
                         // Peers of the last life may be in the middle of something: tell them we are back.
                         data.engine.connect(now, record.index);
@@ -193,14 +221,20 @@ impl Join {
     pub async fn take(&mut self, note: Note) -> Result<(), String> {
         match note {
             Note::Welcome(joined) => self.welcome(*joined).await?,
-            Note::Refused(reason) => {
-                tracing::error!(node = self.membership.node, %reason, "the server refused this node");
-                self.status.refused(reason);
+            Note::Refused { why, revoked } => {
+                tracing::error!(node = self.membership.node, reason = %why, "the server refused this node");
+                self.status.refused(why);
+                if revoked {
+                    self.disk.revoked();
+                }
             }
+            Note::Revocations { after, list } => self.revoked(after, &list),
+            Note::Rekeyed(key) => self.rekeyed(key).await,
             Note::Prove => self.prove().await,
             Note::NoNode(name) => self.status.no_node(name),
             Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
             Note::Feed(body) => {
+                self.unsigned_due = Some(Instant::now() + SIGNED_WITHIN);
                 if self.services.replica.apply_run(&body).is_err() {
                     self.resync("an update does not follow from what came before").await;
                 }
@@ -242,6 +276,9 @@ impl Join {
             Some(report) = self.reports.1.recv() => Work::Kept(report),
             () = until(self.linger_due) => Work::Linger,
             Some(found) = self.reached.found.1.recv() => Work::Reached(found),
+            () = until(self.unsigned_due) => Work::Unsigned,
+            Some(reply) = self.rotations.1.recv() => Work::Rotate(reply),
+            () = until(self.rotation.forget_due) => Work::ForgetKey,
         }
     }
 
@@ -257,6 +294,9 @@ impl Join {
             Work::Kept(report) => self.kept(report).await,
             Work::Linger => self.look_at_lingering().await,
             Work::Reached(found) => self.reach(found).await,
+            Work::Unsigned => self.resync("updates that the directory did not sign").await,
+            Work::Rotate(reply) => self.rotate(reply).await,
+            Work::ForgetKey => self.forget_key_before().await,
         }
     }
 
@@ -297,6 +337,7 @@ impl Join {
                 );
             }
             self.membership.secret.clear();
+            self.revocations.begin(joined.epoch);
             self.membership.joined = Some(joined);
             self.disk.membership();
         }
@@ -304,6 +345,7 @@ impl Join {
             self.go_online().await?;
         }
         self.ask_entries().await;
+        self.ask_for_key().await;
         Ok(())
     }
 
@@ -325,7 +367,7 @@ impl Join {
     }
 
     fn note_name(&self, stored: &StoredRecord) -> Option<u32> {
-        let record: NodeRecord<'_> = postcard::from_bytes(&stored.record).ok()?;
+        let record = NodeRecord::decode(&stored.record).ok()?;
         self.status.name(record.index, record.name);
         Some(record.index)
     }

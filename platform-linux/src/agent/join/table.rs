@@ -38,6 +38,8 @@ use tokio::time::Instant;
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// Updates that the data thread takes in one piece, in bytes.
 const PIECE: usize = 32 << 10;
+/// How long updates may wait for the next ones, or for the directory's signature.
+pub(super) const SIGNED_WITHIN: Duration = Duration::from_secs(10);
 /// Steps behind a snapshot that are always worth appending, in bytes.
 const ADDED_MIN: usize = 64 << 10;
 
@@ -125,6 +127,9 @@ impl Join {
                     "serving the last good table until the source is heard"
                 );
                 self.status.restored(head.unix_secs);
+                if self.membership.joined.is_some() {
+                    let _ = self.handle.inspect(move |data| data.engine.set_feed_floor(head.sequence)).await;
+                }
                 let way = table.way(&Step::whole());
                 self.services.home = table.home();
                 self.services.replica = Replica::new(table);
@@ -136,6 +141,7 @@ impl Join {
 
     /// The server says that the table is complete.
     pub(super) async fn commit(&mut self, sequence: u64, digest: [u8; 32]) {
+        self.unsigned_due = None;
         let services = &mut self.services;
         if services.replica.table().digest() != digest {
             return self.resync("the table is not the one that the directory signed").await;
@@ -155,6 +161,7 @@ impl Join {
     /// A part of the feed on demand is complete. What the engine gave up for it, or found gone, goes here as well.
     pub(super) async fn answered(&mut self, sequence: u64) {
         self.answers += 1;
+        self.unsigned_due = None;
         let services = &mut self.services;
         (services.sequence, services.home) = (sequence, services.replica.table().home());
         let known: Vec<Arc<Key>> = services.replica.table().keys().cloned().collect();
@@ -179,11 +186,14 @@ impl Join {
         }
     }
 
-    /// Asks the server for everything.
+    /// Asks the server for everything. What it said is not believed: until the directory has signed for more, the last
+    /// good table is in force again.
     pub(super) async fn resync(&mut self, why: &str) {
         tracing::warn!("the server's feed: {why}; asking for the whole table");
+        self.unsigned_due = None;
         self.services.sequence = 0;
         self.services.replica = Replica::default();
+        self.restore_services().await;
         let _ = self.handle.inspect(crate::agent::data::Data::resync).await;
     }
 
