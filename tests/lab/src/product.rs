@@ -262,6 +262,8 @@ pub struct Agent {
     pub node: String,
     options: AgentOptions,
     program: String,
+    /// It logs all there is.
+    traced: bool,
     socket: PathBuf,
 }
 
@@ -271,10 +273,22 @@ impl Agent {
     /// # Errors
     /// When it cannot be started.
     pub fn start(machine: &Machine, options: AgentOptions) -> Result<Self> {
+        Self::start_as(machine, options, false)
+    }
+
+    /// [`Agent::start`], with all in its log that there is to log.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_traced(machine: &Machine, options: AgentOptions) -> Result<Self> {
+        Self::start_as(machine, options, true)
+    }
+
+    fn start_as(machine: &Machine, options: AgentOptions, traced: bool) -> Result<Self> {
         let socket = PathBuf::from("/run/lab").join(format!("{}.sock", machine.ns.name()));
         let program = binary("edgemesh-agent")?;
-        let process = Self::launch(machine, &program, &options, &socket)?;
-        Ok(Self { process, node: machine.name.clone(), options, program, socket })
+        let process = Self::launch(machine, &program, &options, traced, &socket)?;
+        Ok(Self { process, node: machine.name.clone(), options, program, traced, socket })
     }
 
     /// The state directory of a node's agent.
@@ -282,7 +296,13 @@ impl Agent {
         machine.directory().join("state")
     }
 
-    fn launch(machine: &Machine, program: &str, options: &AgentOptions, socket: &Path) -> Result<Process> {
+    fn launch(
+        machine: &Machine,
+        program: &str,
+        options: &AgentOptions,
+        traced: bool,
+        socket: &Path,
+    ) -> Result<Process> {
         let state = Self::state(machine);
         fs::create_dir_all(&state).context(state.display())?;
         // From a file: a token on the command line can be read by everyone on the machine.
@@ -298,6 +318,9 @@ impl Agent {
             command.args(["--source", source]);
         }
         command.args(&options.more);
+        if traced {
+            command.env(edgemesh_host::log::VARIABLE, "trace");
+        }
         machine.spawn_command("edgemesh-agent", &mut command)
     }
 
@@ -307,7 +330,7 @@ impl Agent {
     /// When it cannot be started.
     pub fn restart(&mut self, machine: &Machine) -> Result {
         self.process.kill();
-        self.process = Self::launch(machine, &self.program, &self.options, &self.socket)?;
+        self.process = Self::launch(machine, &self.program, &self.options, self.traced, &self.socket)?;
         Ok(())
     }
 

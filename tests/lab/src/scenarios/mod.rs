@@ -18,6 +18,7 @@ mod headless;
 mod input;
 mod interop;
 mod ipv6;
+mod keys;
 mod path;
 mod reach;
 mod restart;
@@ -239,6 +240,11 @@ pub const ALL: &[Scenario] = &[
     row("attack/replays", "captured datagrams and envelopes come again", Own(attack::replays)),
     row("attack/exhaustion", "a pod opens more flows than there are places", Own(attack::exhaustion)),
     row("attack/other-server", "a foreign server at the server's address", Own(attack::other_server)),
+    row("keys/revoked", "a node is put out, and comes back with another key", Own(keys::revoked)),
+    row("keys/rotated", "nodes and directory change their keys under load", Own(keys::rotated)),
+    row("keys/restored", "a server is restored from its backup under load", Own(keys::restored)),
+    row("keys/mesh-psk", "a mesh changes its shared key, node by node", Prepared(keys::mesh_psk)),
+    row("keys/secrets", "no log, listing or answer holds a secret", Prepared(keys::secrets)),
     row("truth/lost-node", "a node vanishes: connections go to another", Own(truth::lost_node)),
     row("truth/g4-dead-pod", "a pod dies while the cloud is away", Own(truth::dead_pod)),
     row("truth/g4-not-ready", "the cloud calls a node lost that runs", Prepared(truth::node_not_ready)),

@@ -15,7 +15,7 @@ use crate::{Context, Result, ensure, fail};
 use super::reach::answers;
 
 /// How soon service must resume.
-const SOON: core::time::Duration = secs(3);
+pub(super) const SOON: core::time::Duration = secs(3);
 
 /// Slow enough that the upload of a 256 MiB file lasts a minute, like its download at `/at/4m/`.
 const RATE: &str = "4M";
@@ -32,7 +32,7 @@ pub(super) struct Load {
 
 impl Load {
     /// From a1's pods to `park`.
-    fn on(mesh: &Mesh) -> Result<Self> {
+    pub(super) fn on(mesh: &Mesh) -> Result<Self> {
         answers(mesh.pod("a1")?, "park", "b1-p1")?;
         Self::start([mesh.lab.a1.pod(1)?, mesh.lab.a1.pod(2)?, mesh.pod("b1")?], "park", "park", &mesh.big)
     }
@@ -83,7 +83,7 @@ impl Load {
 }
 
 /// A port on which `load-sink` listens is part of the Service for these scenarios.
-fn add_sink_port(mesh: &Mesh) -> Result {
+pub(super) fn add_sink_port(mesh: &Mesh) -> Result {
     let park = crate::mesh::service("park")?.port("UDP", "restart", 7101, 7101);
     park.write_to(mesh.server.manifests())?;
     let client = mesh.lab.a1.pod(2)?;
