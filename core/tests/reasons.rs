@@ -18,8 +18,8 @@ const fn cause(reason: DropReason) -> (&'static str, &'static str) {
         AdmittedFull, Authentication, Challenge, Checksum, DnsMessage, Family, FlowsFull, Fragment,
         HandshakeLimit, HealthMessage, IcmpUnmatched, Malformed, NoEndpoints, NoFlow, NoPath, NoRoom,
         NoRoute, NoSession, NotAnEndpoint, NotIp, NotLocal, OldHandshake, OldRecord, PathMessage, PeersFull,
-        PortsFull, ProbeAck, Protocol, QueueFull, Relay, Replay, SessionExpired, SourceAddress, Table,
-        TooBig, Truncated, UnknownDatagram, UnknownIndex, UnknownPeer, UnknownPort, WeakKey,
+        PortsFull, ProbeAck, Protocol, QueueFull, Relay, Replay, Revoked, SessionExpired, SourceAddress,
+        Table, TooBig, Truncated, UnknownDatagram, UnknownIndex, UnknownPeer, UnknownPort, WeakKey,
     };
     const FLOWS: &str = "src/flow/tests/refusals.rs";
     const TUNNEL: &str = "tests/tunnel/hostile.rs";
@@ -56,6 +56,7 @@ const fn cause(reason: DropReason) -> (&'static str, &'static str) {
         Relay | Challenge => (PATHS, "strangers_cannot_bind_unbind_or_inject"),
         ProbeAck => (PATHS, "only_an_acknowledgement_of_our_own_probe_promotes"),
         HealthMessage => ("src/wire/health.rs", "lists_are_bounded_and_unknown_entries_skipped"),
+        Revoked => ("src/peer/table.rs", "a_revoked_peer_is_gone_and_its_record_does_not_bring_it_back"),
         OldRecord => ("src/peer/table.rs", "older_records_are_refused_and_new_keys_reset_the_peer"),
         Table => (ENGINE, "a_feed_that_the_table_refuses_is_counted"),
         NoPath => (ENGINE, "a_message_that_lost_its_way_is_counted"),

@@ -63,12 +63,11 @@ impl Engine<'_> {
             return Ok(());
         }
         let Learned { id, replaced } = self.peers.learn(now, &record)?;
-        let key = PublicKey(record.key);
-        if replaced || !self.tunnels.rekey_peer(now, id, &key) {
+        if replaced || !self.tunnels.rekey_peer(now, id, &PublicKey(record.key)) {
             self.tunnels.remove_peer(id);
             self.paths.remove(id);
         }
-        self.tunnels.add_peer(id, &key, None).map_err(|_| DropReason::PeersFull)?;
+        self.tunnels.add_peer(id, &PublicKey(record.key), None).map_err(|_| DropReason::PeersFull)?;
         let before = self.way_to(now, id);
         if peer.send_session != 0 {
             self.paths.set_sessions(now, id, peer.send_session, peer.receive_session)?;
@@ -125,8 +124,7 @@ impl Engine<'_> {
             self.paths.welcome(now, &terms(server, index, welcome));
         }
         self.services.hear_again();
-        let Self { peers, tunnels, lookups, link, .. } = self;
-        ask_again(peers, tunnels, lookups, link, now);
+        ask_again(&mut self.peers, &self.tunnels, &mut self.lookups, &self.link, now);
         Ok(())
     }
 
