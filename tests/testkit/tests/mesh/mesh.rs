@@ -225,9 +225,9 @@ impl<'w> Mesh<'w> {
         };
         mesh.listen(true);
         mesh.start_server(store);
-        for n in 0..mesh.nodes.len() {
+        for (n, name) in NAMES.into_iter().enumerate().take(mesh.nodes.len()) {
             let disk = Disk {
-                name: NAMES[n],
+                name,
                 identity: mesh.rng.bytes(),
                 authority: Authority { root, directory: [0; 32], epoch: 0 },
                 joined: None,
