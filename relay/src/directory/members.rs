@@ -12,6 +12,9 @@ use edgemesh_core::wire::control::{Refusal, Revocation, mesh_capacity};
 use edgemesh_host::state::StateError;
 use edgemesh_host::token;
 
+/// What a node is told: that it is let in, or why not.
+type Answer = Result<Admission, (Refusal, String)>;
+
 /// How long a node answers to its key before the present one.
 pub(crate) const OVERLAP_SECS: u64 = 3_600;
 
@@ -145,7 +148,7 @@ impl Directory {
         key: [u8; 32],
         secret: &[u8],
         now: u64,
-    ) -> Result<Result<Admission, (Refusal, String)>, StateError> {
+    ) -> Result<Answer, StateError> {
         let refuse = |reason, detail: String| Ok(Err((reason, detail)));
         if let Some(known) = self.known(name, &key, now)? {
             return Ok(known);
@@ -179,7 +182,7 @@ impl Directory {
         name: &str,
         key: [u8; 32],
         now: u64,
-    ) -> Result<Result<Admission, (Refusal, String)>, StateError> {
+    ) -> Result<Answer, StateError> {
         if let Some(known) = self.known(name, &key, now)? {
             return Ok(known);
         }
@@ -190,12 +193,7 @@ impl Directory {
     }
 
     /// What there is to say to a node whose key is in the directory.
-    fn known(
-        &mut self,
-        name: &str,
-        key: &[u8; 32],
-        now: u64,
-    ) -> Result<Option<Result<Admission, (Refusal, String)>>, StateError> {
+    fn known(&mut self, name: &str, key: &[u8; 32], now: u64) -> Result<Option<Answer>, StateError> {
         let Some(index) = self.by_key.get(key).copied() else { return Ok(None) };
         let Some(node) = self.nodes.get(&index) else { return Ok(None) };
         if node.revoked {
@@ -222,12 +220,7 @@ impl Directory {
     }
 
     /// Gives `key` to `name`, durable together with `more`.
-    fn enrol(
-        &mut self,
-        name: &str,
-        key: [u8; 32],
-        more: Vec<Entry>,
-    ) -> Result<Result<Admission, (Refusal, String)>, StateError> {
+    fn enrol(&mut self, name: &str, key: [u8; 32], more: Vec<Entry>) -> Result<Answer, StateError> {
         let Some((index, old)) = self.slot(name) else {
             return Ok(Err((Refusal::NotEnrolled, "the mesh prefix has no address left".to_owned())));
         };
