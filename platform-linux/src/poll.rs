@@ -208,6 +208,7 @@ mod tests {
         assert_eq!(wait(&mut poller, Some(clock::now())), []);
         poller.add(&socket, Interest::Write, 8).unwrap();
         assert_eq!(wait(&mut poller, None), [Event::Ready(8)]);
+        socket.recv(&mut [0]).unwrap();
         poller.change(&socket, Interest::Read, 9).unwrap();
         assert_eq!(wait(&mut poller, Some(clock::now())), []);
         poller.change(&socket, Interest::Both, 9).unwrap();
