@@ -141,7 +141,9 @@ fn ik_agrees_with_the_snow_vectors() {
     });
 }
 
-/// `cacophony.txt`, Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, token by token as the tunnel does it.
+/// `cacophony.txt` as snow ships and runs it (`tests/vectors`; its own `snow.txt` has no IKpsk2 of this suite),
+/// Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, token by token as the tunnel does it. `tests/snow.rs` runs whole tunnels
+/// against snow.
 #[test]
 fn the_state_agrees_with_cacophony_on_ikpsk2() {
     let secret = |s| StaticSecret::from_bytes(key(s));
