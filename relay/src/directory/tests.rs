@@ -2,6 +2,7 @@ use super::assign::endpoint_vip;
 use super::*;
 use edgemesh_core::wire::control::Refusal;
 use edgemesh_discovery::encoded::{Resolver, VipKey};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -181,6 +182,7 @@ fn damaged_state_is_named_and_a_grown_log_is_rewritten() {
     let error = scratch.open().err().unwrap().to_string();
     assert!(error.contains("keys: missing") && error.contains("backup"), "{error}");
     std::fs::write(scratch.0.join("keys"), &keys[1..]).unwrap();
+    std::fs::set_permissions(scratch.0.join("keys"), PermissionsExt::from_mode(0o600)).unwrap();
     let error = scratch.open().err().unwrap().to_string();
     assert!(error.contains("keys") && error.contains("backup"), "{error}");
 }
