@@ -3,7 +3,7 @@ BOARDS := platform-gateway/boards/probe
 # All that `cargo test` builds, too: of a part alone cargo would build every dependency once more, with other features.
 DEVBUILD := cargo build --quiet --workspace --all-targets
 
-.PHONY: bench demo deny fmt lab lab-self lab-user lint probe scale sim test test-full
+.PHONY: bench demo deny fmt fuzz lab lab-self lab-user lint probe scale sim test test-full
 
 bench: ## throughput, delay, packets, connections beside other tunnels and DNS servers; FILTER=name runs some parts
 	tests/lab/packages.sh dnsperf:dnsperf knotd:knot unbound:unbound
@@ -29,6 +29,9 @@ deny: ## licences, versions and sources of all dependencies; known weaknesses wh
 fmt: ## format the tree
 	cargo fmt --all
 	for board in $(BOARDS); do cargo fmt --manifest-path $$board/Cargo.toml || exit; done
+
+fuzz: ## one fuzz target for a while: TARGET=engine SECONDS=600; tests/fuzz/README.md lists them
+	tests/fuzz/run.sh "$(TARGET)" $(SECONDS)
 
 lab: ## the scenarios on real packets; FILTER=name runs some of them
 	tests/lab/packages.sh
@@ -74,4 +77,5 @@ test: lint probe ## everything that gates a change
 test-full: test ## that, and what takes long: more seeds, scale, 1 GiB, two idle hours
 	$(MAKE) lab FILTER=full/
 	$(MAKE) sim SEEDS=1000
+	$(MAKE) sim SEEDS=10000 TEST=a_mesh_survives
 	$(MAKE) scale

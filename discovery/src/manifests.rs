@@ -203,7 +203,10 @@ fn load(path: &Path) -> io::Result<String> {
 }
 
 /// One document as a JSON value. Booleans are those of YAML 1.2: a namespace may be called `n`.
-pub(crate) fn value(document: &str) -> Result<serde_json::Value, String> {
+///
+/// # Errors
+/// A text that says where it is not YAML.
+pub fn value(document: &str) -> Result<serde_json::Value, String> {
     if document.trim_start().starts_with('{') {
         // JSON may be indented by tabs, which YAML forbids; what is no JSON may still be a YAML flow mapping.
         if let Ok(value) = serde_json::from_str(document) {

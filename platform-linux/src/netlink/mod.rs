@@ -35,6 +35,16 @@ pub use netfilter::{Connection, Netfilter};
 /// `rtm_protocol` of our routes: how they are told from others', by us and by `ip route` (`proto 237`).
 pub const ROUTE_PROTOCOL: u8 = 237;
 
+/// How many links, addresses, routes and connections one read of a netlink socket tells of. The clients look for what
+/// they asked for; this looks for all of it, for the parsers' sake.
+pub fn understood(bytes: &[u8]) -> usize {
+    let understood = |m: Message<'_>| {
+        let known = [parse_link(&m).is_some(), parse_address(&m).is_some(), parse_route(&m).is_some()];
+        known.into_iter().chain([netfilter::parse(&m).is_some()]).filter(|known| *known).count()
+    };
+    wire::messages(bytes).map(understood).sum()
+}
+
 /// A network device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Link {

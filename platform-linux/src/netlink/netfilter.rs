@@ -264,7 +264,7 @@ fn head(v6: bool) -> [u8; 4] {
     [if v6 { libc::AF_INET6 } else { libc::AF_INET } as u8, 0, 0, 0]
 }
 
-fn parse(message: &Message<'_>) -> Option<Connection> {
+pub(super) fn parse(message: &Message<'_>) -> Option<Connection> {
     if message.kind != CT_NEW {
         return None;
     }
