@@ -187,7 +187,7 @@ proptest! {
                     }
                     let alive = |[asked, answered]: &[Option<Instant>; 2]| {
                         let life = if asked.is_some() && answered.is_some() { 180 } else { 30 };
-                        asked.max(*answered).is_some_and(|last| now.since(last) < Duration::from_secs(life))
+                        (*asked).max(*answered).is_some_and(|last| now.since(last) < Duration::from_secs(life))
                     };
                     model.retain(|_, used| alive(used));
                 }

@@ -38,7 +38,14 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         Greeting { version: VERSION, noise_key, directory_key, epoch: EPOCH, certificate: &certificate };
     let greeting = postcard::to_allocvec(&greeting).unwrap_or_default();
     let records = (1..).zip(NAMES).map(|(index, name)| {
-        let record = NodeRecord { index, name, key: identity(index).public().0, serial: 1, epoch: EPOCH };
+        let record = NodeRecord {
+            index,
+            name,
+            key: identity(index).public().0,
+            serial: 1,
+            epoch: EPOCH,
+            ..NodeRecord::default()
+        };
         let record = postcard::to_allocvec(&record).unwrap_or_default();
         let signature = directory.sign(&[RECORD_CONTEXT, &record].concat()).to_bytes();
         (record, signature)

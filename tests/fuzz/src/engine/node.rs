@@ -164,7 +164,8 @@ impl<'a> Node<'a> {
                     waiting.push((Origin::Peer(peer), packet));
                 }
             }
-            Inbound::Handled | Inbound::Drop(_) => {}
+            // What shells say to each other is nothing to pods.
+            Inbound::Aside | Inbound::Handled | Inbound::Drop(_) => {}
         }
     }
 
