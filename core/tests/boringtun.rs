@@ -115,31 +115,31 @@ impl Pair {
             if sends[0]
                 && let Ok(datagram) = self.ours.seal(self.now, &packet(99), true)
             {
-                self.to_theirs(datagram);
+                self.hand_theirs(datagram);
             }
             if sends[1] {
                 let result = Theirs::of(self.theirs.encapsulate(&packet(99), &mut [0; 2048]));
-                self.to_ours(result);
+                self.hand_ours(result);
             }
             let due = Theirs::of(self.theirs.update_timers(&mut [0; 2048]));
-            self.to_ours(due);
+            self.hand_ours(due);
             self.exchange();
         }
     }
 
     fn exchange(&mut self) {
         for datagram in self.drain() {
-            self.to_theirs(datagram);
+            self.hand_theirs(datagram);
         }
     }
 
-    fn to_theirs(&mut self, datagram: Vec<u8>) {
+    fn hand_theirs(&mut self, datagram: Vec<u8>) {
         self.log.push((self.now.as_micros() / 1_000_000, true, seek(&datagram)));
         let result = self.take(&datagram);
-        self.to_ours(result);
+        self.hand_ours(result);
     }
 
-    fn to_ours(&mut self, said: Theirs) {
+    fn hand_ours(&mut self, said: Theirs) {
         match said {
             Theirs::Nothing | Theirs::Error(_) => {}
             Theirs::Packet(packet) => self.delivered.push(packet),
@@ -482,11 +482,11 @@ fn our_restart() {
     for they_send in [false, true] {
         let mut pair = Pair::new(None, NO_LIMIT);
         pair.we_initiate();
-        let floors = pair.ours.events.iter().filter_map(|event| match event {
+        let mut floors = pair.ours.events.iter().filter_map(|event| match event {
             TunnelEvent::PersistFloor(floor) => Some(*floor),
             _ => None,
         });
-        let floor = floors.last().unwrap();
+        let floor = floors.next_back().unwrap();
         pair.later(3);
         pair.ours = ours(None, floor);
         pair.ours.skew = -31_536_000;

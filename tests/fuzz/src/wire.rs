@@ -229,7 +229,7 @@ pub(crate) fn relay(bytes: &[u8]) {
     assert!(core_relay::is_relay(bytes));
     let mut out = vec![0; bytes.len().max(core_relay::BIND)];
     let len = message.emit(&key, &mut out).unwrap();
-    assert_eq!(core_relay::Message::parse(&out[..len]), Ok(message.clone()));
+    assert_eq!(core_relay::Message::parse(&out[..len]), Ok(message));
     if let core_relay::Message::Data { .. } | core_relay::Message::Unbound { .. } = message {
         assert_eq!(out[..len], {
             let mut canonical = bytes.to_vec();

@@ -167,7 +167,7 @@ pub(crate) fn question(input: &mut Input<'_>) -> Vec<u8> {
     let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for _ in 0..input.below(7) {
         let label = match input.byte() {
-            n if n & 0x80 != 0 => &input.some()[..].get(..usize::from(n & 63)).unwrap_or_default()[..],
+            n if n & 0x80 != 0 => input.some()[..].get(..usize::from(n & 63)).unwrap_or_default(),
             n => LABELS[usize::from(n) % LABELS.len()],
         };
         if !label.is_empty() {
