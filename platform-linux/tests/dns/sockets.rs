@@ -183,7 +183,9 @@ fn w13_a_client_with_too_much_under_way_is_refused_and_others_are_not() {
             slow.metadata.id = id;
             greedy.send(&slow.to_vec().unwrap()).await.unwrap();
             // Give the node its turn, so that its socket's buffer does not overflow.
-            tokio::task::yield_now().await;
+            while node.stat("udp_queries") < u64::from(id) {
+                tokio::task::yield_now().await;
+            }
         }
         let first = receive(&greedy).await;
         refused += usize::from(first.metadata.response_code == ResponseCode::Refused);

@@ -1,4 +1,4 @@
-//! Both tables, flows and admitted tuples, against plain maps, and any bytes against the whole machine.
+//! The table against a plain map, and any bytes against the whole machine.
 
 use super::*;
 use crate::rng::Rng;
@@ -20,28 +20,6 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (2u8..6, 5000u16..5004, 53u16..55, 1u32..4).prop_map(|(c, p, v, n)| Op::Send(c, p, v, n)),
         4 => any::<usize>().prop_map(Op::Answer),
         2 => (1u64..60).prop_map(Op::Wait),
-    ]
-}
-
-#[derive(Clone, Debug)]
-enum Admission {
-    /// Whether the endpoint is one of a Service.
-    Serve(bool),
-    /// A peer's client, by its mapped port, sends to the endpoint.
-    Ask(u32, u16),
-    /// The endpoint sends there.
-    Answer(u32, u16),
-    /// Seconds pass.
-    Wait(u64),
-}
-
-fn admission() -> impl Strategy<Value = Admission> {
-    let client = || (3u32..6, 5000u16..5003);
-    prop_oneof![
-        1 => any::<bool>().prop_map(Admission::Serve),
-        5 => client().prop_map(|(peer, port)| Admission::Ask(peer, port)),
-        4 => client().prop_map(|(peer, port)| Admission::Answer(peer, port)),
-        2 => (1u64..60).prop_map(Admission::Wait),
     ]
 }
 
@@ -127,72 +105,6 @@ proptest! {
             listed.sort();
             let expected: Vec<_> = model.iter().map(|(k, v)| (k.0, k.1, k.2, v.node, v.mapped)).collect();
             prop_assert_eq!(listed, expected);
-        }
-    }
-
-    /// The endpoint's side: what is served passes, what was admitted still does when it is not served any more, an
-    /// answer goes to who asked, and all of it ends when its time is over.
-    #[test]
-    fn admitted_tuples_agree_with_a_map(steps in proptest::collection::vec(admission(), 1..150)) {
-        let mut machine = flows(2, 64);
-        let mut rules = rules();
-        let mut now = Instant::ZERO.after(Duration::from_secs(5));
-        // When each tuple was used last, by its peer and by the endpoint.
-        let mut model: BTreeMap<(u32, u16), [Option<Instant>; 2]> = BTreeMap::new();
-        let mut deadlines: BTreeMap<u32, Instant> = BTreeMap::new();
-        let mesh = |peer: u32| std::format!("242.0.0.{peer}");
-        for step in steps {
-            let served = !rules.serves.is_empty();
-            match step {
-                Admission::Serve(serve) => {
-                    rules.serves = if serve { vec![(UDP, ip(V4.pod), 8080)] } else { vec![] };
-                }
-                Admission::Ask(peer, port) => {
-                    let packet = udp((&mesh(peer), port), (V4.pod, 8080), b"?");
-                    let (outcome, bytes) = with(&packet, |p, o| machine.inbound(now, PeerRef(peer), p, o, &rules));
-                    let known = model.contains_key(&(peer, port));
-                    if served || known {
-                        prop_assert_eq!(outcome.verdict, Translated::Local);
-                        prop_assert_eq!(&bytes, &packet, "nothing is translated here");
-                        model.entry((peer, port)).or_default()[0] = Some(now);
-                    } else {
-                        prop_assert_eq!(outcome.verdict, Translated::Drop(DropReason::NotAnEndpoint));
-                    }
-                    deadlines.extend(outcome.deadline);
-                }
-                Admission::Answer(peer, port) => {
-                    let packet = udp((V4.pod, 8080), (&mesh(peer), port), b"!");
-                    let (outcome, bytes) = with(&packet, |p, o| machine.outbound(now, p, o, &rules));
-                    // An endpoint may speak first, as after a restart of this node.
-                    if served || model.contains_key(&(peer, port)) {
-                        prop_assert_eq!(outcome.verdict, Translated::To(PeerRef(peer)));
-                        prop_assert_eq!(&bytes, &packet, "nothing is translated here");
-                        model.entry((peer, port)).or_default()[1] = Some(now);
-                    } else {
-                        prop_assert_eq!(outcome.verdict, Translated::Drop(DropReason::NoFlow));
-                    }
-                    deadlines.extend(outcome.deadline);
-                }
-                Admission::Wait(secs) => {
-                    now = now.after(Duration::from_secs(secs));
-                    let due: Vec<u32> = deadlines.iter().filter(|(_, at)| **at <= now).map(|(k, _)| *k).collect();
-                    for timer in due {
-                        match machine.handle_timeout(now, timer).next {
-                            Some(at) => {
-                                prop_assert!(at > now, "a deadline that makes no progress");
-                                deadlines.insert(timer, at);
-                            }
-                            None => { deadlines.remove(&timer); }
-                        }
-                    }
-                    let alive = |[asked, answered]: &[Option<Instant>; 2]| {
-                        let life = if asked.is_some() && answered.is_some() { 180 } else { 30 };
-                        (*asked).max(*answered).is_some_and(|last| now.since(last) < Duration::from_secs(life))
-                    };
-                    model.retain(|_, used| alive(used));
-                }
-            }
-            prop_assert_eq!((machine.admitted(), machine.len()), (model.len(), 0));
         }
     }
 

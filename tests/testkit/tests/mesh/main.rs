@@ -22,7 +22,8 @@ use ledger::End;
 use mesh::{Mesh, Plan};
 
 /// How long the worst links may take to bring about a first exchange, and good ones after trouble.
-const START_WITHIN: Duration = Duration::from_secs(60);
+/// Each pair asks every 5 s, and with a fifth lost on both links of a relayed way more than half of the exchanges fail.
+const START_WITHIN: Duration = Duration::from_secs(180);
 const RECOVER_WITHIN: Duration = Duration::from_secs(30);
 const TRANSFER_WITHIN: Duration = Duration::from_secs(60);
 /// How long good links may take to a direct path where there must be one: both sides rest once in a long while.
