@@ -56,6 +56,8 @@ impl<'a> NodeRecord<'a> {
     ///
     /// # Errors
     /// [`DropReason::Malformed`].
+    // Apart, or its frame would lie below the check of the signature that comes before it.
+    #[inline(never)]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DropReason> {
         let (record, tail) = postcard::take_from_bytes::<Self>(bytes).map_err(|_| DropReason::Malformed)?;
         if tail.is_empty() {
