@@ -36,8 +36,6 @@ fn must_not_answer(mesh: &Mesh, service: &str) -> Result {
 /// another key.
 pub(super) fn revoked(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "park", "b1-p1")?;
-    // Whoever is to be reached without the cloud has to be known.
-    answers(mesh.pod("a1")?, "near", "a2-p1")?;
     answers(mesh.pod("cloud")?, "park", "b1-p1")?;
     let (b1, node) = mesh.agent("b1")?;
     let key = b1.json(node, "status")?["key"].clone();
@@ -59,9 +57,11 @@ pub(super) fn revoked(mesh: &mut Mesh) -> Result {
     mesh.lab.inet.set_policy(Policy { no_server: true, ..Policy::default() })?;
     let (a1, node) = mesh.agent_mut("a1")?;
     a1.restart(node)?;
-    wait_until("a1 is back without the cloud", secs(15), || answers(mesh.pod("a1")?, "near", "a2-p1"))?;
+    wait_until("a1 is back without the cloud", secs(15), || answers(mesh.lab.a1.pod(2)?, "own", "a1-p1"))?;
     must_not_answer(mesh, "park").context("after a restart without the cloud")?;
     mesh.lab.inet.set_policy(Policy::default())?;
+    wait_until("the cloud is back", secs(30), || answers(mesh.pod("a1")?, "near", "a2-p1"))?;
+    must_not_answer(mesh, "park").context("with the cloud again")?;
 
     let token = operate(mesh, &["rejoin", "--node", "b1"])?.trim().to_owned();
     mesh.agent_mut("b1")?.0.process.kill();
