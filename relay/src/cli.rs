@@ -102,6 +102,17 @@ pub(crate) struct Run {
     pub(crate) cluster_domain: String,
 }
 
+/// What a join token holds beside the node's name.
+#[derive(Args, Debug)]
+pub(crate) struct Terms {
+    /// How long the token may be used.
+    #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
+    pub(crate) ttl: Duration,
+    /// Address to put into the token instead of what the server advertises.
+    #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Token {
     /// Kubernetes name of the node that is to join.
@@ -110,14 +121,10 @@ pub(crate) struct Token {
     /// Print servers and root key without a secret, for `--join` of all agents that have a ServiceAccount token.
     #[arg(long, env = "EDGEMESH_CLUSTER", conflicts_with_all = ["node", "ttl"])]
     pub(crate) cluster: bool,
-    /// How long the token may be used.
-    #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
-    pub(crate) ttl: Duration,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Address to put into the token instead of what the server advertises.
-    #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
-    pub(crate) advertise: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -143,14 +150,10 @@ pub(crate) struct Rejoin {
     /// Kubernetes name of the node.
     #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
     pub(crate) node: String,
-    /// How long the token may be used.
-    #[arg(long, env = "EDGEMESH_TTL", value_name = "SPAN", value_parser = span, default_value = "24h")]
-    pub(crate) ttl: Duration,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Address to put into the token instead of what the server advertises.
-    #[arg(long, env = "EDGEMESH_ADVERTISE", value_name = "HOST:PORT", value_parser = host_port, value_delimiter = ',')]
-    pub(crate) advertise: Vec<String>,
 }
 
 #[derive(Args, Debug)]

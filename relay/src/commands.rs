@@ -27,8 +27,8 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 /// Prints a join token or the cluster's address, and nothing else, to standard output.
 pub(crate) fn token(args: cli::Token) -> Result<(), Failure> {
     let order = Order::Invite(match args.node {
-        Some(node) => Invite::Token(NewToken { node, ttl: args.ttl, servers: args.advertise }),
-        None => Invite::Cluster(args.advertise),
+        Some(node) => Invite::Token(NewToken { node, ttl: args.terms.ttl, servers: args.terms.advertise }),
+        None => Invite::Cluster(args.terms.advertise),
     });
     print(&order_of(&args.common.state_dir, &order)?)
 }
@@ -40,7 +40,7 @@ pub(crate) fn revoke(args: &cli::Revoke) -> Result<(), Failure> {
 
 /// Prints a token that lets a revoked node in again.
 pub(crate) fn rejoin(args: cli::Rejoin) -> Result<(), Failure> {
-    let new = NewToken { node: args.node, ttl: args.ttl, servers: args.advertise };
+    let new = NewToken { node: args.node, ttl: args.terms.ttl, servers: args.terms.advertise };
     print(&order_of(&args.common.state_dir, &Order::Rejoin(new))?)
 }
 

@@ -13,6 +13,7 @@ mod inbound;
 mod names;
 mod outbound;
 mod ready;
+mod server;
 mod stream;
 mod waiting;
 
@@ -29,13 +30,11 @@ use crate::udp::{RECEIVE_BUFFER, Socket};
 pub use aside::Aside;
 use batch::Batch;
 use edgemesh_core::PeerId;
-use edgemesh_core::control::{Message, Question};
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
-use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::time::Instant;
-use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX, Refusal as Turned, Revocation};
+use edgemesh_core::wire::control::Revocation;
 use handover::Handover;
 use names::LISTENERS;
 use ready::{Ready, TUN};
@@ -316,54 +315,6 @@ impl Data {
         }
     }
 
-    /// Asks the server for the whole feed, by a new connection.
-    pub fn resync(&mut self) {
-        self.engine.forget_feed();
-        let _ = self.outputs.frames.send(Vec::new());
-    }
-
-    /// Asks the directory about the node of this name. False while no server has accepted this node.
-    pub fn look_up(&mut self, name: &str) -> bool {
-        self.ask(&Question::LookupName(name))
-    }
-
-    /// Shows a ServiceAccount token, or that there is none.
-    pub fn prove(&mut self, token: &[u8]) {
-        let mut parts = token.chunks(PROOF_PART_MAX).peekable();
-        loop {
-            let part = parts.next().unwrap_or_default();
-            let last = parts.peek().is_none();
-            // False: the server has gone meanwhile, and the next one asks again.
-            if !self.ask(&Question::Proof { part, last }) || last {
-                return;
-            }
-        }
-    }
-
-    /// Asks the server for the entry points of Services, from now on; `held` is the digest of those at hand. False
-    /// while no server has accepted this node.
-    pub fn ask_entries(&mut self, held: [u8; 32]) -> bool {
-        self.ask(&Question::Entries(held))
-    }
-
-    /// Asks the directory for another key of this node. False while no server has accepted this node.
-    pub fn ask_for_key(&mut self, public: [u8; 32]) -> bool {
-        self.ask(&Question::Rekey(public))
-    }
-
-    /// Takes another key, and comes back to the server under it.
-    pub fn rotate(&mut self, secret: &StaticSecret) {
-        self.engine.rotate(secret);
-        let _ = self.outputs.frames.send(Vec::new());
-    }
-
-    fn ask(&mut self, question: &Question<'_>) -> bool {
-        match self.engine.ask(question, &mut self.own) {
-            Ok(Some(len)) => self.outputs.frames.send(self.own[..len].to_vec()).is_ok(),
-            Ok(None) | Err(_) => false,
-        }
-    }
-
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Query { transport, query, reply } => {
@@ -378,65 +329,6 @@ impl Data {
             Command::Stop => {}
         }
         self.drain(now);
-    }
-
-    fn frame(&mut self, now: Instant, frame: &mut [u8]) {
-        let note = match self.engine.control(now, frame) {
-            Ok(Some(Message::Welcome(welcome))) => {
-                let authority = *self.engine.link().authority();
-                Some(Note::Welcome(Box::new(super::state::Joined {
-                    index: self.engine.own_index(),
-                    network: welcome.network,
-                    domain: welcome.domain.to_owned(),
-                    directory_key: authority.directory,
-                    epoch: authority.epoch,
-                })))
-            }
-            Ok(Some(Message::Refused { reason, detail })) => {
-                let revoked = reason == Turned::Revoked;
-                Some(Note::Refused { why: format!("{reason:?}: {detail}"), revoked })
-            }
-            Ok(Some(Message::Prove)) => Some(Note::Prove),
-            Ok(Some(Message::Peer(peer))) => Some(Note::Record {
-                record: peer.record.record.to_vec(),
-                signature: peer.record.signature.to_vec(),
-            }),
-            Ok(Some(Message::NoPeer { index: 0, name })) => Some(Note::NoNode(name.to_owned())),
-            Ok(Some(Message::Feed(body))) => Some(Note::Feed(body.to_vec())),
-            Ok(Some(Message::Answer(answer))) => {
-                self.answers += 1;
-                Some(Note::Answer(answer.sequence))
-            }
-            Ok(Some(Message::FeedCommit(commit))) => {
-                Some(Note::FeedCommit { sequence: commit.sequence, digest: commit.digest })
-            }
-            Ok(Some(Message::Rekeyed(record))) => match self.engine.link().authority().record(&record) {
-                Ok(record) if record.index == self.engine.own_index() => Some(Note::Rekeyed(record.key)),
-                _ => None,
-            },
-            Ok(Some(Message::Revocations(revocations))) => {
-                let list = revocations.numbered().map_while(|each| Some(each.ok()?.1)).collect();
-                Some(Note::Revocations { after: revocations.after, list })
-            }
-            Ok(Some(Message::Entries(EntriesPart { part, commit }))) => {
-                let signed = |commit: &FeedCommit<'_>| self.engine.link().authority().entries(commit);
-                match commit.as_ref().map(signed).transpose() {
-                    Ok(_) => Some(Note::Entries { part: part.to_vec(), digest: commit.map(|c| c.digest) }),
-                    Err(reason) => {
-                        tracing::warn!(reason = reason.name(), "refused the server's list of entry points");
-                        None
-                    }
-                }
-            }
-            Ok(_) => None,
-            Err(reason) => {
-                tracing::warn!(reason = reason.name(), "refused a message of the server");
-                None
-            }
-        };
-        if let Some(note) = note {
-            let _ = self.outputs.notes.send(note);
-        }
     }
 
     /// Takes everything that the engine has to say, and sends what waits to be sent.
