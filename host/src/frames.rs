@@ -9,6 +9,8 @@ use std::ops::Range;
 
 /// Octets before each datagram.
 pub const LENGTH: usize = 2;
+/// Largest relayed datagram, in bytes: an envelope around a full tunnel datagram.
+pub const DATAGRAM_MAX: usize = 2_048;
 /// What waits for one stream at most, in bytes: 100 ms at 10 Mbit/s.
 pub const WAIT_MAX: usize = 128 * 1024;
 /// What leaves at once, in bytes: what has left cannot be dropped for fresher ones.

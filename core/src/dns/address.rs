@@ -55,8 +55,8 @@ pub(super) fn dashed(address: IpAddr) -> Label {
     label
 }
 
-/// The address that a dashed label stands for.
-pub(super) fn from_dashed(label: &[u8]) -> Option<IpAddr> {
+/// The address that a dashed label stands for, as in the names of pods; `None` for other labels.
+pub fn from_dashed(label: &[u8]) -> Option<IpAddr> {
     let undash = |separator| -> Option<heapless::String<46>> {
         let mut text = heapless::String::new();
         for byte in label {

@@ -16,6 +16,8 @@ mod answer;
 pub mod chase;
 mod subject;
 
+pub use address::from_dashed;
+
 use core::net::IpAddr;
 
 use crate::counters::DropReason;

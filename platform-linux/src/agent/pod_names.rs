@@ -4,10 +4,10 @@
 //! well; of a query for one of those the engine is told to take the shell's word. Everything else of the name, and that
 //! its namespace exists, is the engine's to judge.
 
-use edgemesh_core::dns::PodRecords;
+use edgemesh_core::dns::{PodRecords, from_dashed};
 use edgemesh_core::wire::dns::Query;
 use edgemesh_discovery::pods::Pods;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The pods of a cluster, by name.
@@ -42,11 +42,7 @@ impl PodNames {
         if !is_pod || !labels.zip(&self.domain).all(same) {
             return None;
         }
-        let dashed = std::str::from_utf8(dashed).ok()?;
-        let v4 = || dashed.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::from);
-        let v6 = || dashed.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::from);
-        let address = v4().or_else(v6)?;
-        Some((std::str::from_utf8(namespace).ok()?.to_ascii_lowercase(), address))
+        Some((std::str::from_utf8(namespace).ok()?.to_ascii_lowercase(), from_dashed(dashed)?))
     }
 }
 

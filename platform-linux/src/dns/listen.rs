@@ -175,7 +175,8 @@ pub(super) async fn read_message(
     if stream.read(&mut high).await? == 0 {
         return Ok(None);
     }
-    let length = usize::from(u16::from_be_bytes([u8::from_be_bytes(high), stream.read_u8().await?]));
+    let [high] = high;
+    let length = usize::from(u16::from_be_bytes([high, stream.read_u8().await?]));
     if length == 0 || length > most {
         return Err(io::ErrorKind::InvalidData.into());
     }

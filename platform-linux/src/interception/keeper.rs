@@ -24,7 +24,7 @@ use super::proxy::{self, Proxy};
 use super::report::{Changed, Report, Restored};
 use super::{Plan, SetupError, TABLES, Wanted, connections, entry, firewall, nft, sysctl};
 use crate::clock;
-use crate::netlink::{Change, Link, LinkChange, Monitor, Netfilter, Netlink, Route};
+use crate::netlink::{Change, Link, LinkChange, MAIN_TABLE, Monitor, Netfilter, Netlink, Route};
 use crate::poll::{Event, Interest, Poller, Waker};
 use crate::prefix::Prefix;
 use crate::tun;
@@ -39,7 +39,6 @@ const IPTABLES_FILTER: &str = "filter";
 const IPTABLES_RAW: &str = "raw";
 /// Times that our rules are loaded when others change theirs meanwhile.
 const LOADS: usize = 3;
-const MAIN_TABLE: u32 = 254;
 /// The BPF file system.
 const BPF: &str = "/sys/fs/bpf";
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::wire::{self, Message, Request};
-use super::{Address, Link, ROUTE_PROTOCOL, Route, RouteKind, Scope};
+use super::{Address, Link, MAIN_TABLE, ROUTE_PROTOCOL, Route, RouteKind, Scope};
 use crate::prefix::Prefix;
 
 const RTM_NEWLINK: u16 = 16;
@@ -41,8 +41,6 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
-
-const RT_TABLE_MAIN: u8 = 254;
 
 pub(super) fn terminated(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
@@ -91,7 +89,7 @@ pub(super) fn route_request(
     const SCOPE_LINK: u8 = 253;
     const UNICAST: u8 = 1;
     let (family, scope) = if to.is_ipv6() { (libc::AF_INET6, 0) } else { (libc::AF_INET, SCOPE_LINK) };
-    let body = [family as u8, to.bits(), 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
+    let body = [family as u8, to.bits(), 0, 0, MAIN_TABLE as u8, ROUTE_PROTOCOL, scope, UNICAST, 0, 0, 0, 0];
     let mut request = Request::new(kind, flags, &body);
     request = with_ip(request, RTA_DST, to.address()).number(RTA_OIF, device);
     match source {

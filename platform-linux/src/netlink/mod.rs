@@ -34,6 +34,8 @@ pub use netfilter::{Connection, Netfilter};
 
 /// `rtm_protocol` of our routes: how they are told from others', by us and by `ip route` (`proto 237`).
 pub const ROUTE_PROTOCOL: u8 = 237;
+/// The kernel's table `main`.
+pub const MAIN_TABLE: u32 = libc::RT_TABLE_MAIN as u32;
 
 /// How many links, addresses, routes and connections one read of a netlink socket tells of. The clients look for what
 /// they asked for; this looks for all of it, for the parsers' sake.
@@ -123,7 +125,7 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Whether the next hop is a router.
     pub by_gateway: bool,
-    /// The table; 254 is `main`, 255 `local`.
+    /// The table; [`MAIN_TABLE`], or 255 for `local`, among others.
     pub table: u32,
     /// Who made it; ours have [`ROUTE_PROTOCOL`].
     pub protocol: u8,

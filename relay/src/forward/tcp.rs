@@ -7,7 +7,8 @@
 use super::{From, Queue, Switch, Verdict};
 use crate::counters::Loss;
 use edgemesh_core::wire::relay::{BIND, ENVELOPE};
-use edgemesh_host::{frames, tcp};
+use edgemesh_host::frames::{self, DATAGRAM_MAX};
+use edgemesh_host::tcp;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +19,6 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-/// Largest relayed datagram: an envelope around a full tunnel datagram.
-const DATAGRAM_MAX: usize = 2_048;
 const BIND_WITHIN: Duration = Duration::from_secs(10);
 /// Nodes refresh their binding every 15 to 25 s.
 const SILENT_MAX: Duration = Duration::from_secs(90);
@@ -73,11 +72,12 @@ impl Inbound<'_> {
 
     /// Takes the whole frames at the beginning of `bytes`; how many bytes they are.
     fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut at = 0;
+        let (mut at, mut run) = (0, Vec::new());
         while let Some(first) = datagram(bytes, at)? {
             let head = |datagram: &[u8]| datagram.first_chunk::<ENVELOPE>().copied();
             let wanted = head(first);
-            let mut run = vec![first];
+            run.clear();
+            run.push(first);
             at += frames::LENGTH + first.len();
             let mut out = [0; BIND];
             match self.switch.datagram(From::Tcp(self.queue, self.peer), first, &mut out) {

@@ -1,8 +1,9 @@
 //! Runs the rows of the table, a few at a time, and reports.
 //!
 //! Rows of the network alone come first, one after the other, and those that measure time; then the rows of the shared mesh
-//! in their order, beside those that have a mesh of their own, and those that mostly wait beside all of them. The shared mesh is started by the first row that wants it and thrown away when a
-//! row fails, so that one failure does not become many.
+//! in their order, beside those that have a mesh of their own, and those that mostly wait beside all of them. The shared
+//! mesh is started by the first row that wants it and thrown away when a row fails, so that one failure does not become
+//! many.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -42,8 +43,8 @@ pub fn test(directory: &Path, filters: &[String]) -> bool {
     let report = Mutex::default();
     let rows = || ALL.iter().filter(|row| wanted(row, filters));
     // They look for what is left in the whole world, or at the clock, so nobody else may be in it.
-    for row in rows().filter(|row| is_alone(row)).chain(rows().filter(|row| matches!(row.run, Run::Quiet(_))))
-    {
+    let quiet = rows().filter(|row| matches!(row.run, Run::Quiet(_)));
+    for row in rows().filter(|row| is_alone(row)).chain(quiet) {
         told(&report, row, || run(row, directory));
     }
     let shared = rows().filter(|row| matches!(row.run, Run::Shared(_)));

@@ -17,7 +17,7 @@
 
 use crate::interception::entry::MARK;
 use crate::interception::is_strict;
-use crate::netlink::{Connection, Netfilter, Netlink, Route, RouteKind};
+use crate::netlink::{Connection, MAIN_TABLE, Netfilter, Netlink, Route, RouteKind};
 use crate::prefix::Prefix;
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::time::{Duration, Instant};
@@ -33,7 +33,6 @@ const BEGUN: usize = 1_024;
 /// How long a connection without an answer is tracked, in seconds: the kernel's own values.
 const SYN_SENT: u32 = 120;
 const UNREPLIED: u32 = 30;
-const MAIN_TABLE: u32 = 254;
 /// Kinds of devices that pods are behind.
 pub(in crate::agent) const POD_DEVICES: [&str; 3] = ["veth", "bridge", "netkit"];
 

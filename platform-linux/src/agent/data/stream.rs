@@ -12,14 +12,11 @@ use crate::poll::{Interest, Poller};
 use crate::udp::MAX_BURST;
 use edgemesh_core::node::From;
 use edgemesh_core::time::Instant;
-use edgemesh_host::frames::{Frames, LENGTH, split};
+use edgemesh_host::frames::{DATAGRAM_MAX, Frames, LENGTH, split};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use tokio::sync::oneshot;
-
-/// Largest relayed datagram: an envelope around a full tunnel datagram.
-const DATAGRAM_MAX: usize = 2_048;
 
 /// See the module's documentation.
 pub(super) struct Stream {

@@ -4,7 +4,7 @@
 //! hand may lead what is not encrypted wherever he likes. One look; nothing is kept.
 
 use crate::agent::data::handover::POD_DEVICES;
-use crate::netlink::{Address, Link, Netlink, Route, RouteKind};
+use crate::netlink::{Address, Link, MAIN_TABLE, Netlink, Route, RouteKind};
 use crate::prefix::Prefix;
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::wire::ip::is_confined;
@@ -14,7 +14,6 @@ use std::net::IpAddr;
 
 /// Addresses on the side of pods that are looked at.
 const SIDES_MAX: usize = 4;
-const MAIN_TABLE: u32 = 254;
 
 /// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

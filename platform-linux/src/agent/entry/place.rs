@@ -6,15 +6,13 @@
 //! hardware, or by one with such an address that no container runtime made; by all others come pods.
 
 use crate::agent::locals::is_foreign;
-use crate::netlink::{Address, Link, Netlink, Route, RouteKind};
+use crate::netlink::{Address, Link, MAIN_TABLE, Netlink, Route, RouteKind};
 use crate::prefix::Prefix;
 use crate::tun::DEFAULT_NAME;
 use edgemesh_core::wire::ip::is_confined;
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::net::IpAddr;
-
-const MAIN_TABLE: u32 = 254;
 
 /// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
