@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,10 @@ use tokio::time::{sleep, timeout};
 use super::clients::Clients;
 use super::datagrams::Pending;
 use super::{MAX_QUERY, Resolve, Service, Stats, Transport};
+use crate::sys::option;
 
+/// Room for datagrams that is asked for, in bytes: about 20 ms of all queries that one core answers.
+const SOCKET_BUFFER: libc::c_int = 1 << 20;
 /// Queries of one connection under way.
 const PIPELINE: usize = 16;
 /// Queries that one connection may bring.
@@ -49,6 +53,7 @@ impl Sockets {
             let local = udp.local_addr()?;
             let tcp = std::net::TcpListener::bind(local).map_err(|e| named(e, local, "TCP"))?;
             udp.set_nonblocking(true)?;
+            option::set_buffers(udp.as_fd(), SOCKET_BUFFER);
             tcp.set_nonblocking(true)?;
             sockets.udp.push(udp);
             sockets.tcp.push(tcp);

@@ -25,6 +25,16 @@ pub(crate) fn get(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> 
     Ok(value)
 }
 
+/// Asks for room for `bytes` in either direction, beyond the system's limit where that is allowed: speed only.
+pub(crate) fn set_buffers(fd: BorrowedFd<'_>, bytes: libc::c_int) {
+    for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
+        if set(fd, libc::SOL_SOCKET, forced, bytes).is_err() {
+            let _ = set(fd, libc::SOL_SOCKET, plain, bytes);
+        }
+    }
+}
+
 /// How long a blocking read may take.
 pub(crate) fn set_read_timeout(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     // SAFETY: timeval is a C struct of integers, for which all-zero is a valid value.

@@ -107,13 +107,7 @@ impl Socket {
         // Speed only: kernels without these (before 4.18 and 5.0) send and receive one by one.
         let bursts = option::get(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
         let _ = option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
-        for (forced, plain) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-        {
-            if option::set(fd, libc::SOL_SOCKET, forced, SOCKET_BUFFER).is_err() {
-                let _ = option::set(fd, libc::SOL_SOCKET, plain, SOCKET_BUFFER);
-            }
-        }
+        option::set_buffers(fd, SOCKET_BUFFER);
         let this =
             Self { socket, bursts, narrow: Narrow::new(), errors: SendErrors::default(), truncated: 0 };
         this.set_dont_fragment(false)?;
