@@ -86,6 +86,11 @@ impl Plan {
         Self { boxes: Some(boxes), ..Self::PAIR }
     }
 
+    /// So many nodes, with tables for hardly anything.
+    pub(crate) const fn small(nodes: usize) -> Self {
+        Self { nodes, tight: true, ..Self::PAIR }
+    }
+
     /// By the seed: most are small, and a quarter has no room.
     pub(crate) fn drawn(seed: u64) -> Self {
         let mut rng = seeds::rng(seed, 9);
