@@ -1,7 +1,7 @@
 //! Sessions with `boringtun`, an independent implementation, in both roles and in virtual time.
 //!
 //! `edgemesh-lab test interop/` has the same list against `wireguard-go` on real sockets. That a session is renewed by
-//! count is in `core/src/tunnel/keypairs.rs`: neither side's limit can be reached, or set, from outside.
+//! count is in `core/src/tunnel/tests.rs`: neither side's limit can be reached, or set, from outside.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
 //! Who belongs to the mesh, as it concerns several machines.
 
+use super::timers::{Timer, Timers};
 use crate::PeerId;
 use crate::control::{Link, Revocation};
 use crate::path::Paths;
@@ -24,6 +25,23 @@ pub(crate) fn ask_again(
         if tunnels.is_wanted(id) || peers.is_older(id, epoch) {
             let _ = lookups.want(now, index);
         }
+    }
+}
+
+/// Does what is due for the peer's sessions. Who does not answer may have forgotten this node: the
+/// directory tells it anew when it is asked.
+pub(crate) fn due(
+    timers: &mut Timers<'_>,
+    tunnels: &mut Tunnels<'_>,
+    peers: &Peers<'_>,
+    lookups: &mut Lookups<'_>,
+    now: Instant,
+    peer: u32,
+) {
+    let id = PeerId(peer);
+    timers.set(Timer::Tunnel(peer), tunnels.handle_timeout(now, id));
+    if tunnels.is_doubtful(id) {
+        let _ = lookups.want(now, peers.index(id));
     }
 }
 

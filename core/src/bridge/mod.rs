@@ -14,7 +14,7 @@ mod zone;
 
 pub(crate) use crate::wire::aside::is_aside;
 pub(crate) use demand::{feed, settle, unasked};
-pub(crate) use members::{ask_again, put_out};
+pub(crate) use members::{ask_again, due, put_out};
 pub(crate) use policy::{Distances, NodePolicy, endpoint, place};
 pub use timers::Timer;
 pub(crate) use timers::Timers;

@@ -15,9 +15,11 @@ pub(super) struct Track {
     /// One of the constants below; 0 is a free slot.
     state: u8,
     fins: u8,
+    /// Not 0 while only the endpoint was heard.
+    unasked: u8,
 }
 
-/// Seen from one side only.
+/// The endpoint has not answered.
 const UNREPLIED: u8 = 1;
 /// TCP, SCTP: the endpoint answered, the client has not confirmed.
 const REPLIED: u8 = 2;
@@ -48,7 +50,7 @@ pub(super) enum Class {
 }
 
 impl Track {
-    pub(super) const ZERO: Self = Self { last: 0, opened: 0, protocol: 0, state: 0, fins: 0 };
+    pub(super) const ZERO: Self = Self { last: 0, opened: 0, protocol: 0, state: 0, fins: 0, unasked: 0 };
 
     /// The state after the first packet. One without SYN or INIT belongs to a connection that was there before
     /// this table.
@@ -59,6 +61,7 @@ impl Track {
             _ => false,
         };
         let mut track = Self::ahead(now, t.protocol, midway);
+        track.unasked = u8::from(!from_client);
         let _ = track.packet(now, from_client, t);
         track
     }
@@ -66,7 +69,7 @@ impl Track {
     /// The state of an entry that is made ahead of its first packet.
     pub(super) fn ahead(now: Instant, protocol: u8, established: bool) -> Self {
         let state = if established { ESTABLISHED } else { UNREPLIED };
-        Self { last: now.as_micros(), opened: millis(now), protocol, state, fins: 0 }
+        Self { last: now.as_micros(), opened: millis(now), protocol, state, fins: 0, unasked: 0 }
     }
 
     /// Whether this is a track at all, after its memory went through another run; a clock that began anew does
@@ -78,6 +81,9 @@ impl Track {
 
     pub(super) fn packet(&mut self, now: Instant, from_client: bool, t: &Transport) -> Progress {
         self.last = now.as_micros();
+        if from_client {
+            self.unasked = 0;
+        }
         match self.protocol {
             TCP => self.segment(from_client, t.tcp_flags()),
             SCTP => self.chunk(from_client, t.sctp_chunk()),
@@ -170,6 +176,8 @@ impl Track {
     pub(super) fn class(&self, now: Instant) -> Option<Class> {
         match self.state {
             CLOSING => Some(Class::Closing),
+            // Who answers nobody must not keep clients out.
+            _ if self.unasked != 0 => Some(Class::Unreplied),
             UNREPLIED | REPLIED | HANDED => Some(Class::Unreplied),
             ESTABLISHED if self.idle(now) > self.patience() => Some(Class::Idle),
             _ => None,

@@ -1,5 +1,6 @@
 //! Two nodes, 1 with a client and 2 with an endpoint of the same address, and what passes between them.
 
+mod admitted;
 mod fragments;
 mod handed;
 mod life;

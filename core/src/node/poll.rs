@@ -2,7 +2,7 @@
 
 use super::{Engine, Event, Ticket, Timer, Transmit, Way};
 use crate::PeerId;
-use crate::bridge::{finish, said, seal_own, way_of, way_to};
+use crate::bridge::{due, finish, said, seal_own, way_of, way_to};
 use crate::counters::DropReason;
 use crate::packet::HEADROOM;
 use crate::path;
@@ -33,7 +33,7 @@ impl Engine<'_> {
                     self.timers.set(timer, self.lookups.poll_timeout());
                 }
                 Timer::Tunnel(peer) => {
-                    self.timers.set(timer, self.tunnels.handle_timeout(now, PeerId(peer)));
+                    due(&mut self.timers, &mut self.tunnels, &self.peers, &mut self.lookups, now, peer);
                 }
                 Timer::Path(slot) => self.paths.handle_timeout(now, slot),
                 Timer::Flow(slot) => {

@@ -273,9 +273,8 @@ fn peer_of(place: usize) -> PeerId {
 mod tests {
     use super::*;
     use crate::noise::{PublicKey, StaticSecret};
-    use crate::time::WallTime;
     use crate::tunnel::{
-        BucketSlot, CookieSlot, JobSlot, Origin, REKEY_AFTER_MESSAGES, TunnelEvent, TunnelResources,
+        BucketSlot, CookieSlot, JobSlot, REKEY_AFTER_MESSAGES, TunnelEvent, TunnelResources,
     };
 
     const PEER: PeerId = PeerId(1);
@@ -328,45 +327,6 @@ mod tests {
             assert_eq!(tunnels.poll_event(), Some(TunnelEvent::SessionDown { peer: PEER }));
             assert_eq!(grant(tunnels, 2), Ok(REJECT_AFTER_MESSAGES - 2));
             assert_eq!(grant(tunnels, 1), Err(NoSession::Handshaking));
-        });
-    }
-
-    /// With another implementation on the other side: the message that reaches the limit still goes in the old session,
-    /// a handshake with it, and what follows in the new one.
-    #[test]
-    fn a_session_is_renewed_by_count_with_boringtun() {
-        use boringtun::noise::{Tunn, TunnResult};
-        use boringtun::x25519::{PublicKey as Public, StaticSecret as Secret};
-        let theirs = StaticSecret::from_bytes([7; 32]);
-        with_session(|tunnels| {
-            let peer = Public::from(tunnels.public().0);
-            let mut other = Tunn::new(Secret::from(*theirs.as_bytes()), peer, None, None, 1, None);
-            tunnels.add_peer(PEER, &theirs.public(), None).unwrap();
-            let (mut rng, wall) = (Rng::new([4; 32]), WallTime { secs: 1_700_000_000, nanos: 0 });
-            let mut handshake = |tunnels: &mut Tunnels<'_>, now| {
-                while tunnels.work(now, wall, &mut rng).more {}
-                let mut out = [0; 148];
-                let sent = tunnels.poll_transmit(now, &mut out).unwrap();
-                assert_eq!((sent.answer, sent.len), (None, 148));
-                let (mut answer, origin) = ([0; 148], Origin { port: 1, ..Origin::EMPTY });
-                let TunnResult::WriteToNetwork(response) = other.decapsulate(None, &out, &mut answer) else {
-                    panic!("no response")
-                };
-                tunnels.message(now, &origin, response, &mut rng).unwrap();
-                while tunnels.work(now, wall, &mut rng).more {}
-            };
-            tunnels.reserve(Instant::ZERO, PEER, 1, true).unwrap_err();
-            handshake(tunnels, Instant::ZERO);
-            let old = tunnels.peers[0].current;
-            let now = Instant::ZERO.after(crate::time::Duration::from_secs(6));
-            tunnels.keypairs[usize::from(old) - 1].counter = REKEY_AFTER_MESSAGES;
-            assert_eq!(tunnels.reserve(now, PEER, 1, true).unwrap().first, REKEY_AFTER_MESSAGES);
-            handshake(tunnels, now);
-            assert_ne!(tunnels.peers[0].current, old);
-            assert!(
-                tunnels.reserve(now, PEER, 1, true).unwrap().first <= 1,
-                "the new session's first counters"
-            );
         });
     }
 

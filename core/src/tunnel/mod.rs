@@ -477,3 +477,6 @@ fn pair_place(peer: PeerId, number: u8) -> Option<usize> {
     let first = (peer.0 as usize).checked_sub(1)?.checked_mul(KEYPAIRS)?;
     first.checked_add(usize::from(number.checked_sub(1)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,14 @@
 use super::slots::{Moment, flag};
 use super::{
     Content, DOUBTED_TIMEOUT, JITTER, KEEPALIVE_TIMEOUT, PeerId, PeerSlot, REJECT_AFTER_TIME,
-    REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_ON_RECEIVE, REKEY_TIMEOUT, Transmit,
-    Tunnels, Wait, ZERO_AFTER_TIME, pair_place,
+    REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_ON_RECEIVE, REKEY_TIMEOUT,
+    SILENCE_COUNTS, Transmit, Tunnels, Wait, ZERO_AFTER_TIME, pair_place,
 };
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
+
+/// What the count of initiations in vain goes on with behind its last number.
+const TRIES_AGAIN: u8 = 1 << 7;
 
 impl Tunnels<'_> {
     /// Starts a handshake with the peer, whatever sessions there are, unless one is under way. Where a handshake
@@ -63,9 +66,19 @@ impl Tunnels<'_> {
         self.is_up(peer) || self.slot(peer).is_some_and(|slot| slot.live && !slot.attempt.is_none())
     }
 
+    /// Whether the next initiation follows one in vain, and the directory should be asked about the peer: that tells it of
+    /// this node, which it may have forgotten. Ever more rarely, and from some time on every eleven minutes: most who do
+    /// not answer are dead.
+    pub fn is_doubtful(&self, peer: PeerId) -> bool {
+        self.slot(peer).is_some_and(|slot| slot.has(flag::INITIATING) && slot.tries.is_power_of_two())
+    }
+
     /// `fresh`: for a user's packet, so the attempt may go on for its full time again.
     pub(super) fn start(&mut self, now: Instant, peer: PeerId, fresh: bool) {
         let Some(slot) = self.live_mut(peer) else { return };
+        if slot.attempt.is_none() && slot.sent.older(now, SILENCE_COUNTS) {
+            slot.tries = 0;
+        }
         if fresh || slot.attempt.is_none() {
             slot.attempt = Moment::at(now);
         }
@@ -91,7 +104,7 @@ impl Tunnels<'_> {
         slot.keepalive = Moment::NONE;
         if initiation {
             slot.retransmit = retry(slot);
-            slot.tries = slot.tries.saturating_add(1);
+            slot.tries = slot.tries.checked_add(1).unwrap_or(TRIES_AGAIN);
         } else {
             slot.zero = after(now, ZERO_AFTER_TIME);
         }

@@ -99,8 +99,13 @@ impl Connection {
         Self { transport: None, rng: Rng::new([seed; 32]), fed: [0; 32] }
     }
 
-    /// The node's next frame; what answers it.
-    pub(crate) fn frame(&mut self, node: u32, from: SocketAddr, frame: &mut [u8]) -> Vec<Vec<u8>> {
+    /// The node's next frame; what answers it, and whom the asker has to be announced to because he was looked up.
+    pub(crate) fn frame(
+        &mut self,
+        node: u32,
+        from: SocketAddr,
+        frame: &mut [u8],
+    ) -> (Vec<Vec<u8>>, Option<u32>) {
         let Some(transport) = &mut self.transport else {
             let (answer, _) =
                 Responder::new(noise(), PROLOGUE).read_message1(frame).expect("an engine's first message");
@@ -108,18 +113,20 @@ impl Connection {
             let (transport, len) =
                 answer.write_message2(&[], &mut out, &mut self.rng).expect("there is room");
             self.transport = Some(transport);
-            return vec![out[..len].to_vec()];
+            return (vec![out[..len].to_vec()], None);
         };
         let text = transport.open(frame).expect("an engine's frame opens").to_vec();
         match ToServer::decode(&text).expect("an engine's message can be read") {
             Some(ToServer::Hello(hello)) => {
                 assert_eq!(hello.name, NAMES[node as usize - 1]);
-                vec![self.welcome(node, from)]
+                (vec![self.welcome(node, from)], None)
             }
-            Some(ToServer::Ping(number)) => vec![self.say(&ToNode::Pong(number))],
-            Some(ToServer::LookupIndex(index)) if (1..=3).contains(&index) => vec![self.tell(node, index)],
-            Some(ToServer::LookupIndex(index)) => vec![self.say(&ToNode::NoPeer { index, name: "" })],
-            _ => Vec::new(),
+            Some(ToServer::Ping(number)) => (vec![self.say(&ToNode::Pong(number))], None),
+            Some(ToServer::LookupIndex(index)) if (1..=3).contains(&index) => {
+                (vec![self.tell(node, index)], Some(index))
+            }
+            Some(ToServer::LookupIndex(index)) => (vec![self.say(&ToNode::NoPeer { index, name: "" })], None),
+            _ => (Vec::new(), None),
         }
     }
 

@@ -55,6 +55,8 @@ struct World<'a> {
     connections: [Connection; 2],
     /// Datagrams on the way: receiver, as it comes, bytes.
     wire: VecDeque<(usize, From, Vec<u8>)>,
+    /// Who is still to be told of whom, because that one has looked him up: a node, and the other's index.
+    announced: VecDeque<(usize, u32)>,
 }
 
 /// An engine that belongs to no mesh.
@@ -67,24 +69,10 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let what = input.byte();
     let mut rooms = [Box::new(Room::ZERO), Box::new(Room::ZERO)];
-    let [one, two] = &mut rooms;
     let feed = if what & 2 == 0 { Feed::Whole } else { Feed::OnDemand };
-    let mut world = World {
-        now: Instant::ZERO,
-        nodes: [Node::new(1, address(0), feed, one.lend()), Node::new(2, address(1), feed, two.lend())],
-        connections: [Connection::new(1), Connection::new(2)],
-        wire: VecDeque::new(),
-    };
-    if what & 2 != 0 {
-        world.nodes.iter_mut().for_each(|node| node.engine.hold_on_demand());
-    }
-    for n in [0, 1] {
-        if what & 4 == 0 {
-            world.connect(n);
-            world.each_frame(n);
-            world.say(n, |c| c.feed(&cluster()));
-            world.say(n, |c| c.commit(1));
-        }
+    let mut world = World::new(feed, &mut rooms);
+    if what & 4 == 0 {
+        world.join();
     }
     for _ in 0..OPS {
         if input.is_empty() {
@@ -100,7 +88,33 @@ pub(crate) fn run(bytes: &[u8]) {
     }
 }
 
-impl World<'_> {
+impl<'a> World<'a> {
+    /// Two nodes that nobody has told anything.
+    fn new(feed: Feed, [one, two]: &'a mut [Box<Room>; 2]) -> Self {
+        let mut nodes =
+            [Node::new(1, address(0), feed, one.lend()), Node::new(2, address(1), feed, two.lend())];
+        if feed == Feed::OnDemand {
+            nodes.iter_mut().for_each(|node| node.engine.hold_on_demand());
+        }
+        Self {
+            now: Instant::ZERO,
+            nodes,
+            connections: [Connection::new(1), Connection::new(2)],
+            wire: VecDeque::new(),
+            announced: VecDeque::new(),
+        }
+    }
+
+    /// Both become members and are fed.
+    fn join(&mut self) {
+        for n in [0, 1] {
+            self.connect(n);
+            self.each_frame(n);
+            self.say(n, |c| c.feed(&cluster()));
+            self.say(n, |c| c.commit(1));
+        }
+    }
+
     fn op(&mut self, input: &mut Input<'_>) {
         let op = input.byte();
         let n = usize::from(op >> 7);
@@ -285,7 +299,11 @@ impl World<'_> {
                 return;
             }
             for mut frame in frames {
-                for mut answer in self.connections[n].frame(n as u32 + 1, address(n), &mut frame) {
+                let (answers, looked_up) = self.connections[n].frame(n as u32 + 1, address(n), &mut frame);
+                if let Some(index @ 1..=2) = looked_up.filter(|index| *index != n as u32 + 1) {
+                    self.announced.push_back((index as usize - 1, n as u32 + 1));
+                }
+                for mut answer in answers {
                     let _ = self.nodes[n].engine.control(self.now, &mut answer);
                     // What the server said makes the connection a new one at most once.
                     if self.nodes[n].engine.link().must_close() {
@@ -305,6 +323,21 @@ impl World<'_> {
             self.nodes[n].frames.clear();
         }
         self.each_frame(n);
+        while let Some((to, about)) = self.announced.pop_front() {
+            // Who is away hears of it when he asks himself.
+            if self.nodes[to].engine.link().is_up() {
+                let mut frame = self.connections[to].tell(to as u32 + 1, about);
+                let _ = self.nodes[to].engine.control(self.now, &mut frame);
+                self.each_frame(to);
+            }
+        }
+        for n in [0, 1] {
+            self.post(n);
+        }
+    }
+
+    /// What a node has sent is on its way.
+    fn post(&mut self, n: usize) {
         for (to, datagram) in std::mem::take(&mut self.nodes[n].sent) {
             let (own, other) = (n as u32 + 1, 1 - n);
             match to {
@@ -366,6 +399,36 @@ impl World<'_> {
             let node = &self.nodes[n];
             let left = (node.engine.flows().len(), node.engine.flows().admitted(), node.parked());
             assert_eq!(left, (0, 0, 0), "flows, admitted tuples, parked packets of node {n}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without this the target reaches little more than each node alone.
+    #[test]
+    fn packets_cross_both_ways() {
+        for feed in [Feed::Whole, Feed::OnDemand] {
+            let mut rooms = [Box::new(Room::ZERO), Box::new(Room::ZERO)];
+            let mut world = World::new(feed, &mut rooms);
+            world.join();
+            world.settle();
+            for (n, other) in [(0, 1), (1, 0)] {
+                let from = SocketAddr::new(pod(0), 4_000);
+                let packet =
+                    packets::udp(from, SocketAddr::new(vips(other + 1, true), 53), 1, b"is anybody there?");
+                let other = usize::from(other);
+                world.nodes[n].outbound(world.now, &packet, Burst::single(packet.len()));
+                world.settle();
+                let [asked] = &world.nodes[other].delivered[..] else { panic!("nothing crossed from {n}") };
+                assert!(asked.ends_with(b"is anybody there?"));
+                world.answer(other, 0);
+                world.settle();
+                let answered = world.nodes[n].delivered.pop();
+                assert!(answered.is_some_and(|packet| packet.ends_with(b"yes")), "nothing came back to {n}");
+            }
         }
     }
 }

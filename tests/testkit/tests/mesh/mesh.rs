@@ -86,6 +86,11 @@ impl Plan {
         Self { boxes: Some(boxes), ..Self::PAIR }
     }
 
+    /// So many nodes, with tables for hardly anything.
+    pub(crate) const fn small(nodes: usize) -> Self {
+        Self { nodes, tight: true, ..Self::PAIR }
+    }
+
     /// By the seed: most are small, and a quarter has no room.
     pub(crate) fn drawn(seed: u64) -> Self {
         let mut rng = seeds::rng(seed, 9);
@@ -347,7 +352,7 @@ impl<'w> Mesh<'w> {
                 .collect();
             let peers: Vec<_> = node.engine.peers(now).collect();
             let (up, first) = (node.engine.link().is_up(), node.engine.poll_timeout());
-            let counts = (node.pods.sent(), node.pods.answers_by_peer(), node.parked());
+            let counts = (node.pods.asks_by_peer(), node.pods.answers_by_peer(), node.parked());
             story += &format!("\nnode {n}: link {up}, next {first:?}, asked/answered/parked {counts:?}");
             story += &format!("\n  {peers:?}\n  {drops:?}");
         }
@@ -365,9 +370,15 @@ impl<'w> Mesh<'w> {
         self.all().map(|n| self.node(n).pods.answers_by_peer()).collect()
     }
 
+    fn asks(&mut self) -> Vec<Vec<usize>> {
+        self.all().map(|n| self.node(n).pods.asks_by_peer()).collect()
+    }
+
     /// Every client is answered again, by every other node.
     pub(crate) fn exchange(&mut self, what: &str, within: Duration) {
-        let before = self.answers().concat();
+        let (before, asked) = (self.answers(), self.asks());
+        self.note(format!("not yet {what}: asked {asked:?}, answered {before:?}"));
+        let before = before.concat();
         self.until(what, within, |mesh| {
             mesh.answers().concat().iter().zip(&before).all(|(now, before)| now > before)
         });
