@@ -14,6 +14,7 @@ use edgemesh_host::token::Invitation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -31,6 +32,7 @@ const ENTRIES: &str = "entry-points";
 const HELD: &str = "held";
 const STAMP: &str = "handshake-stamp";
 const REVOCATIONS: &str = "revocations";
+const HINTS: &str = "hints";
 /// There while the directory says that the key of this node was revoked.
 const REVOKED: &str = "revoked";
 
@@ -256,7 +258,7 @@ impl State {
 
     /// Gives up a key that was revoked, and what came with it.
     fn forget_revoked(&self) -> Result<(), StateError> {
-        [IDENTITY, NEXT, BEFORE, MEMBERSHIP, RECORDS, REVOKED]
+        [IDENTITY, NEXT, BEFORE, MEMBERSHIP, RECORDS, HINTS, REVOKED]
             .iter()
             .try_for_each(|name| self.directory.remove(name))?;
         tracing::warn!("the key of this node was revoked: it joins with a new one");
@@ -295,6 +297,19 @@ impl State {
     /// As [`State::save_membership`].
     pub fn save_records(&self, records: &BTreeMap<u32, StoredRecord>) -> Result<(), StateError> {
         self.save(RECORDS, records)
+    }
+
+    /// Where nodes were reached directly, by index.
+    pub fn hints(&self) -> Vec<(u32, SocketAddr)> {
+        self.load(HINTS).unwrap_or_default()
+    }
+
+    /// Stores that.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn save_hints(&self, hints: &Vec<(u32, SocketAddr)>) -> Result<(), StateError> {
+        self.save(HINTS, hints)
     }
 
     /// The last good table, as written by [`State::save_services`].
@@ -547,6 +562,7 @@ mod tests {
             state.save_records(&BTreeMap::from([(7, record.clone())])).unwrap();
             state.save_entries(&vec![3; 50]).unwrap();
             state.save_stamp(1_700_000_000).unwrap();
+            state.save_hints(&vec![(7, "192.0.2.7:20006".parse().unwrap())]).unwrap();
             state.save_services(b"a snapshot").unwrap();
         };
         let whole = |name: &str| match name {
@@ -554,9 +570,10 @@ mod tests {
             RECORDS => state.records().len() == 1,
             ENTRIES => state.entries().is_some(),
             STAMP => state.stamp() == 1_700_000_000,
+            HINTS => state.hints().len() == 1,
             _ => state.services().as_deref() == Some(b"a snapshot"),
         };
-        let names = [MEMBERSHIP, RECORDS, ENTRIES, STAMP, SERVICES];
+        let names = [MEMBERSHIP, RECORDS, ENTRIES, STAMP, HINTS, SERVICES];
         for name in names {
             write();
             let (file, aside) = (path.join(name), path.join(format!("{name}.damaged")));

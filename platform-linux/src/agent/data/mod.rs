@@ -33,6 +33,7 @@ use edgemesh_core::PeerId;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
+use edgemesh_core::path::Route;
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::Revocation;
 use handover::Handover;
@@ -108,6 +109,13 @@ pub enum Note {
     Rekeyed([u8; 32]),
     /// Store this before the next handshake.
     Stamp(u64),
+    /// Datagrams for a node go straight to it.
+    Direct {
+        /// Its index.
+        node: u32,
+        /// Where it is.
+        at: SocketAddr,
+    },
     /// A peer's packet was refused.
     PeerRefused(Refusal),
     /// Another node's agent says something to this one.
@@ -391,6 +399,9 @@ impl Data {
             Event::PathChanged(index) => {
                 let path = self.engine.peers(now).find(|p| p.index == index).map(|p| p.path);
                 tracing::info!(node = index, ?path, "path changed");
+                if let Some(Route::Direct { remote: at, .. }) = path.and_then(|path| path.route) {
+                    let _ = self.outputs.notes.send(Note::Direct { node: index, at });
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::agent::state::{Membership, State, StoredRecord};
 use edgemesh_core::wire::control::Revocation;
 use edgemesh_host::state::StateError;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -29,6 +30,7 @@ pub(super) struct Disk {
     held: Option<Vec<u8>>,
     stamp: Option<u64>,
     revocations: Option<Instant>,
+    hints: Option<Instant>,
     /// This node's key was revoked.
     revoked: bool,
     writing: Option<JoinHandle<Failed>>,
@@ -41,10 +43,12 @@ pub struct Failed {
     services: bool,
     membership: bool,
     revocations: bool,
+    hints: bool,
 }
 
 impl Failed {
-    const ALL: Self = Self { records: true, services: true, membership: true, revocations: true };
+    const ALL: Self =
+        Self { records: true, services: true, membership: true, revocations: true, hints: true };
 }
 
 /// What is written together.
@@ -56,6 +60,7 @@ struct Write {
     held: Option<Vec<u8>>,
     stamp: Option<u64>,
     revocations: Option<(u32, Vec<Revocation>)>,
+    hints: Option<Vec<(u32, SocketAddr)>>,
     revoked: bool,
 }
 
@@ -70,6 +75,7 @@ impl Disk {
             held: None,
             stamp: None,
             revocations: None,
+            hints: None,
             revoked: false,
             writing: None,
         }
@@ -110,6 +116,11 @@ impl Disk {
         self.revocations.get_or_insert_with(Instant::now);
     }
 
+    /// Where nodes are reached has, and is to be stored at that moment.
+    pub(super) fn hints(&mut self, at: Instant) {
+        self.hints.get_or_insert(at);
+    }
+
     /// This node's own key was revoked.
     pub(super) fn revoked(&mut self) {
         self.revoked = true;
@@ -122,7 +133,7 @@ impl Disk {
         }
         let now = self.entries.is_some() || self.held.is_some() || self.stamp.is_some() || self.revoked;
         let now = now.then(Instant::now);
-        let all = [self.records, self.services, self.membership, self.revocations, now];
+        let all = [self.records, self.services, self.membership, self.revocations, self.hints, now];
         all.into_iter().flatten().min()
     }
 
@@ -148,6 +159,7 @@ impl Join {
             held: disk.held.take(),
             stamp: disk.stamp.take(),
             revocations: disk.revocations.take().map(|_| self.revocations.stored()),
+            hints: disk.hints.take().map(|_| self.hints.stored()),
             revoked: std::mem::take(&mut disk.revoked),
         };
         let state = disk.state.clone();
@@ -168,6 +180,9 @@ impl Join {
         }
         if failed.revocations {
             self.disk.revocations = Some(Instant::now() + AGAIN);
+        }
+        if failed.hints {
+            self.disk.hints(Instant::now() + AGAIN);
         }
     }
 
@@ -196,6 +211,7 @@ impl Write {
         is_lost(self.revoked.then(|| state.note_revoked()));
         Failed {
             revocations: is_lost(self.revocations.map(|list| state.save_revocations(&list))),
+            hints: is_lost(self.hints.map(|list| state.save_hints(&list))),
             membership: is_lost(self.membership.map(|membership| state.save_membership(&membership))),
             records: is_lost(self.records.map(|records| state.save_records(&records))),
             services: is_lost(self.services.as_ref().map(services)),

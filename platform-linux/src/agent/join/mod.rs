@@ -9,6 +9,7 @@
 //! first.
 
 mod disk;
+mod hints;
 mod kernel;
 mod online;
 mod reached;
@@ -40,6 +41,7 @@ use disk::{Disk, Failed};
 use edgemesh_core::control::Peer;
 use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord};
 use edgemesh_discovery::change::Changes;
+use hints::Hints;
 use reached::Reached;
 use revocations::Revocations;
 use rotation::Rotation;
@@ -68,6 +70,7 @@ pub struct Join {
     status: Arc<Shared>,
     records: BTreeMap<u32, StoredRecord>,
     revocations: Revocations,
+    hints: Hints,
     rotation: Rotation,
     rotations: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
     services: Services,
@@ -117,6 +120,8 @@ pub enum Work {
     Reached(Found),
     /// Nobody has signed for what the server feeds.
     Unsigned,
+    /// Nodes that were reached before are to be called where that was.
+    Call,
     /// This node is to change its key.
     Rotate(Reply),
     /// It answers to the key before no more.
@@ -135,6 +140,7 @@ impl Join {
             settings: settings.clone(),
             records: state.records(),
             revocations: Revocations::of(&membership, state.revocations()),
+            hints: Hints::of(state.hints()),
             rotation: Rotation::of(&state),
             rotations: mpsc::unbounded_channel(),
             disk: Disk::new(state),
@@ -210,6 +216,7 @@ impl Join {
                 }
             })
             .await;
+        self.call_neighbours().await;
         self.restore_services().await;
     }
 
@@ -243,6 +250,7 @@ impl Join {
             Note::Answer(sequence) => self.answered(sequence).await,
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => self.disk.stamp(stamp),
+            Note::Direct { node, at } => self.reached_at(node, at),
             Note::PeerRefused(refusal) => self.tell(&refusal),
             Note::Aside { node, bytes } => self.reached.hear(Heard::Message { node, bytes }),
             Note::Led(endpoint) => self.reached.hear(Heard::Used(endpoint)),
@@ -277,6 +285,7 @@ impl Join {
             () = until(self.linger_due) => Work::Linger,
             Some(found) = self.reached.found.1.recv() => Work::Reached(found),
             () = until(self.unsigned_due) => Work::Unsigned,
+            () = until(self.hints.call_due) => Work::Call,
             Some(reply) = self.rotations.1.recv() => Work::Rotate(reply),
             () = until(self.rotation.forget_due) => Work::ForgetKey,
         }
@@ -295,6 +304,7 @@ impl Join {
             Work::Linger => self.look_at_lingering().await,
             Work::Reached(found) => self.reach(found).await,
             Work::Unsigned => self.resync("updates that the directory did not sign").await,
+            Work::Call => self.call_all().await,
             Work::Rotate(reply) => self.rotate(reply).await,
             Work::ForgetKey => self.forget_key_before().await,
         }

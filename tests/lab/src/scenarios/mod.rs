@@ -268,6 +268,11 @@ pub const ALL: &[Scenario] = &[
     row("restart/server", "the server is killed while it relays", Own(restart::server_killed)),
     row("restart/both", "an agent, then at once the server", Own(restart::agent_then_server_killed)),
     row("restart/cloud-away", "the server is away", Own(restart::cloud_away)),
+    row(
+        "restart/without-the-cloud",
+        "the server is away: killed agents find each other where they were",
+        Own(restart::without_the_cloud),
+    ),
     row("restart/device", "the device is deleted under the agent", Own(restart::device_deleted)),
     row("restart/r6-cleanup", "cleanup leaves nothing", Prepared(restart::cleanup_leaves_nothing)),
     row("restart/r6-cleanup-killed", "cleanup after a kill", Prepared(restart::cleanup_after_kill)),

@@ -234,6 +234,7 @@ impl<'w> Mesh<'w> {
                 stamp: 0,
                 records: Default::default(),
                 feed: Vec::new(),
+                hints: Default::default(),
                 clock: 0,
             };
             let pods = Pods::new(n as u8 + 1, mesh.nodes.len(), seeds::rng(seed, 20 + n as u64));

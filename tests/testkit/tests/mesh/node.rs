@@ -46,6 +46,8 @@ pub(crate) struct Disk {
     pub(crate) stamp: u64,
     pub(crate) records: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
     pub(crate) feed: Vec<u8>,
+    /// Where nodes were reached directly.
+    pub(crate) hints: BTreeMap<u32, SocketAddr>,
     /// How many seconds the machine's clock is ahead of the true time.
     pub(crate) clock: i64,
 }
@@ -239,7 +241,13 @@ impl<'w> SimNode<'w> {
                 self.relay.retry = None;
                 self.queue.extend(self.relay.close());
             }
-            Event::ServicesChanged | Event::PathChanged(_) | Event::Pong { .. } => {}
+            Event::PathChanged(index) => {
+                let peer = self.engine.peers(now).find(|peer| peer.index == index);
+                if let Some(path::Route::Direct { remote, .. }) = peer.and_then(|peer| peer.path.route) {
+                    self.disk.hints.insert(index, remote);
+                }
+            }
+            Event::ServicesChanged | Event::Pong { .. } => {}
         }
     }
 
@@ -474,7 +482,11 @@ impl Participant for SimNode<'_> {
                     self.queue.extend(self.relay.close());
                 }
             }
-            PipeEvent::Refused { to } if self.control.is_to(to) => self.control.pause(now),
+            PipeEvent::Refused { to } if self.control.is_to(to) => {
+                self.control.pause(now);
+                // No server tells a way: nodes are called where they were.
+                self.disk.hints.iter().for_each(|(index, at)| self.engine.hint(now, *index, *at));
+            }
             PipeEvent::Refused { .. } => {
                 self.relay.pause(now);
                 self.engine.relay_tcp_down(now);
