@@ -37,6 +37,10 @@ pub(crate) const PORT: u16 = 20_006;
 const MTU: u16 = 1_440;
 const BUFFER: usize = 4_096;
 
+/// The true time at the beginning, in Unix seconds, and how far ahead a clock is that says 1970 then.
+pub(crate) const BEGINNING: u64 = 1_700_000_000;
+pub(crate) const IN_1970: i64 = -(BEGINNING as i64);
+
 /// What survives a restart.
 pub(crate) struct Disk {
     pub(crate) name: &'static str,
@@ -435,7 +439,7 @@ impl<'w> SimNode<'w> {
     /// The time of day, as this machine has it.
     fn wall(&self, now: Instant) -> WallTime {
         let micros = now.as_micros();
-        let secs = (1_700_000_000 + micros / 1_000_000).saturating_add_signed(self.disk.clock);
+        let secs = (BEGINNING + micros / 1_000_000).saturating_add_signed(self.disk.clock);
         WallTime { secs, nanos: (micros % 1_000_000) as u32 * 1_000 }
     }
 

@@ -92,7 +92,7 @@ impl Mesh<'_> {
     fn set_clock(&mut self, n: usize) {
         let clock = match self.rng.below(4) {
             // It boots without a battery, and is in 1970.
-            0 => -1_700_000_000,
+            0 => node::IN_1970,
             1 => DAY * i64::from(self.rng.below(4_000)),
             2 => -i64::from(self.rng.below(100)),
             _ => 0,
