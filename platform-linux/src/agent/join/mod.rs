@@ -52,7 +52,7 @@ use table::{SIGNED_WITHIN, Services};
 use taking::Lingering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Records kept.
 const RECORDS: usize = 1_024;
@@ -346,7 +346,7 @@ impl Join {
                     "the directory gave this node another index; start the agent again to take it"
                 );
             }
-            self.membership.secret.clear();
+            self.membership.secret.zeroize();
             self.revocations.begin(joined.epoch);
             self.membership.joined = Some(joined);
             self.disk.membership();

@@ -10,6 +10,7 @@ mod bare;
 mod beside;
 mod derived;
 mod dns;
+mod dumps;
 mod entry;
 mod exit;
 mod feed;
@@ -245,6 +246,11 @@ pub const ALL: &[Scenario] = &[
     row("keys/restored", "a server is restored from its backup under load", Own(keys::restored)),
     row("keys/mesh-psk", "a mesh changes its shared key, node by node", Prepared(keys::mesh_psk)),
     row("keys/secrets", "no log, listing or answer holds a secret", Prepared(keys::secrets)),
+    row(
+        "keys/dumps",
+        "a crash leaves no core, and a dump of what runs no secret",
+        Prepared(dumps::no_secrets),
+    ),
     row("truth/lost-node", "a node vanishes: connections go to another", Own(truth::lost_node)),
     row("truth/g4-dead-pod", "a pod dies while the cloud is away", Own(truth::dead_pod)),
     row("truth/g4-not-ready", "the cloud calls a node lost that runs", Prepared(truth::node_not_ready)),
