@@ -341,16 +341,24 @@ impl State {
         self.directory.append(SERVICES, more)
     }
 
-    /// The last good list of entry points, as written by [`State::save_entries`].
-    pub fn entries(&self) -> Option<Vec<u8>> {
-        self.load(ENTRIES)
+    /// The last good list of entry points with its sequence, as written by [`State::save_entries`]. Earlier builds wrote
+    /// no sequence.
+    pub fn entries(&self) -> Option<(Vec<u8>, u64)> {
+        let bytes = self.content(ENTRIES)?;
+        match postcard::take_from_bytes::<Vec<u8>>(bytes.get(HEAD..)?) {
+            Ok((list, rest)) => Some((list, postcard::from_bytes(rest).unwrap_or_default())),
+            Err(_) => {
+                self.set_aside(ENTRIES, "it is of another version");
+                None
+            }
+        }
     }
 
     /// Stores the list of entry points.
     ///
     /// # Errors
     /// As [`State::save_membership`].
-    pub fn save_entries(&self, list: &Vec<u8>) -> Result<(), StateError> {
+    pub fn save_entries(&self, list: &(Vec<u8>, u64)) -> Result<(), StateError> {
         self.save(ENTRIES, list)
     }
 
@@ -601,7 +609,7 @@ mod tests {
         let write = || {
             state.save_membership(&member).unwrap();
             state.save_records(&BTreeMap::from([(7, record.clone())])).unwrap();
-            state.save_entries(&vec![3; 50]).unwrap();
+            state.save_entries(&(vec![3; 50], 7)).unwrap();
             state.save_stamp(1_700_000_000).unwrap();
             state.save_hints(&vec![(7, "192.0.2.7:20006".parse().unwrap())]).unwrap();
             state.save_services(b"a snapshot").unwrap();
@@ -609,7 +617,7 @@ mod tests {
         let whole = |name: &str| match name {
             MEMBERSHIP => state.membership("a", None).is_ok(),
             RECORDS => state.records().len() == 1,
-            ENTRIES => state.entries().is_some(),
+            ENTRIES => state.entries() == Some((vec![3; 50], 7)),
             STAMP => state.stamp() == 1_700_000_000,
             HINTS => state.hints().len() == 1,
             _ => state.services().as_deref() == Some(b"a snapshot"),
@@ -634,6 +642,15 @@ mod tests {
                 std::fs::remove_file(&aside).unwrap();
             }
         }
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_list_of_entry_points_of_an_earlier_build_has_no_sequence() {
+        let (state, path) = state("old-list");
+        state.membership("a", Some(token("a", 1))).unwrap();
+        state.save(ENTRIES, &vec![3u8; 50]).unwrap();
+        assert_eq!(state.entries(), Some((vec![3; 50], 0)));
         std::fs::remove_dir_all(path).unwrap();
     }
 

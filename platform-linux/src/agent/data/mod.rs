@@ -69,6 +69,8 @@ pub enum Note {
         /// This node's key was revoked.
         revoked: bool,
     },
+    /// What the server said is not believed, for this reason.
+    Disbelieved(&'static str),
     /// The server does not know this node and would take a ServiceAccount token.
     Prove,
     /// A node's signed record.
@@ -95,8 +97,8 @@ pub enum Note {
     Entries {
         /// The next bytes of it.
         part: Vec<u8>,
-        /// With the last: the digest of all, which the directory signed.
-        digest: Option<[u8; 32]>,
+        /// With the last: sequence and digest of all, which the directory signed.
+        signed: Option<(u64, [u8; 32])>,
     },
     /// Nodes are members no more.
     Revocations {

@@ -134,7 +134,7 @@ impl Join {
         let status = Arc::new(Shared::new(settings, &membership));
         let mut entry = Entry::new(&settings.entry, settings.listen.port(), status.clone());
         if let Some(entry) = &mut entry {
-            state.entries().into_iter().for_each(|bytes| entry.restore(&bytes));
+            state.entries().into_iter().for_each(|(bytes, sequence)| entry.restore(&bytes, sequence));
         }
         Self {
             settings: settings.clone(),
@@ -241,12 +241,14 @@ impl Join {
             Note::NoNode(name) => self.status.no_node(name),
             Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
             Note::Feed(body) => {
+                self.keep_signed();
                 self.unsigned_due = Some(Instant::now() + SIGNED_WITHIN);
                 if self.services.replica.apply_run(&body).is_err() {
                     self.resync("an update does not follow from what came before").await;
                 }
             }
-            Note::Entries { part, digest } => self.take_entries(&part, digest).await,
+            Note::Entries { part, signed } => self.take_entries(&part, signed).await,
+            Note::Disbelieved(why) => self.status.disbelieved(why),
             Note::Answer(sequence) => self.answered(sequence).await,
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => self.disk.stamp(stamp),

@@ -20,6 +20,7 @@ mod input;
 mod interop;
 mod ipv6;
 mod keys;
+mod lies;
 mod path;
 mod reach;
 mod restart;
@@ -236,6 +237,7 @@ pub const ALL: &[Scenario] = &[
     ),
     row("trust/lost-answer", "a join whose answer was lost", Prepared(trust::lost_answer)),
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Prepared(trust::not_an_endpoint)),
+    row("trust/lies", "a server that lies is noticed, and not believed", Prepared(lies::are_noticed)),
     row("attack/handshake-flood", "50,000 handshakes a second", Quiet(attack::handshake_flood)),
     row("attack/icmp", "forged ICMP errors about the tunnel", Shared(attack::icmp_errors)),
     row("attack/replays", "captured datagrams and envelopes come again", Own(attack::replays)),
