@@ -11,7 +11,7 @@ use crate::path::Local;
 use crate::service::Reached;
 use crate::time::Instant;
 use crate::tunnel::MeshPsk;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 impl Engine<'_> {
     /// Writes a message of the shell's for the control connection into `out`, of at least 1,600 bytes; `None` while
@@ -39,6 +39,15 @@ impl Engine<'_> {
     pub fn set_local(&mut self, now: Instant, found: &[Local]) {
         self.paths.set_local(now, found);
         self.settle(now);
+    }
+
+    /// The node of this index was reached directly at `remote` in an earlier life. Where there is no other way to it, it is
+    /// called there: see [`Paths::hint`](crate::path::Paths::hint).
+    pub fn hint(&mut self, now: Instant, index: u32, remote: SocketAddr) {
+        if let Some(peer) = self.peers.find(index) {
+            self.paths.hint(peer, u8::from(remote.is_ipv6()), remote);
+            self.connect(now, index);
+        }
     }
 
     /// This node has another key from here on, and answers to the present one until

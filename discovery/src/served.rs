@@ -116,6 +116,11 @@ impl Served {
         (std::mem::take(&mut self.entries_due) || first).then(|| entries(&self.table))
     }
 
+    /// What was asked last did not reach who it is for: it is told the next time.
+    pub fn tell_entries_again(&mut self) {
+        self.entries_due = true;
+    }
+
     /// The node that the table is for is here; what that changes is added to `step`.
     pub fn set_home(&mut self, home: Home, step: &mut Step) {
         self.encoded.set_home(home, step);

@@ -76,6 +76,9 @@ fn status(status: Status) {
     println!("source     {} ({age}{})", status.source, if status.stale { ", stale" } else { "" });
     let state = if status.connected { "connected" } else { "not connected" };
     println!("servers    {} ({state})", status.servers.join(", "));
+    if let Some(why) = status.disbelieved {
+        println!("warning    the server said what is not believed: {why}");
+    }
     if let Some(entry) = status.entry_points {
         let addresses: Vec<String> = entry.addresses.iter().map(ToString::to_string).collect();
         println!("entries    {}; NodePorts on {}", entry.count, addresses.join(", "));

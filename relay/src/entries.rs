@@ -3,9 +3,10 @@
 //! Beside the feed, because few nodes want it: it is short, changes seldom, and goes as a whole. A node names the
 //! digest of what it holds and is sent nothing while that is the newest.
 
-use crate::directory::Keys;
+use crate::directory::{Directory, Keys};
 use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PLAINTEXT_MAX, ToNode};
 use edgemesh_discovery::entry::{EncodedEntries, Entries};
+use edgemesh_host::state::StateError;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -20,14 +21,16 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    /// Signed with the feed's sequence of the moment.
-    pub(crate) fn new(entries: &Entries, sequence: u64, keys: &Keys) -> Self {
-        Self::signed(Arc::new(EncodedEntries::new(entries)), sequence, keys)
+    /// Numbered and signed by the directory.
+    pub(crate) fn new(entries: &Entries, directory: &mut Directory) -> Result<Self, StateError> {
+        let list = Arc::new(EncodedEntries::new(entries));
+        let mark = directory.number_entry_points(list.digest())?;
+        Ok(Self::signed(list, mark.sequence, &directory.keys))
     }
 
     /// The same list, signed by another key.
-    pub(crate) fn sign_again(&self, sequence: u64, keys: &Keys) -> Self {
-        Self::signed(self.list.clone(), sequence, keys)
+    pub(crate) fn sign_again(&self, directory: &Directory) -> Self {
+        Self::signed(self.list.clone(), directory.entry_points().sequence, &directory.keys)
     }
 
     fn signed(list: Arc<EncodedEntries>, sequence: u64, keys: &Keys) -> Self {

@@ -249,7 +249,7 @@ impl Feed {
         // Not borrowed any more when it is replaced.
         let listed = self.entries.borrow().clone();
         if let Some(listed) = listed {
-            self.entries.send_replace(Some(Arc::new(listed.sign_again(mark.sequence, &directory.keys))));
+            self.entries.send_replace(Some(Arc::new(listed.sign_again(&directory))));
         }
         let Some(old) = self.newest() else { return };
         let signature = directory.keys.sign_commit(mark.sequence, &mark.digest);
@@ -322,7 +322,8 @@ impl Feed {
         let (news, mark) = assigned?;
         let signature = directory.keys.sign_commit(mark.sequence, &mark.digest);
         if let Some(entries) = served.take_entries() {
-            let listed = Listed::new(&entries, mark.sequence, &directory.keys);
+            let listed =
+                Listed::new(&entries, &mut directory).inspect_err(|_| served.tell_entries_again())?;
             self.entries.send_replace(Some(Arc::new(listed)));
         }
         if let Some(held) = served.take_held() {

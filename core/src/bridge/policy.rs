@@ -3,7 +3,7 @@
 use crate::PeerId;
 use crate::counters::DropReason;
 use crate::flow::{Endpoint, NewFlow, PeerRef, Policy, Vip};
-use crate::path::{Paths, Route};
+use crate::path::{Paths, Route, is_near};
 use crate::peer::Peers;
 use crate::service::{Place, Selection, Serves, Table};
 use crate::time::{Duration, Instant};
@@ -100,7 +100,7 @@ impl Distances<'_, '_> {
         }
         let info = self.paths.info(self.now, peer);
         let class: u32 = match info.route {
-            Some(Route::Direct { remote, .. }) if is_local(remote.ip()) => 1,
+            Some(Route::Direct { remote, .. }) if is_near(remote.ip()) => 1,
             Some(Route::Direct { .. }) => 2,
             Some(Route::Relay { .. } | Route::RelayTcp { .. }) if self.tunnels.is_up(peer) => 3,
             _ => return Some(u32::MAX),
@@ -127,14 +127,6 @@ impl Distances<'_, '_> {
 
     fn is_silent(&self, node: PeerRef) -> bool {
         self.peers.find(node.0).is_some_and(|peer| self.tunnels.is_silent(self.now, peer))
-    }
-}
-
-/// Whether an address is of a site's own network: then so is who answers there.
-fn is_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn way_of(paths: &mut Paths<'_>, now: Instant, message: &tunnel::Tran
             let straight = Way { envelope: None, to: Destination::Socket { local, remote } };
             own.and_then(|peer| way_to(paths, now, peer)).or(Some(straight))
         }
-        (Some(peer), _) => way_to(paths, now, peer),
+        (Some(peer), _) => Way::of(paths.call(now, peer)?, paths.relay_via()),
         (None, Some(origin)) => way_to(paths, now, PeerId(origin.via)),
         (None, None) => None,
     }

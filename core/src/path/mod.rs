@@ -36,7 +36,7 @@ mod types;
 pub use crate::wire::relay::{ENVELOPE, envelope, is_relay};
 pub use binding::{FALLBACK, REFRESH, REFRESH_SPREAD};
 pub use relay::{RelayLeg, RelayVia, Terms};
-pub use slot::{AckSlot, PathSlot};
+pub use slot::{AckSlot, PathSlot, is_near};
 pub use types::{Config, Event, Local, PathInfo, Relayed, Resources, Route, Routes, Source, Transmit};
 
 use crate::PeerId;
@@ -49,7 +49,7 @@ use crate::wire::path::{MESSAGE_MAX, Message};
 use binding::Relay;
 use core::net::SocketAddr;
 use ping::Ping;
-use schedule::{List, STALE};
+use schedule::{List, ROUND_PROBES, STALE};
 use slot::{CHANGED, EVENT, KNOWN, LOOKUP, READY, Remote, TOUCHED, UP};
 
 /// Largest memory of a peer, in bytes.
@@ -125,15 +125,29 @@ impl<'a> Paths<'a> {
         self.network = Some(*network);
     }
 
-    /// Where the peer was reached directly in an earlier life: used only while no relay is usable.
+    /// Where the peer was reached directly in an earlier life: used only while no relay is usable. Who is there now
+    /// nobody knows: until it is proven, [`Paths::call`] leads there a few times only, as small as a probe.
     pub fn hint(&mut self, peer: PeerId, local: u8, remote: SocketAddr) {
         let usable = self.usable(&remote);
         if let Some(slot) = self.slot_mut(peer)
             && usable
         {
-            slot.hint = Remote::new(local, remote);
+            (slot.hint, slot.hint_calls) = (Remote::new(local, remote), ROUND_PROBES);
             slot.set(KNOWN);
         }
+    }
+
+    /// Where a message goes now that is to begin a session with `peer`.
+    pub fn call(&mut self, now: Instant, peer: PeerId) -> Option<Route> {
+        let first = self.route(now, peer, 0).first;
+        let slot = self.slot_mut(peer).filter(|slot| !slot.is(UP) && slot.hint_calls < u8::MAX);
+        if let Some(slot) = slot.filter(|slot| first.is_some() && slot.hint.route() == first) {
+            slot.hint_calls = slot.hint_calls.saturating_sub(1);
+            if slot.hint_calls == 0 {
+                slot.hint = Remote::EMPTY;
+            }
+        }
+        first
     }
 
     /// Forgets everything about `peer`.

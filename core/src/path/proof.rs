@@ -286,7 +286,7 @@ impl PathSlot {
         let Some(candidate) = self.candidates.get(n).copied() else { return };
         let Ok(current) = u8::try_from(n.saturating_add(1)) else { return };
         self.current = current;
-        self.hint = candidate.remote;
+        (self.hint, self.hint_calls) = (candidate.remote, u8::MAX);
         (self.srtt, self.rttvar) = (candidate.rtt, candidate.rtt / 2);
         (self.unacked, self.rounds) = (0, 0);
         self.received = At::NONE;

@@ -77,11 +77,7 @@ impl Remote {
 
     /// Whether no NAT lies between: a private address.
     pub(super) fn is_near(&self) -> bool {
-        match self.address().map(|a| a.ip()) {
-            Some(IpAddr::V4(v4)) => v4.is_private() || v4.is_link_local(),
-            Some(IpAddr::V6(v6)) => v6.is_unique_local(),
-            None => false,
-        }
+        self.address().is_some_and(|address| is_near(address.ip()))
     }
 
     pub(super) fn route(&self) -> Option<Route> {
@@ -93,6 +89,14 @@ impl Remote {
             Source::Direct { local, remote } => Some(Self::new(local, remote)),
             Source::Relay | Source::RelayTcp => None,
         }
+    }
+}
+
+/// Whether an address is of a site's own network: then so is who answers there.
+pub fn is_near(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local(),
     }
 }
 
@@ -232,7 +236,9 @@ pub struct PathSlot {
     pub(super) next_ready: u32,
     pub(super) next_event: u32,
     pub(super) next_touched: u32,
-    pub(super) reserved: u32,
+    /// How often the hint may still be called at before something proves it.
+    pub(super) hint_calls: u8,
+    pub(super) reserved: [u8; 3],
 }
 
 /// Peer's list was received at least once (in `has`).
@@ -280,7 +286,8 @@ impl PathSlot {
         next_ready: 0,
         next_event: 0,
         next_touched: 0,
-        reserved: 0,
+        hint_calls: 0,
+        reserved: [0; 3],
     };
 
     pub(super) fn is(&self, flag: u8) -> bool {

@@ -8,9 +8,11 @@
 
 use crate::time::WallTime;
 
-/// How far ahead of the stamps in use the floor is set, in seconds: one write to flash a day, and after a restart
-/// without a clock the stamps are at most a day ahead of it.
+/// How far ahead of the stamps in use the floor is set, in seconds: one write to flash a day, or two.
 pub const FLOOR_MARGIN: u64 = 86_400;
+/// The same while the clock is behind the stamps, which then grow by handshakes only: that is some 200,000 of them. Each
+/// life without a clock begins at the floor of the one before, so this is how far a reboot takes the stamps ahead.
+const FLOOR_MARGIN_BEHIND: u64 = 3_600;
 
 /// TAI64 label of the Unix epoch: 2^62, and TAI's 10 s lead in 1970.
 const EPOCH: u64 = 0x4000_0000_0000_000a;
@@ -42,8 +44,9 @@ impl StampClock {
         if self.nanos >= 1_000_000_000 {
             (self.secs, self.nanos) = (self.secs.saturating_add(1), 0);
         }
-        if self.secs.saturating_add(FLOOR_MARGIN / 2) >= self.floor {
-            self.floor = self.secs.saturating_add(FLOOR_MARGIN);
+        let margin = if wall.secs < self.secs { FLOOR_MARGIN_BEHIND } else { FLOOR_MARGIN };
+        if self.secs.saturating_add(margin / 2) >= self.floor {
+            self.floor = self.secs.saturating_add(margin);
             self.due = true;
         }
         let mut stamp = [0; 12];
@@ -104,7 +107,7 @@ mod tests {
         clock.not_before(1_700_000_100);
         let next = clock.next(wall(1, 0));
         assert!(next > last);
-        assert_eq!(clock.poll_floor(), Some(1_700_000_100 + FLOOR_MARGIN));
+        assert_eq!(clock.poll_floor(), Some(1_700_000_100 + FLOOR_MARGIN_BEHIND));
         clock.not_before(5);
         assert!(clock.next(wall(2, 0)) > next);
     }
@@ -123,6 +126,26 @@ mod tests {
         // The next life knows the first floor only and has no clock.
         let mut clock = StampClock::new(floor);
         assert!(clock.next(wall(0, 0)) > before);
-        assert_eq!(clock.poll_floor(), Some(floor + FLOOR_MARGIN));
+        assert_eq!(clock.poll_floor(), Some(floor + FLOOR_MARGIN_BEHIND));
+    }
+
+    #[test]
+    fn many_lives_without_a_clock_take_the_stamps_ahead_by_an_hour_each() {
+        let mut floor = 1_700_000_000;
+        let mut last = [0; 12];
+        for _ in 0..1_000 {
+            let mut clock = StampClock::new(floor);
+            for _ in 0..10 {
+                let next = clock.next(wall(9, 0));
+                assert!(next > last);
+                last = next;
+            }
+            floor = clock.poll_floor().unwrap();
+        }
+        assert_eq!(floor, 1_700_000_000 + 1_000 * FLOOR_MARGIN_BEHIND);
+        // A clock that is right from here on is followed as soon as it is there, whatever was stored.
+        let mut clock = StampClock::new(floor);
+        let _ = clock.next(wall(floor + 1, 0));
+        assert_eq!(clock.poll_floor(), Some(floor + 1 + FLOOR_MARGIN));
     }
 }

@@ -266,7 +266,7 @@ pub struct EntriesPart<'a> {
     /// The next bytes of the list.
     pub part: &'a [u8],
     /// With the last part: the digest, BLAKE2s-256, is over all of the list, and signed under
-    /// [`ENTRIES_CONTEXT`]; the sequence is that of the feed then.
+    /// [`ENTRIES_CONTEXT`]; the sequence grows with every change of the list. (Older servers give that of the feed.)
     #[serde(borrow)]
     pub commit: Option<FeedCommit<'a>>,
 }

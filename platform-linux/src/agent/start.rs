@@ -10,6 +10,7 @@ use crate::cli::{self, DnsPods, Run, Source};
 use crate::clock;
 use crate::interception;
 use crate::poll::Poller;
+use crate::sys::mapping;
 use crate::tun::{DEFAULT_MTU, DEFAULT_NAME, Tun};
 use crate::udp::Socket;
 use edgemesh_core::control::{Authority, Credentials, Feed};
@@ -115,8 +116,12 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let (notes, mut notes_in) = mpsc::unbounded_channel();
     let outputs = Outputs { frames, relay, notes };
     let data = Data::new(engine, poller, tun, sockets, outputs);
-    let thread =
-        std::thread::Builder::new().name("data".into()).spawn(move || data.run(&inputs)).map_err(failed)?;
+    let run = move || {
+        // Keys that are in use are on it, and this node's own.
+        mapping::undumped_stack()?;
+        data.run(&inputs)
+    };
+    let thread = std::thread::Builder::new().name("data".into()).spawn(run).map_err(failed)?;
 
     let servers = membership.servers.clone();
     let local = tokio::task::LocalSet::new();
@@ -213,6 +218,8 @@ fn engine(settings: &Run, state: &State, membership: &Membership) -> Result<Engi
         .map_err(|_| RunError::Usage("--node: longer than 253 characters".into()))?;
     let joined = membership.joined.as_ref();
     let memory = Box::leak(Box::new(MEMORY.lock().unwrap_or_else(PoisonError::into_inner)));
+    // The keys of all sessions are in it.
+    mapping::undumped(&**memory).map_err(failed)?;
     let reached = Box::leak(Box::new(REACHED.lock().unwrap_or_else(PoisonError::into_inner)));
     let revoked = Box::leak(Box::new(REVOKED.lock().unwrap_or_else(PoisonError::into_inner)));
     let config = Config {

@@ -14,6 +14,7 @@ use edgemesh_host::token::Invitation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -31,6 +32,7 @@ const ENTRIES: &str = "entry-points";
 const HELD: &str = "held";
 const STAMP: &str = "handshake-stamp";
 const REVOCATIONS: &str = "revocations";
+const HINTS: &str = "hints";
 /// There while the directory says that the key of this node was revoked.
 const REVOKED: &str = "revoked";
 
@@ -54,8 +56,14 @@ impl KeyBefore {
     }
 }
 
+/// Files that hold secrets: keys of this node, and the secret that it joins with. Others than their owner must not be
+/// able to read or write them.
+const SECRETS: [&str; 4] = [IDENTITY, NEXT, BEFORE, MEMBERSHIP];
+
 /// First bytes of a state file, its version included.
 const MAGIC: &[u8; 9] = b"EMSTATE2\n";
+/// What is before the content: those, the owner and the sum.
+const HEAD: usize = 9 + 8 + 16;
 
 /// Whose a file is, and what shows that it is whole: hashes of node and root, and of name, owner and content.
 type Seal = ([u8; 8], [u8; 16]);
@@ -110,10 +118,12 @@ impl State {
     /// Opens and locks `path`.
     ///
     /// # Errors
-    /// When it cannot be made, is no directory, or another agent uses it.
+    /// When it cannot be made, is no directory, or another agent uses it; when others than its owner may read or write
+    /// a file of it that holds a secret.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let mut directory = Directory::open(path)?;
         directory.lock()?;
+        SECRETS.iter().try_for_each(|name| directory.read_secret(name).map(drop))?;
         Ok(Self { directory, owner: AtomicU64::default() })
     }
 
@@ -256,7 +266,7 @@ impl State {
 
     /// Gives up a key that was revoked, and what came with it.
     fn forget_revoked(&self) -> Result<(), StateError> {
-        [IDENTITY, NEXT, BEFORE, MEMBERSHIP, RECORDS, REVOKED]
+        [IDENTITY, NEXT, BEFORE, MEMBERSHIP, RECORDS, HINTS, REVOKED]
             .iter()
             .try_for_each(|name| self.directory.remove(name))?;
         tracing::warn!("the key of this node was revoked: it joins with a new one");
@@ -297,9 +307,22 @@ impl State {
         self.save(RECORDS, records)
     }
 
+    /// Where nodes were reached directly, by index.
+    pub fn hints(&self) -> Vec<(u32, SocketAddr)> {
+        self.load(HINTS).unwrap_or_default()
+    }
+
+    /// Stores that.
+    ///
+    /// # Errors
+    /// As [`State::save_membership`].
+    pub fn save_hints(&self, hints: &Vec<(u32, SocketAddr)>) -> Result<(), StateError> {
+        self.save(HINTS, hints)
+    }
+
     /// The last good table, as written by [`State::save_services`].
     pub fn services(&self) -> Option<Vec<u8>> {
-        self.content(SERVICES)
+        self.content(SERVICES).and_then(|bytes| bytes.get(HEAD..).map(<[u8]>::to_vec))
     }
 
     /// Stores the table, as [`edgemesh_discovery::snapshot`] writes it.
@@ -318,16 +341,24 @@ impl State {
         self.directory.append(SERVICES, more)
     }
 
-    /// The last good list of entry points, as written by [`State::save_entries`].
-    pub fn entries(&self) -> Option<Vec<u8>> {
-        self.load(ENTRIES)
+    /// The last good list of entry points with its sequence, as written by [`State::save_entries`]. Earlier builds wrote
+    /// no sequence.
+    pub fn entries(&self) -> Option<(Vec<u8>, u64)> {
+        let bytes = self.content(ENTRIES)?;
+        match postcard::take_from_bytes::<Vec<u8>>(bytes.get(HEAD..)?) {
+            Ok((list, rest)) => Some((list, postcard::from_bytes(rest).unwrap_or_default())),
+            Err(_) => {
+                self.set_aside(ENTRIES, "it is of another version");
+                None
+            }
+        }
     }
 
     /// Stores the list of entry points.
     ///
     /// # Errors
     /// As [`State::save_membership`].
-    pub fn save_entries(&self, list: &Vec<u8>) -> Result<(), StateError> {
+    pub fn save_entries(&self, list: &(Vec<u8>, u64)) -> Result<(), StateError> {
         self.save(ENTRIES, list)
     }
 
@@ -366,17 +397,22 @@ impl State {
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let content = self.content(name)?;
-        let value = postcard::from_bytes(&content);
+        let bytes = self.content(name)?;
+        let value = postcard::from_bytes(bytes.get(HEAD..)?);
         value.map_err(|_| self.set_aside(name, "it is of another version")).ok()
     }
 
-    /// What is in a file, if it is whole and this node's.
-    fn content(&self, name: &str) -> Option<Vec<u8>> {
-        match self.directory.read(name) {
+    /// A file, if it is whole and this node's; what it says is behind [`HEAD`]. Some hold secrets: no copy of them is left.
+    fn content(&self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+        let read = match SECRETS.contains(&name) {
+            true => self.directory.read_secret(name),
+            false => self.directory.read(name).map(|bytes| bytes.map(Zeroizing::new)),
+        };
+        match read {
             Ok(bytes) => {
                 let bytes = bytes?;
-                self.unsealed(name, &bytes).map_err(|why| self.set_aside(name, why)).ok()
+                let whole = self.check(name, &bytes);
+                whole.map_err(|why| self.set_aside(name, why)).ok().map(|()| bytes)
             }
             Err(error) => {
                 tracing::warn!(%error, "going on without it");
@@ -412,7 +448,7 @@ impl State {
         [&MAGIC[..], &owner, &sum, content].concat()
     }
 
-    fn unsealed(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+    fn check(&self, name: &str, bytes: &[u8]) -> Result<(), &'static str> {
         let rest = bytes.strip_prefix(MAGIC).ok_or("it is damaged, or of another version")?;
         let (owner, rest) = rest.split_first_chunk::<8>().ok_or("it was cut off")?;
         let (sum, content) = rest.split_first_chunk::<16>().ok_or("it was cut off")?;
@@ -420,7 +456,7 @@ impl State {
             return Err("it is damaged, or another file");
         }
         let ours = *owner == self.owner_of(name);
-        ours.then(|| content.to_vec()).ok_or("it is another node's, or another cluster's")
+        ours.then_some(()).ok_or("it is another node's, or another cluster's")
     }
 }
 
@@ -438,6 +474,7 @@ fn first<const N: usize>(hash: [u8; 32]) -> [u8; N] {
 mod tests {
     use super::*;
     use edgemesh_host::token::{Cluster, Token};
+    use std::os::unix::fs::PermissionsExt;
 
     fn state(name: &str) -> (State, std::path::PathBuf) {
         let path = std::env::temp_dir().join(format!("edgemesh-agent-{name}-{}", std::process::id()));
@@ -466,6 +503,33 @@ mod tests {
         assert_eq!(state.identity(|| [6; 32]).unwrap().public().0, first.0);
         std::fs::write(path.join(IDENTITY), b"short").unwrap();
         assert!(state.identity(|| [6; 32]).unwrap_err().to_string().contains("not a 32-byte key"));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    /// Every file that holds a secret, by its mode alone: the agent does not start.
+    #[test]
+    fn a_secret_that_others_may_reach_stops_the_agent_and_is_named() {
+        let (state, path) = state("modes");
+        state.identity(|| [5; 32]).unwrap();
+        state.save_membership(&state.membership("a", Some(token("a", 1))).unwrap()).unwrap();
+        state.save_next_key(&StaticSecret::from_bytes([6; 32])).unwrap();
+        state.take_next_key(&StaticSecret::from_bytes([6; 32]), 1_000).unwrap();
+        state.save_next_key(&StaticSecret::from_bytes([7; 32])).unwrap();
+        drop(state);
+        for name in SECRETS {
+            let set = |mode| {
+                let permissions = std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(path.join(name), permissions).unwrap();
+            };
+            for mode in [0o640, 0o604, 0o660, 0o602] {
+                set(mode);
+                let text = State::open(&path).err().expect(name).to_string();
+                assert!(text.contains(name) && text.contains(&format!("{mode:04o}")), "{text}");
+            }
+            set(0o600);
+        }
+        let state = State::open(&path).unwrap();
+        assert!(state.membership("a", None).is_ok() && state.key_before().is_some());
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -545,18 +609,20 @@ mod tests {
         let write = || {
             state.save_membership(&member).unwrap();
             state.save_records(&BTreeMap::from([(7, record.clone())])).unwrap();
-            state.save_entries(&vec![3; 50]).unwrap();
+            state.save_entries(&(vec![3; 50], 7)).unwrap();
             state.save_stamp(1_700_000_000).unwrap();
+            state.save_hints(&vec![(7, "192.0.2.7:20006".parse().unwrap())]).unwrap();
             state.save_services(b"a snapshot").unwrap();
         };
         let whole = |name: &str| match name {
             MEMBERSHIP => state.membership("a", None).is_ok(),
             RECORDS => state.records().len() == 1,
-            ENTRIES => state.entries().is_some(),
+            ENTRIES => state.entries() == Some((vec![3; 50], 7)),
             STAMP => state.stamp() == 1_700_000_000,
+            HINTS => state.hints().len() == 1,
             _ => state.services().as_deref() == Some(b"a snapshot"),
         };
-        let names = [MEMBERSHIP, RECORDS, ENTRIES, STAMP, SERVICES];
+        let names = [MEMBERSHIP, RECORDS, ENTRIES, STAMP, HINTS, SERVICES];
         for name in names {
             write();
             let (file, aside) = (path.join(name), path.join(format!("{name}.damaged")));
@@ -571,10 +637,20 @@ mod tests {
             bad.push(std::fs::read(path.join(other)).unwrap());
             for bad in bad {
                 std::fs::write(&file, &bad).unwrap();
+                std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
                 assert!(!whole(name) && aside.exists() && !file.exists(), "{name}: {bad:?}");
                 std::fs::remove_file(&aside).unwrap();
             }
         }
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_list_of_entry_points_of_an_earlier_build_has_no_sequence() {
+        let (state, path) = state("old-list");
+        state.membership("a", Some(token("a", 1))).unwrap();
+        state.save(ENTRIES, &vec![3u8; 50]).unwrap();
+        assert_eq!(state.entries(), Some((vec![3; 50], 0)));
         std::fs::remove_dir_all(path).unwrap();
     }
 

@@ -57,6 +57,15 @@ pub struct SourceHealth {
     pub refused_objects: u64,
 }
 
+/// What the server said and this node did not believe.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Disbelieved {
+    /// How often.
+    pub count: u64,
+    /// Why, the last time.
+    pub why: Option<&'static str>,
+}
+
 /// How far the kernel is with the first Services that were heard.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kernel {
@@ -78,6 +87,7 @@ struct Inner {
     current: Option<u64>,
     heard: bool,
     refused: Option<String>,
+    disbelieved: Disbelieved,
     touched: Option<Vec<String>>,
     /// Routes and rules for the first Services are on their way into the kernel, or were there once.
     kernel: Option<Kernel>,
@@ -206,6 +216,17 @@ impl Shared {
     /// The directory did not.
     pub fn refused(&self, reason: String) {
         self.inner().refused = Some(reason);
+    }
+
+    /// The server said what is not believed; the last good state stays.
+    pub fn disbelieved(&self, why: &'static str) {
+        let disbelieved = &mut self.inner().disbelieved;
+        (disbelieved.count, disbelieved.why) = (disbelieved.count.saturating_add(1), Some(why));
+    }
+
+    /// See there.
+    pub fn what_was_disbelieved(&self) -> Disbelieved {
+        self.inner().disbelieved.clone()
     }
 
     /// The node of this index has this name.

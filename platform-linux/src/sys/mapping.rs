@@ -1,4 +1,4 @@
-//! Memory that outlives the process: a file mapped shared.
+//! Memory that outlives the process, a file mapped shared; and memory that no dump of the process is to show.
 
 use std::fs::File;
 use std::io;
@@ -51,8 +51,7 @@ pub(crate) fn flows(
         return Err(io::Error::last_os_error());
     }
     // A core dump is for finding errors, not for carrying who talked to whom.
-    // SAFETY: the range is the mapping just made.
-    let _ = check(unsafe { libc::madvise(start, len, libc::MADV_DONTDUMP) });
+    let _ = keep_out_of_dumps(start.addr(), len);
     // SAFETY: the mapping is page-aligned, `len` bytes long, never unmapped and handed out only here, so both
     // slices are valid, aligned (`split` is a multiple of the second alignment), disjoint and unique for 'static;
     // both types are `Plain`, so whatever the file holds is a value.
@@ -64,9 +63,86 @@ pub(crate) fn flows(
     }
 }
 
+/// Leaves the pages that hold `value` out of core dumps, also of those that root makes with a debugger.
+///
+/// # Errors
+/// As `madvise(2)`.
+pub(crate) fn undumped<T>(value: &T) -> io::Result<()> {
+    keep_out_of_dumps(core::ptr::from_ref(value).addr(), size_of::<T>())
+}
+
+/// The same for the calling thread's stack; not for the first thread, whose stack grows.
+///
+/// # Errors
+/// As `pthread_getattr_np(3)` and `madvise(2)`.
+pub(crate) fn undumped_stack() -> io::Result<()> {
+    let (mut start, mut len) = (core::ptr::null_mut(), 0);
+    // SAFETY: zeros are a value of this plain structure, which the first call fills and the last one empties; the
+    // second one writes two numbers of ours.
+    let failed = unsafe {
+        let mut attributes: libc::pthread_attr_t = core::mem::zeroed();
+        match libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) {
+            0 => {
+                let failed = libc::pthread_attr_getstack(&attributes, &mut start, &mut len);
+                libc::pthread_attr_destroy(&mut attributes);
+                failed
+            }
+            failed => failed,
+        }
+    };
+    if failed == 0 { keep_out_of_dumps(start.addr(), len) } else { Err(io::Error::from_raw_os_error(failed)) }
+}
+
+fn keep_out_of_dumps(start: usize, len: usize) -> io::Result<()> {
+    let page = rustix::param::page_size();
+    let (first, end) = (start / page * page, (start + len).next_multiple_of(page));
+    let first = core::ptr::without_provenance_mut(first);
+    // SAFETY: the advice changes nothing in memory, and nothing but what a dump holds.
+    check(unsafe { libc::madvise(first, end - start / page * page, libc::MADV_DONTDUMP) }).map(drop)
+}
+
 /// # Safety
 /// As `core::slice::from_raw_parts_mut`, for 'static.
 unsafe fn slice<T: Plain>(start: *mut T, len: usize) -> &'static mut [T] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut(start, len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags of the mapping that holds the address, as the kernel shows them.
+    fn flags(address: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+            let bounds = range.map(|(from, to)| [from, to].map(|hex| usize::from_str_radix(hex, 16)));
+            if let Some([Ok(from), Ok(to)]) = bounds {
+                inside = (from..to).contains(&address);
+            } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+                return flags.to_owned();
+            }
+        }
+        panic!("no mapping at {address:x}");
+    }
+
+    fn is_dumped(address: usize) -> bool {
+        !flags(address).split(' ').any(|flag| flag == "dd")
+    }
+
+    #[test]
+    fn a_dump_leaves_out_what_it_is_told_to() {
+        static SLOTS: [[u8; 4_096]; 8] = [[7; 4_096]; 8];
+        let [first, last] = [&raw const SLOTS[0], &raw const SLOTS[7]].map(|slot| slot.addr());
+        assert!(is_dumped(first) && is_dumped(last));
+        undumped(&SLOTS).unwrap();
+        assert!(!is_dumped(first) && !is_dumped(last));
+        let stack = std::thread::spawn(|| {
+            let local = [0_u8; 64];
+            undumped_stack().map(|()| is_dumped(local.as_ptr().addr()))
+        });
+        assert!(!stack.join().unwrap().unwrap());
+    }
 }

@@ -87,9 +87,14 @@ enum Entry {
     Overlap(u32, Option<Overlap>),
     /// The token counts no more.
     Void([u8; 32]),
+    /// The list of entry points.
+    Doors {
+        sequence: u64,
+        digest: [u8; 32],
+    },
 }
 
-/// Where the feed was when it last changed.
+/// Where the feed, or the list of entry points, was when it last changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct FeedMark {
     pub(crate) sequence: u64,
@@ -122,6 +127,7 @@ pub(crate) struct Directory {
     tokens: HashMap<[u8; 32], Token>,
     vips: HashMap<String, u32>,
     mark: FeedMark,
+    entry_points: FeedMark,
 }
 
 impl Directory {
@@ -145,6 +151,7 @@ impl Directory {
             tokens: HashMap::new(),
             vips: HashMap::new(),
             mark: FeedMark::default(),
+            entry_points: FeedMark::default(),
         };
         entries.into_iter().for_each(|entry| directory.apply(entry));
         let epoch = directory.keys.epoch().max(1);
@@ -187,6 +194,7 @@ impl Directory {
                 }
             }
             Entry::Void(hash) => drop(self.tokens.remove(&hash)),
+            Entry::Doors { sequence, digest } => self.entry_points = FeedMark { sequence, digest },
         }
     }
 
@@ -201,15 +209,19 @@ impl Directory {
     }
 
     /// What an epoch begins with: the nodes that are out, of which older records say otherwise, and sequences of the feed
-    /// above all before it.
+    /// and of the list of entry points above all before it.
     fn beginning(&self, epoch: u32) -> Vec<Entry> {
         let revoked = self.nodes.iter().filter(|(_, node)| node.revoked);
         let revoked = revoked.map(|(index, node)| Revocation { index: *index, serial: node.serial });
         let mut entries = vec![Entry::Epoch(epoch)];
         entries.extend(revoked.map(Entry::Revocation));
+        let above = |mark: FeedMark| mark.sequence.saturating_add(1).max(u64::from(epoch) << 32);
         if self.mark.sequence != 0 {
-            let sequence = self.mark.sequence.saturating_add(1).max(u64::from(epoch) << 32);
-            entries.push(Entry::Feed { sequence, digest: self.mark.digest });
+            entries.push(Entry::Feed { sequence: above(self.mark), digest: self.mark.digest });
+        }
+        if self.entry_points.sequence != 0 {
+            entries
+                .push(Entry::Doors { sequence: above(self.entry_points), digest: self.entry_points.digest });
         }
         entries
     }
@@ -237,6 +249,12 @@ impl Directory {
         entries.extend(live.map(|(hash, token)| Entry::Token(*hash, token.clone())));
         entries.extend(self.vips.iter().map(|(key, number)| Entry::Vip(key.clone(), *number)));
         entries.push(Entry::Feed { sequence: self.mark.sequence, digest: self.mark.digest });
+        if self.entry_points.sequence != 0 {
+            entries.push(Entry::Doors {
+                sequence: self.entry_points.sequence,
+                digest: self.entry_points.digest,
+            });
+        }
         entries
     }
 
@@ -337,6 +355,21 @@ impl Directory {
     /// Where the feed was when it last changed.
     pub(crate) fn mark(&self) -> FeedMark {
         self.mark
+    }
+
+    /// Where the list of entry points is that has this digest; durable. Its sequence grows exactly when the digest
+    /// changes, beginning above those of the feed: by these it was signed once.
+    pub(crate) fn number_entry_points(&mut self, digest: [u8; 32]) -> Result<FeedMark, StateError> {
+        if digest != self.entry_points.digest || self.entry_points.sequence == 0 {
+            let sequence = self.mark.sequence.max(self.entry_points.sequence).saturating_add(1);
+            self.commit(vec![Entry::Doors { sequence, digest }])?;
+        }
+        Ok(self.entry_points)
+    }
+
+    /// Where the list of entry points was when it last changed.
+    pub(crate) fn entry_points(&self) -> FeedMark {
+        self.entry_points
     }
 
     /// The relay key of a node that has joined and is not revoked.

@@ -116,6 +116,36 @@ fn everything_is_there_again_after_the_process_died() {
     assert_eq!(directory.admit("c", [4; 32], &unused, 1_000).unwrap().unwrap().index, 3);
 }
 
+/// Whoever holds a list can tell one from before: also after a restart, a rewritten log and another key.
+#[test]
+fn every_list_of_entry_points_has_a_higher_sequence_than_those_before() {
+    let scratch = Scratch::new("listed");
+    let mut directory = scratch.open().unwrap();
+    for n in 1..=7 {
+        publish(&mut directory, n).unwrap();
+    }
+    let first = directory.number_entry_points([1; 32]).unwrap();
+    assert_eq!(
+        first,
+        FeedMark { sequence: 8, digest: [1; 32] },
+        "above what an earlier build signed it with"
+    );
+    assert_eq!(directory.number_entry_points([1; 32]).unwrap(), first);
+    let second = directory.number_entry_points([2; 32]).unwrap();
+    assert_eq!((second.sequence, directory.mark.sequence), (9, 7), "the feed is another matter");
+    drop(directory);
+    let mut directory = scratch.open().unwrap();
+    assert_eq!((directory.entry_points(), directory.number_entry_points([2; 32]).unwrap()), (second, second));
+    assert_eq!(directory.number_entry_points([1; 32]).unwrap().sequence, 10, "what comes back is news");
+    let entries = directory.entries();
+    directory.log.replace(&directory.state, &entries).unwrap();
+    drop(directory);
+    let mut directory = scratch.open().unwrap();
+    assert_eq!(directory.entry_points().sequence, 10);
+    directory.rotate_key(1_000_000, &mut Rng::new([9; 32])).unwrap();
+    assert!(directory.entry_points().sequence > 10 && directory.entry_points().digest == [1; 32]);
+}
+
 #[test]
 fn endpoint_vips_are_in_the_upper_half_and_stay() {
     use edgemesh_discovery::table::Key;

@@ -353,6 +353,27 @@ fn hints_serve_without_a_relay_and_near_ones_beside_it() {
 }
 
 #[test]
+fn a_hint_that_nothing_proves_is_called_at_five_times() {
+    let mut paths = paths(1, 4);
+    let far: SocketAddr = "192.0.2.9:1".parse().unwrap();
+    let there = Some(Route::Direct { local: 0, remote: far });
+    for _ in 0..2 {
+        paths.hint(PEER, 0, far);
+        assert_eq!((0..5).map(|n| paths.call(at(n), PEER)).collect::<Vec<_>>(), [there; 5]);
+        assert_eq!((paths.call(at(6), PEER), paths.route(at(6), PEER, 0).first), (None, None));
+    }
+    // A session that came about there is as good as a proof while it lasts.
+    paths.hint(PEER, 0, far);
+    paths.session_up(at(7), PEER, None);
+    assert!((0..9).all(|n| paths.call(at(8 + n), PEER) == there));
+    // The relay's way is called by as often as it takes, and leaves the hint alone.
+    let mut bound = bound(1, 4);
+    bound.session_down(at(9), PEER);
+    bound.hint(PEER, 0, far);
+    assert!((0..9).all(|_| bound.call(at(9), PEER) == Some(Route::Relay { session: 0x100 })));
+}
+
+#[test]
 fn sessions_are_replaced_and_forgotten() {
     let mut paths = bound(2, 4);
     paths.set_sessions(at(4), PeerId(2), 0x200, 0x201).unwrap();

@@ -37,6 +37,10 @@ pub struct Status {
     pub servers: Vec<String>,
     /// Whether the control connection stands.
     pub connected: bool,
+    /// Why something that the server said was not believed, the last time; how often is the counter
+    /// `server_disbelieved`.
+    #[serde(default)]
+    pub disbelieved: Option<String>,
     /// How Services are taken.
     #[serde(default)]
     pub interception: Interception,
@@ -126,6 +130,8 @@ impl Admin {
         for (name, value) in self.shared.dns_counters() {
             counters.insert(format!("dns_{name}"), value);
         }
+        let disbelieved = self.shared.what_was_disbelieved();
+        counters.insert("server_disbelieved".to_owned(), disbelieved.count);
         let reason = self.shared.obstacle();
         Some(Status {
             node: self.shared.node.clone(),
@@ -138,6 +144,7 @@ impl Admin {
             age_secs: self.shared.age_secs(),
             servers: self.shared.servers.clone(),
             connected,
+            disbelieved: disbelieved.why.map(str::to_owned),
             interception: self.shared.interception(),
             domain: self.shared.domain_status(by_label),
             entry_points: self.shared.entry_points(),

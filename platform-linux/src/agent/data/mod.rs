@@ -34,6 +34,7 @@ use edgemesh_core::PeerId;
 use edgemesh_core::counters::DropReason;
 use edgemesh_core::node::{Destination, Engine, Event, Ticket};
 use edgemesh_core::packet::{HEADROOM, TAILROOM};
+use edgemesh_core::path::Route;
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::Revocation;
 use handover::Handover;
@@ -73,6 +74,8 @@ pub enum Note {
         /// This node's key was revoked.
         revoked: bool,
     },
+    /// What the server said is not believed, for this reason.
+    Disbelieved(&'static str),
     /// The server does not know this node and would take a ServiceAccount token.
     Prove,
     /// A node's signed record.
@@ -99,8 +102,8 @@ pub enum Note {
     Entries {
         /// The next bytes of it.
         part: Vec<u8>,
-        /// With the last: the digest of all, which the directory signed.
-        digest: Option<[u8; 32]>,
+        /// With the last: sequence and digest of all, which the directory signed.
+        signed: Option<(u64, [u8; 32])>,
     },
     /// Nodes are members no more.
     Revocations {
@@ -113,6 +116,13 @@ pub enum Note {
     Rekeyed([u8; 32]),
     /// Store this before the next handshake.
     Stamp(u64),
+    /// Datagrams for a node go straight to it.
+    Direct {
+        /// Its index.
+        node: u32,
+        /// Where it is.
+        at: SocketAddr,
+    },
     /// A peer's packet was refused.
     PeerRefused(Refusal),
     /// Another node's agent says something to this one.
@@ -399,6 +409,9 @@ impl Data {
             Event::PathChanged(index) => {
                 let path = self.engine.peers(now).find(|p| p.index == index).map(|p| p.path);
                 tracing::info!(node = index, ?path, "path changed");
+                if let Some(Route::Direct { remote: at, .. }) = path.and_then(|path| path.route) {
+                    let _ = self.outputs.notes.send(Note::Direct { node: index, at });
+                }
             }
         }
     }

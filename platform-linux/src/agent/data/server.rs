@@ -3,6 +3,7 @@
 use super::{Data, Note};
 use crate::agent::state::Joined;
 use edgemesh_core::control::{Message, Question};
+use edgemesh_core::counters::DropReason;
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::{EntriesPart, FeedCommit, PROOF_PART_MAX, Refusal as Turned};
@@ -98,17 +99,27 @@ impl Data {
             Ok(Some(Message::Entries(EntriesPart { part, commit }))) => {
                 let signed = |commit: &FeedCommit<'_>| self.engine.link().authority().entries(commit);
                 match commit.as_ref().map(signed).transpose() {
-                    Ok(_) => Some(Note::Entries { part: part.to_vec(), digest: commit.map(|c| c.digest) }),
+                    Ok(_) => {
+                        let signed = commit.map(|commit| (commit.sequence, commit.digest));
+                        Some(Note::Entries { part: part.to_vec(), signed })
+                    }
                     Err(reason) => {
                         tracing::warn!(reason = reason.name(), "refused the server's list of entry points");
-                        None
+                        Some(Note::Disbelieved("a list of entry points that the directory did not sign"))
                     }
                 }
             }
             Ok(_) => None,
             Err(reason) => {
                 tracing::warn!(reason = reason.name(), "refused a message of the server");
-                None
+                let why = match reason {
+                    DropReason::Authentication => Some("a message without a good signature"),
+                    DropReason::OldRecord => Some("a message from before what is known"),
+                    DropReason::Malformed | DropReason::Truncated => Some("a message that is none"),
+                    // It may be right, and has no place here.
+                    _ => None,
+                };
+                why.map(Note::Disbelieved)
             }
         };
         if let Some(note) = note {

@@ -44,6 +44,8 @@ pub(super) struct Entry {
     entries: Entries,
     /// Of the list's bytes.
     digest: [u8; 32],
+    /// That of the last list of the server's: none before it counts.
+    sequence: u64,
     /// Parts of a list that is not complete yet.
     arriving: Vec<u8>,
     place: Place,
@@ -60,6 +62,7 @@ impl Entry {
             tunnels,
             entries: Entries::new(),
             digest: [0; 32],
+            sequence: 0,
             arriving: Vec::new(),
             place: Place::default(),
             checks: Vec::new(),
@@ -73,18 +76,19 @@ impl Entry {
         self.digest
     }
 
-    /// A list of a source on this node; its bytes when it is news, to be stored.
-    pub(super) fn set(&mut self, entries: Entries) -> Option<Vec<u8>> {
+    /// A list of a source on this node; what is to be stored when it is news.
+    pub(super) fn set(&mut self, entries: Entries) -> Option<(Vec<u8>, u64)> {
         let encoded = entry::EncodedEntries::new(&entries);
         if encoded.digest() == self.digest {
             return None;
         }
         (self.digest, self.entries) = (encoded.digest(), entries);
-        Some(encoded.bytes().to_vec())
+        Some((encoded.bytes().to_vec(), self.sequence))
     }
 
     /// The last list of an earlier run.
-    pub(super) fn restore(&mut self, bytes: &[u8]) {
+    pub(super) fn restore(&mut self, bytes: &[u8], sequence: u64) {
+        self.sequence = sequence;
         match entry::decode(bytes) {
             Ok(entries) => (self.digest, self.entries) = (entry::digest(bytes), entries),
             Err(error) => {
@@ -93,29 +97,33 @@ impl Entry {
         }
     }
 
-    /// A part of the server's list; with `digest` it is the last. The whole list's bytes when it is good, to be
-    /// stored.
+    /// A part of the server's list; with sequence and digest it is the last. What is to be stored when it is good.
     ///
     /// # Errors
-    /// When the list is not the one that the directory signed, in words; the last good one stays.
+    /// When the list is not the one that the directory signed, or one that it signed before the one at hand, in words;
+    /// the last good one stays.
     pub(super) fn take(
         &mut self,
         part: &[u8],
-        digest: Option<[u8; 32]>,
-    ) -> Result<Option<Vec<u8>>, &'static str> {
+        signed: Option<(u64, [u8; 32])>,
+    ) -> Result<Option<(Vec<u8>, u64)>, &'static str> {
         self.arriving.extend_from_slice(part);
         if self.arriving.len() > entry::BYTES_MAX {
             self.arriving = Vec::new();
-            return Err("the list of entry points is too long");
+            return Err("list of entry points is too long");
         }
-        let Some(digest) = digest else { return Ok(None) };
+        let Some((sequence, digest)) = signed else { return Ok(None) };
         let bytes = std::mem::take(&mut self.arriving);
         if entry::digest(&bytes) != digest {
-            return Err("the entry points are not those that the directory signed");
+            return Err("list of entry points is not the one that the directory signed");
         }
-        let entries = entry::decode(&bytes).map_err(|_| "the list of entry points is damaged")?;
-        (self.digest, self.entries) = (digest, entries);
-        Ok(Some(bytes))
+        // Lists of an older server may share a sequence.
+        if sequence < self.sequence {
+            return Err("list of entry points is older than the one at hand");
+        }
+        let entries = entry::decode(&bytes).map_err(|_| "list of entry points is damaged")?;
+        (self.digest, self.sequence, self.entries) = (digest, sequence, entries);
+        Ok(Some((bytes, sequence)))
     }
 
     /// The connection to the server is another one: what has begun to arrive will not go on.
@@ -238,29 +246,33 @@ mod tests {
         let (head, tail) = first.bytes().split_at(3);
         assert_eq!(entry.take(head, None), Ok(None));
         assert!(ports(&entry).is_empty());
-        assert_eq!(entry.take(tail, Some(first.digest())), Ok(Some(first.bytes().to_vec())));
+        let signed = |sequence: u64, list: &EncodedEntries| Some((sequence, list.digest()));
+        assert_eq!(entry.take(tail, signed(5, &first)), Ok(Some((first.bytes().to_vec(), 5))));
         assert_eq!((ports(&entry), entry.digest()), (vec![30_001], first.digest()));
 
-        assert!(entry.take(second.bytes(), Some(first.digest())).is_err());
-        assert!(entry.take(b"\xff", Some(entry::digest(b"\xff"))).is_err());
+        assert!(entry.take(second.bytes(), signed(6, &first)).is_err());
+        assert!(entry.take(b"\xff", Some((6, entry::digest(b"\xff")))).is_err());
+        assert!(entry.take(second.bytes(), signed(4, &second)).unwrap_err().contains("older"));
         assert!(entry.take(&vec![0; entry::BYTES_MAX + 1], None).is_err());
         assert_eq!((ports(&entry), entry.digest()), (vec![30_001], first.digest()));
 
         assert_eq!(entry.take(second.bytes(), None), Ok(None));
         entry.reconnected();
-        assert!(
-            entry.take(second.bytes(), Some(second.digest())).is_ok(),
-            "a broken connection leaves nothing"
-        );
+        assert!(entry.take(second.bytes(), signed(6, &second)).is_ok(), "a broken connection leaves nothing");
         assert_eq!(ports(&entry), [30_002]);
+        assert!(entry.take(first.bytes(), signed(5, &first)).is_err(), "signed once, and said again");
+        assert_eq!((ports(&entry), entry.digest()), (vec![30_002], second.digest()));
+        let mut next = self::entry();
+        next.restore(second.bytes(), 6);
+        assert!(next.take(first.bytes(), signed(5, &first)).is_err(), "also to the next run");
     }
 
     #[tokio::test]
     async fn x8_the_last_list_is_there_at_start_and_rubbish_is_not() {
         let mut entry = entry();
-        entry.restore(b"\xff\xff");
+        entry.restore(b"\xff\xff", 0);
         assert_eq!((ports(&entry), entry.digest()), (Vec::new(), [0; 32]));
-        entry.restore(list(30_001).bytes());
+        entry.restore(list(30_001).bytes(), 0);
         assert_eq!((ports(&entry), entry.digest()), (vec![30_001], list(30_001).digest()));
         assert_eq!(entry.set(entry::decode(list(30_001).bytes()).unwrap()), None, "no news");
         assert!(entry.set(Entries::new()).is_some() && ports(&entry).is_empty());
@@ -269,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn x1_a_node_without_a_primary_address_says_so_and_nothing_is_there_unasked() {
         let mut entry = entry();
-        entry.restore(list(30_001).bytes());
+        entry.restore(list(30_001).bytes(), 0);
         let known = Known { vips: vec!["10.96.0.1".parse().unwrap()], ..Known::default() };
         let answer =
             Answer { known: [(("n".to_owned(), "s".to_owned()), known)].into(), ..Answer::default() };

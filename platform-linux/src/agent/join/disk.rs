@@ -6,11 +6,12 @@
 //! be written is tried again after [`AGAIN`]; the last good files stay. Bounds: one copy of what is being written.
 
 use super::Join;
-use super::table::Piece;
+use super::table::{Piece, SIGNED_WITHIN};
 use crate::agent::state::{Membership, State, StoredRecord};
 use edgemesh_core::wire::control::Revocation;
 use edgemesh_host::state::StateError;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -24,11 +25,14 @@ pub(super) struct Disk {
     pub(super) state: Arc<State>,
     records: Option<Instant>,
     services: Option<Instant>,
+    /// What was to be stored of the table before updates came that nobody has signed for yet.
+    signed: Option<(Instant, Piece)>,
     membership: Option<Instant>,
-    entries: Option<Vec<u8>>,
+    entries: Option<(Vec<u8>, u64)>,
     held: Option<Vec<u8>>,
     stamp: Option<u64>,
     revocations: Option<Instant>,
+    hints: Option<Instant>,
     /// This node's key was revoked.
     revoked: bool,
     writing: Option<JoinHandle<Failed>>,
@@ -41,10 +45,12 @@ pub struct Failed {
     services: bool,
     membership: bool,
     revocations: bool,
+    hints: bool,
 }
 
 impl Failed {
-    const ALL: Self = Self { records: true, services: true, membership: true, revocations: true };
+    const ALL: Self =
+        Self { records: true, services: true, membership: true, revocations: true, hints: true };
 }
 
 /// What is written together.
@@ -52,10 +58,11 @@ struct Write {
     records: Option<BTreeMap<u32, StoredRecord>>,
     services: Option<Piece>,
     membership: Option<Membership>,
-    entries: Option<Vec<u8>>,
+    entries: Option<(Vec<u8>, u64)>,
     held: Option<Vec<u8>>,
     stamp: Option<u64>,
     revocations: Option<(u32, Vec<Revocation>)>,
+    hints: Option<Vec<(u32, SocketAddr)>>,
     revoked: bool,
 }
 
@@ -65,11 +72,13 @@ impl Disk {
             state: Arc::new(state),
             records: None,
             services: None,
+            signed: None,
             membership: None,
             entries: None,
             held: None,
             stamp: None,
             revocations: None,
+            hints: None,
             revoked: false,
             writing: None,
         }
@@ -90,8 +99,8 @@ impl Disk {
         self.membership.get_or_insert_with(Instant::now);
     }
 
-    /// The list of entry points is this.
-    pub(super) fn entries(&mut self, list: Vec<u8>) {
+    /// The list of entry points is this, with its sequence.
+    pub(super) fn entries(&mut self, list: (Vec<u8>, u64)) {
         self.entries = Some(list);
     }
 
@@ -110,6 +119,11 @@ impl Disk {
         self.revocations.get_or_insert_with(Instant::now);
     }
 
+    /// Where nodes are reached has, and is to be stored at that moment.
+    pub(super) fn hints(&mut self, at: Instant) {
+        self.hints.get_or_insert(at);
+    }
+
     /// This node's own key was revoked.
     pub(super) fn revoked(&mut self) {
         self.revoked = true;
@@ -122,7 +136,8 @@ impl Disk {
         }
         let now = self.entries.is_some() || self.held.is_some() || self.stamp.is_some() || self.revoked;
         let now = now.then(Instant::now);
-        let all = [self.records, self.services, self.membership, self.revocations, now];
+        let signed = self.signed.as_ref().map(|(due, _)| *due);
+        let all = [self.records, self.services, signed, self.membership, self.revocations, self.hints, now];
         all.into_iter().flatten().min()
     }
 
@@ -136,18 +151,41 @@ impl Disk {
 }
 
 impl Join {
+    /// Updates come that nobody has signed for yet: what is to be stored is the table before them.
+    pub(super) fn keep_signed(&mut self) {
+        if self.unsigned_due.is_none()
+            && let Some(due) = self.disk.services.take()
+        {
+            let piece = self.unsaved();
+            self.disk.signed = Some(match self.disk.signed.take() {
+                Some((due, before)) => (due, before.then(piece)),
+                None => (due, piece),
+            });
+        }
+    }
+
+    fn unsaved(&mut self) -> Piece {
+        let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
+        self.services.unsaved(epoch)
+    }
+
     /// Begins to write what has been noted.
     pub(super) fn store(&mut self) {
+        self.keep_signed();
+        if self.disk.services.is_some() {
+            // By then the updates that have come are signed for, or undone.
+            self.disk.services = Some(Instant::now() + SIGNED_WITHIN);
+        }
         let disk = &mut self.disk;
-        let epoch = self.membership.joined.as_ref().map_or(0, |joined| joined.epoch);
         let write = Write {
             records: disk.records.take().map(|_| self.records.clone()),
-            services: disk.services.take().map(|_| self.services.unsaved(epoch)),
+            services: disk.signed.take().map(|(_, piece)| piece),
             membership: disk.membership.take().map(|_| self.membership.clone()),
             entries: disk.entries.take(),
             held: disk.held.take(),
             stamp: disk.stamp.take(),
             revocations: disk.revocations.take().map(|_| self.revocations.stored()),
+            hints: disk.hints.take().map(|_| self.hints.stored()),
             revoked: std::mem::take(&mut disk.revoked),
         };
         let state = disk.state.clone();
@@ -161,6 +199,7 @@ impl Join {
         }
         if failed.services {
             self.services.not_saved();
+            self.disk.signed = None;
             self.disk.services(AGAIN);
         }
         if failed.membership {
@@ -168,6 +207,9 @@ impl Join {
         }
         if failed.revocations {
             self.disk.revocations = Some(Instant::now() + AGAIN);
+        }
+        if failed.hints {
+            self.disk.hints(Instant::now() + AGAIN);
         }
     }
 
@@ -196,6 +238,7 @@ impl Write {
         is_lost(self.revoked.then(|| state.note_revoked()));
         Failed {
             revocations: is_lost(self.revocations.map(|list| state.save_revocations(&list))),
+            hints: is_lost(self.hints.map(|list| state.save_hints(&list))),
             membership: is_lost(self.membership.map(|membership| state.save_membership(&membership))),
             records: is_lost(self.records.map(|records| state.save_records(&records))),
             services: is_lost(self.services.as_ref().map(services)),

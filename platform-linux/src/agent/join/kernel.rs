@@ -115,13 +115,16 @@ impl Join {
     }
 
     /// A part of the server's list has come.
-    pub(super) async fn take_entries(&mut self, part: &[u8], digest: Option<[u8; 32]>) {
-        match self.entry.as_mut().map(|entry| entry.take(part, digest)) {
+    pub(super) async fn take_entries(&mut self, part: &[u8], signed: Option<(u64, [u8; 32])>) {
+        match self.entry.as_mut().map(|entry| entry.take(part, signed)) {
             Some(Ok(Some(list))) => {
                 self.disk.entries(list);
                 self.tell_kernel().await;
             }
-            Some(Err(why)) => tracing::warn!("{why}; the last good list stays"),
+            Some(Err(why)) => {
+                tracing::warn!("the server's {why}; the last good list stays");
+                self.status.disbelieved(why);
+            }
             Some(Ok(None)) | None => {}
         }
     }

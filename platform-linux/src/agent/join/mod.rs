@@ -9,6 +9,7 @@
 //! first.
 
 mod disk;
+mod hints;
 mod kernel;
 mod online;
 mod reached;
@@ -40,6 +41,7 @@ use disk::{Disk, Failed};
 use edgemesh_core::control::Peer;
 use edgemesh_core::wire::control::{NodeRecord, PROOF_MAX, SignedRecord};
 use edgemesh_discovery::change::Changes;
+use hints::Hints;
 use reached::Reached;
 use revocations::Revocations;
 use rotation::Rotation;
@@ -50,7 +52,7 @@ use table::{SIGNED_WITHIN, Services};
 use taking::Lingering;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Records kept.
 const RECORDS: usize = 1_024;
@@ -68,6 +70,7 @@ pub struct Join {
     status: Arc<Shared>,
     records: BTreeMap<u32, StoredRecord>,
     revocations: Revocations,
+    hints: Hints,
     rotation: Rotation,
     rotations: (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>),
     services: Services,
@@ -117,6 +120,8 @@ pub enum Work {
     Reached(Found),
     /// Nobody has signed for what the server feeds.
     Unsigned,
+    /// Nodes that were reached before are to be called where that was.
+    Call,
     /// This node is to change its key.
     Rotate(Reply),
     /// It answers to the key before no more.
@@ -129,12 +134,13 @@ impl Join {
         let status = Arc::new(Shared::new(settings, &membership));
         let mut entry = Entry::new(&settings.entry, settings.listen.port(), status.clone());
         if let Some(entry) = &mut entry {
-            state.entries().into_iter().for_each(|bytes| entry.restore(&bytes));
+            state.entries().into_iter().for_each(|(bytes, sequence)| entry.restore(&bytes, sequence));
         }
         Self {
             settings: settings.clone(),
             records: state.records(),
             revocations: Revocations::of(&membership, state.revocations()),
+            hints: Hints::of(state.hints()),
             rotation: Rotation::of(&state),
             rotations: mpsc::unbounded_channel(),
             disk: Disk::new(state),
@@ -210,6 +216,7 @@ impl Join {
                 }
             })
             .await;
+        self.call_neighbours().await;
         self.restore_services().await;
     }
 
@@ -234,15 +241,18 @@ impl Join {
             Note::NoNode(name) => self.status.no_node(name),
             Note::Record { record, signature } => self.record(StoredRecord { record, signature }),
             Note::Feed(body) => {
+                self.keep_signed();
                 self.unsigned_due = Some(Instant::now() + SIGNED_WITHIN);
                 if self.services.replica.apply_run(&body).is_err() {
                     self.resync("an update does not follow from what came before").await;
                 }
             }
-            Note::Entries { part, digest } => self.take_entries(&part, digest).await,
+            Note::Entries { part, signed } => self.take_entries(&part, signed).await,
+            Note::Disbelieved(why) => self.status.disbelieved(why),
             Note::Answer(sequence) => self.answered(sequence).await,
             Note::FeedCommit { sequence, digest } => self.commit(sequence, digest).await,
             Note::Stamp(stamp) => self.disk.stamp(stamp),
+            Note::Direct { node, at } => self.reached_at(node, at),
             Note::PeerRefused(refusal) => self.tell(&refusal),
             Note::Aside { node, bytes } => self.reached.hear(Heard::Message { node, bytes }),
             Note::Led(endpoint) => self.reached.hear(Heard::Used(endpoint)),
@@ -277,6 +287,7 @@ impl Join {
             () = until(self.linger_due) => Work::Linger,
             Some(found) = self.reached.found.1.recv() => Work::Reached(found),
             () = until(self.unsigned_due) => Work::Unsigned,
+            () = until(self.hints.call_due) => Work::Call,
             Some(reply) = self.rotations.1.recv() => Work::Rotate(reply),
             () = until(self.rotation.forget_due) => Work::ForgetKey,
         }
@@ -295,6 +306,7 @@ impl Join {
             Work::Linger => self.look_at_lingering().await,
             Work::Reached(found) => self.reach(found).await,
             Work::Unsigned => self.resync("updates that the directory did not sign").await,
+            Work::Call => self.call_all().await,
             Work::Rotate(reply) => self.rotate(reply).await,
             Work::ForgetKey => self.forget_key_before().await,
         }
@@ -336,7 +348,7 @@ impl Join {
                     "the directory gave this node another index; start the agent again to take it"
                 );
             }
-            self.membership.secret.clear();
+            self.membership.secret.zeroize();
             self.revocations.begin(joined.epoch);
             self.membership.joined = Some(joined);
             self.disk.membership();

@@ -55,6 +55,7 @@ impl Join {
             let void = self.records.get(&revocation.index).and_then(serial);
             if void.is_some_and(|serial| serial <= revocation.serial) {
                 self.records.remove(&revocation.index);
+                self.forget_hint(revocation.index);
                 self.disk.records(super::STORE_RECORDS_AFTER);
             }
             self.disk.revocations();

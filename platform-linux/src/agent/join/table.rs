@@ -49,6 +49,17 @@ pub(super) enum Piece {
     More(Vec<u8>),
 }
 
+impl Piece {
+    /// This, and what is to be behind it.
+    pub(super) fn then(self, more: Self) -> Self {
+        match (self, more) {
+            (_, whole @ Self::Whole(_)) => whole,
+            (Self::Whole(first), Self::More(more)) => Self::Whole([first, more].concat()),
+            (Self::More(first), Self::More(more)) => Self::More([first, more].concat()),
+        }
+    }
+}
+
 /// The table beside the engine's.
 #[derive(Default)]
 pub(super) struct Services {
@@ -188,8 +199,11 @@ impl Join {
 
     /// Asks the server for everything. What it said is not believed: until the directory has signed for more, the last
     /// good table is in force again.
-    pub(super) async fn resync(&mut self, why: &str) {
+    pub(super) async fn resync(&mut self, why: &'static str) {
         tracing::warn!("the server's feed: {why}; asking for the whole table");
+        self.status.disbelieved(why);
+        // What was signed last may not be on the disk yet.
+        self.finish().await;
         self.unsigned_due = None;
         self.services.sequence = 0;
         self.services.replica = Replica::default();

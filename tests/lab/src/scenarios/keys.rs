@@ -17,7 +17,7 @@ use super::restart::{Load, SOON, add_sink_port};
 const ENDED_WITHIN: core::time::Duration = secs(5);
 
 /// Two shared keys, as `wg genpsk` prints them.
-const PSK: [&str; 2] =
+pub(super) const PSK: [&str; 2] =
     ["C9oHDDMcw6X6nHlNQSvGnzkQYWl3yqB2VZSuGmZFWXw=", "7f3cqAFcGT9wqTpCrXUvvBQwJ1Zcdq0vuuQEXS0W2Hw="];
 
 /// Runs a command for operators on the server's machine.
@@ -147,7 +147,7 @@ fn all_follow(mesh: &Mesh) -> Result {
     })
 }
 
-fn write_psk(mesh: &Mesh, node: &str, lines: &[&str]) -> Result<PathBuf> {
+pub(super) fn write_psk(mesh: &Mesh, node: &str, lines: &[&str]) -> Result<PathBuf> {
     let path = mesh.lab.node(node)?.directory().join("psk");
     fs::write(&path, format!("{}\n", lines.join("\n"))).context(path.display())?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context(path.display())?;
@@ -258,7 +258,7 @@ pub(super) fn secrets(mesh: &mut Mesh) -> Result {
     a1.process.wait_log("0640", secs(10)).context("a key that others may read is named")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).context(path.display())
 }
 

@@ -10,6 +10,7 @@ mod bare;
 mod beside;
 mod derived;
 mod dns;
+mod dumps;
 mod entry;
 mod exit;
 mod feed;
@@ -19,6 +20,7 @@ mod input;
 mod interop;
 mod ipv6;
 mod keys;
+mod lies;
 mod path;
 mod reach;
 mod restart;
@@ -235,6 +237,7 @@ pub const ALL: &[Scenario] = &[
     ),
     row("trust/lost-answer", "a join whose answer was lost", Prepared(trust::lost_answer)),
     row("trust/not-an-endpoint", "a peer reaches endpoints only", Prepared(trust::not_an_endpoint)),
+    row("trust/lies", "a server that lies is noticed, and not believed", Prepared(lies::are_noticed)),
     row("attack/handshake-flood", "50,000 handshakes a second", Quiet(attack::handshake_flood)),
     row("attack/icmp", "forged ICMP errors about the tunnel", Shared(attack::icmp_errors)),
     row("attack/replays", "captured datagrams and envelopes come again", Own(attack::replays)),
@@ -245,6 +248,11 @@ pub const ALL: &[Scenario] = &[
     row("keys/restored", "a server is restored from its backup under load", Own(keys::restored)),
     row("keys/mesh-psk", "a mesh changes its shared key, node by node", Prepared(keys::mesh_psk)),
     row("keys/secrets", "no log, listing or answer holds a secret", Prepared(keys::secrets)),
+    row(
+        "keys/dumps",
+        "a crash leaves no core, and a dump of what runs no secret",
+        Prepared(dumps::no_secrets),
+    ),
     row("truth/lost-node", "a node vanishes: connections go to another", Own(truth::lost_node)),
     row("truth/g4-dead-pod", "a pod dies while the cloud is away", Own(truth::dead_pod)),
     row("truth/g4-not-ready", "the cloud calls a node lost that runs", Prepared(truth::node_not_ready)),
@@ -268,6 +276,11 @@ pub const ALL: &[Scenario] = &[
     row("restart/server", "the server is killed while it relays", Own(restart::server_killed)),
     row("restart/both", "an agent, then at once the server", Own(restart::agent_then_server_killed)),
     row("restart/cloud-away", "the server is away", Own(restart::cloud_away)),
+    row(
+        "restart/without-the-cloud",
+        "the server is away: killed agents find each other where they were",
+        Own(restart::without_the_cloud),
+    ),
     row("restart/device", "the device is deleted under the agent", Own(restart::device_deleted)),
     row("restart/r6-cleanup", "cleanup leaves nothing", Prepared(restart::cleanup_leaves_nothing)),
     row("restart/r6-cleanup-killed", "cleanup after a kill", Prepared(restart::cleanup_after_kill)),

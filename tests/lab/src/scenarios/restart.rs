@@ -162,6 +162,39 @@ pub(super) fn cloud_away(mesh: &mut Mesh) -> Result {
     wait_until("all is well again", secs(20), || answers(client, "park", "b1-p1"))
 }
 
+/// How soon nodes must find each other that nobody tells the way: those beyond a NAT are called after two seconds.
+const FOUND_WITHIN: core::time::Duration = secs(8);
+
+/// The server is away and agents are killed, one after the other and then both: nodes call each other where they were.
+pub(super) fn without_the_cloud(mesh: &mut Mesh) -> Result {
+    for (from, to) in [("a1", "b1"), ("b1", "a1"), ("a1", "a2")] {
+        let (agent, node) = mesh.agent(from)?;
+        agent.command(node, &["ping", to])?.success()?;
+        agent.wait_path(node, to, &["direct"], secs(20))?;
+    }
+    for name in ["a1", "b1"] {
+        let hints = Agent::state(mesh.lab.node(name)?).join("hints");
+        wait_until("the way is on disk", secs(10), || hints.exists().then_some(()).context(hints.display()))?;
+    }
+    mesh.lab.inet.set_policy(Policy { no_server: true, ..Policy::default() })?;
+    for victims in [&["a1"][..], &["b1"], &["a1", "b1"]] {
+        for name in victims {
+            mesh.agent_mut(name)?.0.process.kill();
+        }
+        for name in victims {
+            let (agent, node) = mesh.agent_mut(name)?;
+            agent.restart(node)?;
+        }
+        let killed = format!("{} killed while the cloud is away", victims.join(" and "));
+        wait_until("b1 is reached", FOUND_WITHIN, || answers(mesh.pod("a1")?, "park", "b1-p1"))
+            .context(&killed)?;
+        answers(mesh.pod("b1")?, "own", "a1-p1").context(&killed)?;
+        answers(mesh.pod("a1")?, "near", "a2-p1").context(&killed)?;
+    }
+    mesh.lab.inet.set_policy(Policy::default())?;
+    wait_until("the cloud is back", secs(30), || answers(mesh.pod("a1")?, "sky", "cloud-p1"))
+}
+
 /// Somebody deletes the agent's device: the agent makes it anew, and everything is back without a restart.
 pub(super) fn device_deleted(mesh: &mut Mesh) -> Result {
     answers(mesh.pod("a1")?, "park", "b1-p1")?;

@@ -10,6 +10,7 @@ mod attack;
 mod capture;
 mod dns;
 mod garbage;
+mod middle;
 mod sctp;
 mod udp;
 
@@ -40,6 +41,9 @@ pub fn main(words: &[String]) -> Result {
         }
         ["attack-flows", count, targets @ ..] => attack::flows(number(count)?, targets),
         ["dns-ask", name, every_ms] => dns::ask(name, Duration::from_millis(number(every_ms)?)),
+        ["middle", port, server, keys, identity, orders] => {
+            middle::serve(number(port)?, server, [keys, identity, orders].map(std::path::Path::new))
+        }
         ["garbage-udp", target, count] => garbage::udp(target, number(count)?),
         ["garbage-tcp", target, count] => garbage::tcp(target, number(count)?),
         ["sctp-server", family, port] => sctp::server(family, number(port)?),

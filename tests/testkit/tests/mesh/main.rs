@@ -5,6 +5,7 @@
 //! What is delivered is judged by the [`pods`], what is not by the [`ledger`], deadlines by
 //! [`edgemesh_testkit::world`], the rest here.
 
+mod clocks;
 mod forgotten;
 mod ledger;
 mod mesh;

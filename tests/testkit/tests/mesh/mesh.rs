@@ -75,11 +75,16 @@ pub(crate) struct Plan {
     pub(crate) tight: bool,
     /// The boxes of the first two sites, if it matters.
     boxes: Option<[NatConfig; 2]>,
+    /// How many seconds the clock of the first node is ahead.
+    clock: i64,
 }
 
 impl Plan {
     /// Two nodes and a server.
-    pub(crate) const PAIR: Self = Self { nodes: 2, servers: 1, tight: false, boxes: None };
+    pub(crate) const PAIR: Self = Self { nodes: 2, servers: 1, tight: false, boxes: None, clock: 0 };
+
+    /// The same, and the first node has no clock.
+    pub(crate) const IN_1970: Self = Self { clock: node::IN_1970, ..Self::PAIR };
 
     /// Two nodes behind these boxes.
     pub(crate) fn behind(boxes: [NatConfig; 2]) -> Self {
@@ -100,7 +105,7 @@ impl Plan {
             14 => 4,
             _ => 5 + rng.below(4) as usize,
         };
-        Self { nodes, servers: 1 + rng.below(2) as usize, tight: rng.below(4) == 0, boxes: None }
+        Self { nodes, servers: 1 + rng.below(2) as usize, tight: rng.below(4) == 0, boxes: None, clock: 0 }
     }
 
     /// Memory for every life of every node.
@@ -239,7 +244,8 @@ impl<'w> Mesh<'w> {
                 stamp: 0,
                 records: Default::default(),
                 feed: Vec::new(),
-                clock: 0,
+                hints: Default::default(),
+                clock: if n == 0 { plan.clock } else { 0 },
             };
             let pods = Pods::new(n as u8 + 1, mesh.nodes.len(), seeds::rng(seed, 20 + n as u64));
             mesh.start_node(n, disk, pods);

@@ -37,6 +37,10 @@ pub(crate) const PORT: u16 = 20_006;
 const MTU: u16 = 1_440;
 const BUFFER: usize = 4_096;
 
+/// The true time at the beginning, in Unix seconds, and how far ahead a clock is that says 1970 then.
+pub(crate) const BEGINNING: u64 = 1_700_000_000;
+pub(crate) const IN_1970: i64 = -(BEGINNING as i64);
+
 /// What survives a restart.
 pub(crate) struct Disk {
     pub(crate) name: &'static str,
@@ -46,6 +50,8 @@ pub(crate) struct Disk {
     pub(crate) stamp: u64,
     pub(crate) records: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
     pub(crate) feed: Vec<u8>,
+    /// Where nodes were reached directly.
+    pub(crate) hints: BTreeMap<u32, SocketAddr>,
     /// How many seconds the machine's clock is ahead of the true time.
     pub(crate) clock: i64,
 }
@@ -239,7 +245,13 @@ impl<'w> SimNode<'w> {
                 self.relay.retry = None;
                 self.queue.extend(self.relay.close());
             }
-            Event::ServicesChanged | Event::PathChanged(_) | Event::Pong { .. } => {}
+            Event::PathChanged(index) => {
+                let peer = self.engine.peers(now).find(|peer| peer.index == index);
+                if let Some(path::Route::Direct { remote, .. }) = peer.and_then(|peer| peer.path.route) {
+                    self.disk.hints.insert(index, remote);
+                }
+            }
+            Event::ServicesChanged | Event::Pong { .. } => {}
         }
     }
 
@@ -427,7 +439,7 @@ impl<'w> SimNode<'w> {
     /// The time of day, as this machine has it.
     fn wall(&self, now: Instant) -> WallTime {
         let micros = now.as_micros();
-        let secs = (1_700_000_000 + micros / 1_000_000).saturating_add_signed(self.disk.clock);
+        let secs = (BEGINNING + micros / 1_000_000).saturating_add_signed(self.disk.clock);
         WallTime { secs, nanos: (micros % 1_000_000) as u32 * 1_000 }
     }
 
@@ -474,7 +486,11 @@ impl Participant for SimNode<'_> {
                     self.queue.extend(self.relay.close());
                 }
             }
-            PipeEvent::Refused { to } if self.control.is_to(to) => self.control.pause(now),
+            PipeEvent::Refused { to } if self.control.is_to(to) => {
+                self.control.pause(now);
+                // No server tells a way: nodes are called where they were.
+                self.disk.hints.iter().for_each(|(index, at)| self.engine.hint(now, *index, *at));
+            }
             PipeEvent::Refused { .. } => {
                 self.relay.pause(now);
                 self.engine.relay_tcp_down(now);

@@ -1,7 +1,7 @@
 //! A node or the server is killed and started again while packets pass: how soon the service is back.
 
-use crate::START_WITHIN;
 use crate::mesh::{Mesh, Plan};
+use crate::{DIRECT_WITHIN, START_WITHIN};
 use edgemesh_core::time::Duration;
 use edgemesh_testkit::seeds::for_each_seed;
 
@@ -10,7 +10,7 @@ const RESUME_WITHIN: Duration = Duration::from_secs(3);
 
 /// What passes between the pods while something restarts.
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Load {
+pub(crate) enum Load {
     /// Both nodes ask and answer.
     Both,
     /// One asks, the other answers.
@@ -20,7 +20,7 @@ enum Load {
 }
 
 /// Puts a load on the mesh, and lets it pass for up to so many seconds.
-fn load(mesh: &mut Mesh<'_>, most: u32) -> Load {
+pub(crate) fn load(mesh: &mut Mesh<'_>, most: u32) -> Load {
     let load = [Load::Both, Load::One, Load::OneWay][mesh.rng.below(3) as usize];
     let now = mesh.world.now();
     mesh.node(0).pods.ask(now, true);
@@ -34,7 +34,7 @@ fn load(mesh: &mut Mesh<'_>, most: u32) -> Load {
 }
 
 /// The load goes on: what is asked from now on is served and answered soon.
-fn resumes(mesh: &mut Mesh<'_>, load: Load) {
+pub(crate) fn resumes(mesh: &mut Mesh<'_>, load: Load) {
     let before = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
     mesh.until("resumed", RESUME_WITHIN, |mesh| {
         let (served, answers) = (mesh.node(1).pods.served(), mesh.node(0).pods.answers());
@@ -75,6 +75,29 @@ fn service_by_the_relay_resumes_soon_after_two_restarts() {
             0 => mesh.restart_node(1 - n, 100),
             _ => mesh.restart_server(500),
         }
+        resumes(&mut mesh, load);
+    });
+}
+
+/// The server is gone, and so are, one after the other, or both at once, the nodes: they find each other where they were.
+#[test]
+fn nodes_with_a_direct_path_find_each_other_again_without_a_server() {
+    for_each_seed(60, |seed| {
+        let mut rooms = Plan::PAIR.rooms();
+        let mut mesh = Mesh::pair(seed, &mut rooms);
+        if !mesh.must_be_direct(0, 1) {
+            return;
+        }
+        mesh.good_links();
+        let load = load(&mut mesh, 20);
+        mesh.until("direct", DIRECT_WITHIN, |mesh| mesh.is_direct(0, 1));
+        mesh.stop_server();
+        for n in 0..2 {
+            mesh.restart_node(n, 1_000);
+            resumes(&mut mesh, load);
+            mesh.until("direct again", DIRECT_WITHIN, |mesh| mesh.is_direct(0, 1));
+        }
+        mesh.restart_both(1_000);
         resumes(&mut mesh, load);
     });
 }

@@ -5,6 +5,7 @@
 //! both sides, what a restart forgets. It deliberately has no rate limits, no bounds and no deltas.
 
 use crate::ledger::{End, Ledger};
+use crate::node::BEGINNING;
 use crate::pods::{self, ENDPOINT};
 use ed25519_dalek::{Signer, SigningKey};
 use edgemesh_core::noise::StaticSecret;
@@ -351,14 +352,14 @@ impl SimServer {
             return self.say(pipe, &ToNode::Refused { reason: Refusal::WrongToken, detail: "" });
         };
         let (record, signature) = self.store.record(index).unwrap();
-        let observed = self.connections[&pipe].from;
+        let (observed, now) = (self.connections[&pipe].from, self.connections[&pipe].heard);
         let welcome = Welcome {
             record: SignedRecord { record: &record, signature: &signature },
             network: NETWORK,
             domain: "cluster.local",
             relay_key: self.store.relay_key(index),
             relay_epoch: self.bindings.get(&index).map_or(0, |(epoch, _)| *epoch),
-            unix_secs: 1_700_000_000,
+            unix_secs: BEGINNING + now.as_micros() / 1_000_000,
             observed,
             features: 0,
         };

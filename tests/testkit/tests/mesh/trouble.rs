@@ -19,6 +19,28 @@ impl Mesh<'_> {
         self.start_node(n, disk, pods);
     }
 
+    /// Both nodes are stopped, and start again together.
+    pub(crate) fn restart_both(&mut self, gap_max: u32) {
+        let stop = |mesh: &mut Self, n: usize| match mesh.world.stop(mesh.nodes[n]) {
+            Some(Party::Node(node)) => node.stopped(),
+            _ => unreachable!(),
+        };
+        let stopped = [stop(self, 0), stop(self, 1)];
+        let gap = Duration::from_millis(u64::from(self.rng.below(gap_max)));
+        self.note(format!("both nodes stopped for {gap:?}"));
+        self.world.run(gap).unwrap();
+        for (n, (disk, pods)) in stopped.into_iter().enumerate() {
+            self.start_node(n, disk, pods);
+        }
+    }
+
+    /// The server is gone for good.
+    pub(crate) fn stop_server(&mut self) {
+        self.world.stop(self.server_host());
+        self.listen(false);
+        self.note("server gone".into());
+    }
+
     /// The server is away for a while; then it is there again, or the next one has taken over what it had.
     pub(crate) fn restart_server(&mut self, gap_max: u32) {
         let Some(Party::Server(server)) = self.world.stop(self.server_host()) else { unreachable!() };
@@ -70,7 +92,7 @@ impl Mesh<'_> {
     fn set_clock(&mut self, n: usize) {
         let clock = match self.rng.below(4) {
             // It boots without a battery, and is in 1970.
-            0 => -1_700_000_000,
+            0 => node::IN_1970,
             1 => DAY * i64::from(self.rng.below(4_000)),
             2 => -i64::from(self.rng.below(100)),
             _ => 0,
