@@ -92,7 +92,7 @@ fn service(out: &mut Vec<u8>, name: &str, kind: ServiceKind<'_>, endpoints: &[(u
     }
     put(out, &Update::Targets(&[0x90, 0x1f, 53, 0]));
     for (node, n) in endpoints {
-        let vip = headless.then(|| IpAddr::from([242, 128, 0, 10 + n]));
+        let vip = headless.then(|| IpAddr::from([242, 128, 0, 10 + (n & 63)]));
         put(
             out,
             &Update::Endpoint(EndpointDef {
