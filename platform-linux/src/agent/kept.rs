@@ -25,7 +25,7 @@ const PLACES: [&str; 2] = ["/run/edgemesh", "/dev/shm"];
 /// Where the slots begin: a page, on every architecture that we build for.
 const OFFSET: usize = 65_536;
 /// What the file is, and the number of the slots' meaning, to be changed with every change of it.
-const LAYOUT: &[u8; 17] = b"EDGEMESH-FLOWS 1\n";
+const LAYOUT: &[u8; 17] = b"EDGEMESH-FLOWS 2\n";
 /// Numbers behind it.
 const SIZES: usize = 4;
 

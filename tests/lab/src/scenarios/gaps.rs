@@ -27,7 +27,7 @@ const PORT: u16 = 7102;
 /// As this build calls itself, and as the next one would.
 const BUILD: [&str; 2] = [concat!("edgemesh-agent/", env!("CARGO_PKG_VERSION")), "edgemesh-agent/9.9.9"];
 /// The flow table's kind and layout number, and another one.
-const LAYOUT: [&str; 2] = ["EDGEMESH-FLOWS 1\n", "EDGEMESH-FLOWS 9\n"];
+const LAYOUT: [&str; 2] = ["EDGEMESH-FLOWS 2\n", "EDGEMESH-FLOWS 9\n"];
 /// What the log says of a flow table that cannot be gone on with.
 const REFUSED: &str = "flow table of an earlier run refused";
 
