@@ -3,13 +3,22 @@ BOARDS := platform-gateway/boards/probe
 # All that `cargo test` builds, too: of a part alone cargo would build every dependency once more, with other features.
 DEVBUILD := cargo build --quiet --workspace --all-targets
 
-.PHONY: bench demo deny fmt fuzz lab lab-self lab-user lint probe scale sim test test-full
+.PHONY: bench counts counts-accept counts-growth demo deny fmt fuzz lab lab-self lab-user lint probe scale sim test test-full
 
 bench: ## throughput, delay, packets, connections beside other tunnels and DNS servers; FILTER=name runs some parts
 	tests/lab/packages.sh dnsperf:dnsperf knotd:knot unbound:unbound
 	tests/bench/rivals.sh target/rivals
 	cargo build --quiet --release -p edgemesh-agent -p edgemesh-server -p edgemesh-bench
 	target/release/edgemesh-bench $(FILTER)
+
+counts: ## instructions per packet under callgrind, held to tests/counts/baseline.txt
+	tests/counts/run.sh
+
+counts-accept: ## writes what is counted now to that file
+	tests/counts/run.sh accept
+
+counts-growth: ## the same with many peers, flows and Services, for docs/benchmarks.md; minutes
+	tests/counts/run.sh growth
 
 demo: ## the main job in stages, told in plain words; a few minutes
 	tests/lab/packages.sh
@@ -69,6 +78,7 @@ sim: ## the simulated network with chosen seeds: SEED=7 TEST=name replays one, S
 
 test: lint probe ## everything that gates a change
 	cargo test --workspace
+	$(MAKE) counts
 	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab
 	$(MAKE) lab-user

@@ -39,8 +39,7 @@ pub(super) struct Health<'a> {
 impl<'a> Health<'a> {
     /// Over all-zero memory.
     pub(super) fn new(slots: &'a mut [DownSlot]) -> Self {
-        let taken = slots.len();
-        Self { slots, taken, generation: 0 }
+        Self { slots, taken: 0, generation: 0 }
     }
 
     /// The endpoints of this node that do not answer are these, and no others; whether that is news.

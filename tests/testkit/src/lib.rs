@@ -6,6 +6,7 @@
 //! * [`world`]: participants on hosts, driven by a clock that jumps from event to event and checks that deadlines
 //!   are honest
 //! * [`oracle`]: which pairs of NAT boxes can be punched at all
+//! * [`star`]: engines with sessions and paths, for whoever measures what a packet costs
 //! * [`seeds`]: running a test over many seeds, replaying one
 //!
 //! All of it is sans-IO, seeded and deterministic: nothing iterates in hash order, nothing reads a clock. It
@@ -19,4 +20,5 @@ pub mod network;
 pub mod oracle;
 pub mod pipe;
 pub mod seeds;
+pub mod star;
 pub mod world;

@@ -17,6 +17,11 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// With room for a burst, so that no packet has to make it.
+    pub(super) fn with_room() -> Self {
+        Self { ways: [None; 2], sealed: Vec::with_capacity(MAX_BURST) }
+    }
+
     /// Whether one more datagram of `len` bytes may leave with these.
     pub(super) fn takes(&self, grant: &Grant, len: usize) -> bool {
         match self.sealed.as_slice() {

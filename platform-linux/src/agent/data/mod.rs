@@ -242,7 +242,7 @@ impl Data {
             refusals: Refusals::default(),
             packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
             segments: buffer(SEGMENT_BUFFER),
-            batch: Batch::default(),
+            batch: Batch::with_room(),
             inbox: buffer(HEADROOM + RECEIVE_BUFFER),
             own: buffer(OWN),
         }
