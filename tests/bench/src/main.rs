@@ -11,6 +11,7 @@
 mod load;
 mod meter;
 mod parts;
+mod plot;
 mod report;
 mod rivals;
 mod stats;

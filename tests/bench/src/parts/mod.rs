@@ -3,6 +3,7 @@
 mod connections;
 mod delay;
 mod dns;
+mod growth;
 mod memory;
 mod packets;
 mod relay;
@@ -146,4 +147,5 @@ pub(crate) const ALL: &[Part] = &[
     Part { name: "memory", shows: "10,000 flows under load; start to the first answer", run: memory::run },
     Part { name: "relay", shows: "one TCP stream over the server, by UDP and by TCP", run: relay::run },
     Part { name: "dns", shows: "in-zone queries beside Knot and Unbound", run: dns::run },
+    Part { name: "growth", shows: "the engine with ever more peers, flows and Services", run: growth::run },
 ];
