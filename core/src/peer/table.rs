@@ -162,6 +162,7 @@ impl<'a> Peers<'a> {
     /// # Errors
     /// [`DropReason::PeersFull`] when every place is in use; [`DropReason::OldRecord`] for a record older than
     /// the one at hand; [`DropReason::Revoked`].
+    // Apart, or its frame would lie below the checks of signatures.
     #[inline(never)]
     pub fn learn(&mut self, now: Instant, record: &NodeRecord<'_>) -> Result<Learned, DropReason> {
         self.revoked.check(record)?;

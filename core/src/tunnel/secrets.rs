@@ -111,6 +111,7 @@ impl Tunnels<'_> {
 
     /// The peer has another key in place of the one that it has proven to have: sessions go on, and whatever is under way
     /// with the key before begins anew. False when the key is another peer's or this node's own: then nothing is changed.
+    // Apart, or its frame would lie below the checks of signatures.
     #[inline(never)]
     pub fn rekey_peer(&mut self, now: Instant, id: PeerId, key: &PublicKey) -> bool {
         let Some(slot) = self.slot(id).filter(|slot| slot.live) else { return true };

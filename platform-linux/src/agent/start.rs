@@ -116,12 +116,8 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let (notes, mut notes_in) = mpsc::unbounded_channel();
     let outputs = Outputs { frames, relay, notes };
     let data = Data::new(engine, poller, tun, sockets, outputs);
-    let run = move || {
-        // Keys that are in use are on it, and this node's own.
-        mapping::undumped_stack()?;
-        data.run(&inputs)
-    };
-    let thread = std::thread::Builder::new().name("data".into()).spawn(run).map_err(failed)?;
+    let thread =
+        std::thread::Builder::new().name("data".into()).spawn(move || data.run(&inputs)).map_err(failed)?;
 
     let servers = membership.servers.clone();
     let local = tokio::task::LocalSet::new();

@@ -95,10 +95,11 @@ pub(crate) fn undumped_stack() -> io::Result<()> {
 
 fn keep_out_of_dumps(start: usize, len: usize) -> io::Result<()> {
     let page = rustix::param::page_size();
-    let (first, end) = (start / page * page, (start + len).next_multiple_of(page));
-    let first = core::ptr::without_provenance_mut(first);
+    let first = start / page * page;
+    let len = (start + len).next_multiple_of(page) - first;
     // SAFETY: the advice changes nothing in memory, and nothing but what a dump holds.
-    check(unsafe { libc::madvise(first, end - start / page * page, libc::MADV_DONTDUMP) }).map(drop)
+    check(unsafe { libc::madvise(core::ptr::without_provenance_mut(first), len, libc::MADV_DONTDUMP) })
+        .map(drop)
 }
 
 /// # Safety

@@ -25,7 +25,7 @@ use crate::clock;
 use crate::dns::Listener;
 use crate::offload::{Coalescer, SEGMENT_BUFFER};
 use crate::poll::{Interest, Poller};
-use crate::sys::schedule;
+use crate::sys::{mapping, schedule};
 use crate::tun::{DEFAULT_MTU, GSO_MAX_SIZE, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
 pub use aside::Aside;
@@ -248,11 +248,13 @@ impl Data {
         }
     }
 
-    /// Runs until told to stop, or until the TUN is gone.
+    /// Runs until told to stop, or until the TUN is gone. The calling thread is this loop's alone.
     ///
     /// # Errors
-    /// When descriptors cannot be waited for.
+    /// When descriptors cannot be waited for, or the thread's stack cannot be kept out of dumps.
     pub fn run(mut self, inputs: &commands::Receiver<Command>) -> io::Result<Self> {
+        // Keys that are in use are on it, and this node's own.
+        mapping::undumped_stack()?;
         if let Err(error) = schedule::set_slice(SLICE) {
             tracing::debug!(%error, "the data thread takes its turns as any other");
         }
