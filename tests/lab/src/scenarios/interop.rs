@@ -278,11 +278,29 @@ pub(super) fn timers(directory: &Path) -> Result {
     })
 }
 
-/// When handshakes were begun, in seconds after the first.
-fn handshakes_begun(pair: &Pair, ours: bool) -> Vec<f64> {
-    let seen = |kind| pair.ours.wire.iter().filter(move |seen| seen.ours == ours && seen.is() == Some(kind));
-    let first = seen(Is::Initiation).next().map(|seen| seen.at);
-    seen(Is::Initiation).filter_map(|seen| Some((seen.at - first?).as_secs_f64())).collect()
+/// When messages of a kind went one way, in seconds after the first.
+fn times(tunnel: &Tunnel, ours: bool, kind: Is) -> Vec<f64> {
+    let all = || tunnel.wire.iter().filter(|seen| seen.ours == ours && seen.is() == Some(kind));
+    let first = all().next().map(|seen| seen.at);
+    all().filter_map(|seen| Some((seen.at - first?).as_secs_f64())).collect()
+}
+
+/// Whether a handshake that one side began late was answered.
+fn is_renewed(tunnel: &Tunnel, ours: bool) -> bool {
+    times(tunnel, !ours, Is::Response).last().is_some_and(|at| *at > 60.0)
+}
+
+/// That one side began a handshake when its session was two minutes old, and none before but the first.
+/// wireguard-go may begin that one twice: it sets the timer of its repetition after it has sent, and a response that is
+/// faster than that does not stop it.
+fn renewed_in_time(pair: &Pair, ours: bool) -> Result {
+    let begun = times(&pair.ours, ours, Is::Initiation);
+    let repeated = begun.iter().filter(|at| !ours && (5.0..6.0).contains(*at)).next_back();
+    let due = 120.0 + repeated.unwrap_or(&0.0);
+    let expected = if repeated.is_some() { 3 } else { 2 };
+    let who = if ours { "we" } else { "they" };
+    ensure!(begun.len() == expected && begun.last() >= Some(&due), "{who} began handshakes at {begun:?} s");
+    Ok(())
 }
 
 fn our_rekey(directory: &Path) -> Result {
@@ -295,13 +313,11 @@ fn our_rekey(directory: &Path) -> Result {
             (sent, next) = (sent.saturating_add(1), Instant::now() + Duration::from_millis(250));
             ours.send(Tunnel::ECHO, format!("number {sent}").as_bytes())?;
         }
-        Ok((ours.count(false, Is::Response) == 2).then_some(()))
+        Ok(is_renewed(ours, true).then_some(()))
     })?;
     pair.ours.until("every echo", SOON, |ours| Ok((ours.received.len() == sent).then_some(())))?;
     pair.ours.must_echo(b"in the new session", SOON)?;
-    let begun = handshakes_begun(&pair, true);
-    ensure!(begun.len() == 2 && begun.iter().any(|at| *at >= 120.0), "we began handshakes at {begun:?} s");
-    Ok(())
+    renewed_in_time(&pair, true)
 }
 
 fn their_rekey(directory: &Path) -> Result {
@@ -310,11 +326,10 @@ fn their_rekey(directory: &Path) -> Result {
     let target = format!("{}:{}", Tunnel::ADDRESS, Tunnel::ECHO);
     let _stream = pair.far.tool("stream", &["udp-stream", &target, "250"])?;
     pair.ours.until("a second handshake", secs(130), |ours| {
-        Ok((ours.count(true, Is::Response) == 2).then_some(()))
+        Ok(is_renewed(ours, false).then_some(()))
     })?;
     pair.talk_to_us("1", "160").context("in the new session")?;
-    let begun = handshakes_begun(&pair, false);
-    ensure!(begun.len() == 2 && begun.iter().any(|at| *at >= 120.0), "they began handshakes at {begun:?} s");
+    renewed_in_time(&pair, false)?;
     ensure!(pair.ours.drops.is_empty(), "we dropped {:?}", pair.ours.drops);
     Ok(())
 }
