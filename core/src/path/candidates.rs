@@ -93,14 +93,12 @@ impl Paths<'_> {
         if known && (1..=OVERTAKEN).contains(&age) {
             return;
         }
+        if list.asks {
+            slot.has &= !HEARD;
+        }
         let new = !known || age != 0;
         let recently = slot.round.get().is_some_and(|at| now.since(at) < PUNCH_GAP);
         if new {
-            // A generation far from the last one is a new life of the peer, which knows nothing of ours.
-            let again = known && !(1..=OVERTAKEN).contains(&list.generation.wrapping_sub(slot.generation));
-            if again {
-                slot.has &= !HEARD;
-            }
             slot.has |= HAS_LIST;
             slot.generation = list.generation;
             slot.refresh_rounds();
@@ -183,8 +181,8 @@ impl Paths<'_> {
         let hosts = self.locals.iter().filter_map(|local| Some((Kind::Host, local.address()?)));
         let reflexive = self.relay.observed().filter(|address| self.usable(address));
         let list = hosts.chain(reflexive.map(|address| (Kind::Reflexive, address)));
-        let punch = self.slot(peer).is_some_and(|slot| slot.has & RESTING == 0);
-        let len = Candidates::emit(out, generation, punch, list).ok();
+        let has = self.slot(peer)?.has;
+        let len = Candidates::emit(out, generation, has & RESTING == 0, has & HAS_LIST == 0, list).ok();
         let slot = self.slot_mut(peer)?;
         let (Some(route), Some(len)) = (route, len) else {
             slot.list_due = At::new(now.after(NO_ROUTE_GAP));

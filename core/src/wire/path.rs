@@ -33,6 +33,7 @@ const KIND_PROBE: u8 = 2;
 const KIND_PROBE_ACK: u8 = 3;
 const KIND_CANDIDATES_ACK: u8 = 4;
 const FLAG_PUNCH: u8 = 1;
+const FLAG_ASKS: u8 = 2;
 
 /// Whether an inner packet is a path message of any version.
 pub fn is_path(inner: &[u8]) -> bool {
@@ -71,6 +72,8 @@ pub struct Candidates<'a> {
     pub generation: u32,
     /// The sender is about to probe, and asks the receiver to probe back now even if it knows the list.
     pub punch: bool,
+    /// The sender holds no list of the receiver's: what acknowledged one was an earlier life of it, or has forgotten it.
+    pub asks: bool,
     entries: &'a [u8],
 }
 
@@ -125,6 +128,7 @@ impl<'a> Candidates<'a> {
         out: &mut [u8],
         generation: u32,
         punch: bool,
+        asks: bool,
         list: impl Iterator<Item = (Kind, SocketAddr)>,
     ) -> Result<usize, DropReason> {
         let (head, rest) = out
@@ -144,7 +148,8 @@ impl<'a> Candidates<'a> {
             count = count.saturating_add(1);
         }
         let [a, b, c, d] = generation.to_le_bytes();
-        *head = [HEAD, KIND_CANDIDATES, count, if punch { FLAG_PUNCH } else { 0 }, a, b, c, d];
+        let flags = if punch { FLAG_PUNCH } else { 0 } | if asks { FLAG_ASKS } else { 0 };
+        *head = [HEAD, KIND_CANDIDATES, count, flags, a, b, c, d];
         Ok(usize::from(count).saturating_mul(ENTRY).saturating_add(8))
     }
 }
@@ -168,6 +173,7 @@ impl<'a> Message<'a> {
                 Ok(Self::Candidates(Candidates {
                     generation: u32::from_le_bytes(*generation),
                     punch: flags & FLAG_PUNCH != 0,
+                    asks: flags & FLAG_ASKS != 0,
                     entries,
                 }))
             }
@@ -297,7 +303,7 @@ mod tests {
             (Kind::Host, "192.168.1.7:20006".parse().unwrap()),
             (Kind::Reflexive, "[::5]:1".parse().unwrap()),
         ];
-        let len = Candidates::emit(&mut out, 0x0A0B_0C0D, true, list.into_iter()).unwrap();
+        let len = Candidates::emit(&mut out, 0x0A0B_0C0D, true, false, list.into_iter()).unwrap();
         assert_eq!(
             out[..len],
             [
@@ -344,7 +350,7 @@ mod tests {
     fn lists_are_bounded_and_unknown_entries_skipped() {
         let mut out = [0; MESSAGE_MAX];
         let many = (1..20).map(|n| (Kind::Host, SocketAddr::from(([10, 0, 0, n], 1))));
-        let len = Candidates::emit(&mut out, 1, false, many).unwrap();
+        let len = Candidates::emit(&mut out, 1, false, true, many).unwrap();
         assert_eq!(len, MESSAGE_MAX);
         out[8] = 77;
         out[29] = 5;
@@ -352,7 +358,10 @@ mod tests {
         let ports: Vec<_> = list.iter().map(|(_, a)| a.ip()).collect();
         assert_eq!(ports.len(), CANDIDATES_MAX - 2);
         assert_eq!(ports[0], IpAddr::from([10, 0, 0, 3]));
-        assert_eq!(Candidates::emit(&mut out[..100], 1, false, core::iter::empty()), Err(DropReason::NoRoom));
+        assert_eq!(
+            Candidates::emit(&mut out[..100], 1, false, true, core::iter::empty()),
+            Err(DropReason::NoRoom)
+        );
         out[2] = 255;
         assert_eq!(Message::parse(&out), Err(DropReason::PathMessage));
     }

@@ -203,13 +203,14 @@ pub(crate) fn path(bytes: &[u8]) {
         core_path::Message::Candidates(list) => {
             let written: Vec<_> = list.iter().collect();
             let len =
-                Candidates::emit(&mut out, list.generation, list.punch, written.iter().copied()).unwrap();
+                Candidates::emit(&mut out, list.generation, list.punch, list.asks, written.iter().copied())
+                    .unwrap();
             let core_path::Message::Candidates(again) = core_path::Message::parse(&out[..len]).unwrap()
             else {
                 panic!("a list became another message")
             };
             assert!(again.iter().eq(written));
-            assert_eq!((again.generation, again.punch), (list.generation, list.punch));
+            assert_eq!((again.generation, again.punch, again.asks), (list.generation, list.punch, list.asks));
             return;
         }
         core_path::Message::Probe(probe) => probe.emit(&mut out).unwrap(),

@@ -9,7 +9,7 @@ use crate::path::{
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::control::Network;
-use crate::wire::path::{Candidates, Kind, Message as PathMessage, Probe, ProbeAck, Proof};
+use crate::wire::path::{self, Candidates, Kind, Message as PathMessage, Probe, ProbeAck, Proof};
 use crate::wire::relay::Message;
 use proptest::prelude::*;
 use std::boxed::Box;
@@ -83,9 +83,13 @@ fn direct(address: &str) -> Source {
 }
 
 fn list(generation: u32, addresses: &[&str]) -> Vec<u8> {
+    list_of(generation, false, addresses)
+}
+
+fn list_of(generation: u32, asks: bool, addresses: &[&str]) -> Vec<u8> {
     let mut out = [0; 512];
     let entries = addresses.iter().map(|a| (Kind::Host, a.parse().unwrap()));
-    let len = Candidates::emit(&mut out, generation, true, entries).unwrap();
+    let len = Candidates::emit(&mut out, generation, true, asks, entries).unwrap();
     out[..len].to_vec()
 }
 
@@ -215,6 +219,31 @@ fn only_an_acknowledgement_of_our_own_probe_promotes() {
         drain(&mut paths, now);
     }
     assert_eq!(paths.route(at(4_200), PEER, 100).first, Some(Route::Relay { session: 0x100 }));
+}
+
+#[test]
+fn an_acknowledgement_of_an_earlier_life_is_not_the_next_one_s() {
+    let mut paths = bound(1, 16);
+    let lists = |sent: Vec<(Transmit, Vec<u8>)>| {
+        let lists = sent.iter().filter_map(|(_, bytes)| match PathMessage::parse(bytes) {
+            Ok(PathMessage::Candidates(list)) => Some((list.generation, list.asks)),
+            _ => None,
+        });
+        lists.collect::<Vec<_>>()
+    };
+    let ours = lists(drain(&mut paths, at(3)));
+    let &[(generation, true)] = ours.as_slice() else { panic!("{ours:?}") };
+    // The peer's first life heard our list, and its own were all lost.
+    let mut heard = [0; 8];
+    path::emit_candidates_ack(&mut heard, generation).unwrap();
+    paths.message(at(4), PEER, &Source::Relay, &heard).unwrap();
+    assert_eq!(lists(drain(&mut paths, at(900))), []);
+    paths.message(at(901), PEER, &Source::Relay, &list_of(1, true, &["192.0.2.9:1"])).unwrap();
+    assert_eq!(lists(drain(&mut paths, at(901))), [(generation, false)]);
+    // And who holds it is not told again.
+    paths.message(at(902), PEER, &Source::Relay, &heard).unwrap();
+    paths.message(at(903), PEER, &Source::Relay, &list_of(1, false, &["192.0.2.9:1"])).unwrap();
+    assert_eq!(lists(drain(&mut paths, at(903))), []);
 }
 
 #[test]

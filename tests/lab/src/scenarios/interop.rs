@@ -295,7 +295,7 @@ fn is_renewed(tunnel: &Tunnel, ours: bool) -> bool {
 /// faster than that does not stop it.
 fn renewed_in_time(pair: &Pair, ours: bool) -> Result {
     let begun = times(&pair.ours, ours, Is::Initiation);
-    let repeated = begun.iter().filter(|at| !ours && (5.0..6.0).contains(*at)).next_back();
+    let repeated = begun.iter().rfind(|at| !ours && (5.0..6.0).contains(*at));
     let due = 120.0 + repeated.unwrap_or(&0.0);
     let expected = if repeated.is_some() { 3 } else { 2 };
     let who = if ours { "we" } else { "they" };
@@ -325,9 +325,7 @@ fn their_rekey(directory: &Path) -> Result {
     pair.they_initiate()?;
     let target = format!("{}:{}", Tunnel::ADDRESS, Tunnel::ECHO);
     let _stream = pair.far.tool("stream", &["udp-stream", &target, "250"])?;
-    pair.ours.until("a second handshake", secs(130), |ours| {
-        Ok(is_renewed(ours, false).then_some(()))
-    })?;
+    pair.ours.until("a second handshake", secs(130), |ours| Ok(is_renewed(ours, false).then_some(())))?;
     pair.talk_to_us("1", "160").context("in the new session")?;
     renewed_in_time(&pair, false)?;
     ensure!(pair.ours.drops.is_empty(), "we dropped {:?}", pair.ours.drops);
