@@ -8,6 +8,7 @@
 //!
 //! Not here: behaviour (the lab's), many Services and nodes (`tests/scale`).
 
+mod forwarder;
 mod load;
 mod meter;
 mod parts;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match arguments.split_first() {
         Some((first, rest)) if first == machine::EXEC => Err(machine::exec(rest)),
+        Some((first, rest)) if first == forwarder::FORWARD => forwarder::run(rest),
         _ => start(&arguments),
     };
     result.unwrap_or_else(|error| {

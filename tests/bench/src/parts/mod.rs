@@ -9,6 +9,7 @@ mod packets;
 mod relay;
 mod stream;
 
+use crate::forwarder;
 use crate::load::{self, Held, Sink};
 use crate::meter::Cost;
 use crate::rivals::{Kind, Rival};
@@ -77,6 +78,9 @@ impl Field {
                 rivals.push(rival);
             }
         }
+        let forwarder = forwarder::start(pair)?;
+        forwarder.wait(&pair.near)?;
+        rivals.push(forwarder);
         Ok(Self { rivals, world, sink, held })
     }
 
