@@ -150,7 +150,7 @@ impl Tunnels<'_> {
         let waits = |list: Wait| self.lists.get(list as usize).is_some_and(|ends| ends.head != 0);
         self.outbox.head != 0
             || self.guard.has_reply()
-            || self.untold_stranger().is_some()
+            || self.untold > 0
             || waits(Wait::Keepalive)
             || waits(Wait::News)
             || waits(Wait::Deadline)

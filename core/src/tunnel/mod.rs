@@ -227,6 +227,8 @@ pub struct Tunnels<'a> {
     outbox: List,
     strangers: List,
     waiting: usize,
+    /// Of those, how many the caller has not been told of.
+    untold: usize,
     building: u32,
     own_turn: bool,
     lists: [List; 4],
@@ -256,6 +258,7 @@ impl<'a> Tunnels<'a> {
             outbox: List::default(),
             strangers: List::default(),
             waiting: 0,
+            untold: 0,
             building: 0,
             own_turn: false,
             lists: [List::default(); 4],

@@ -20,8 +20,7 @@ impl Tunnels<'_> {
         if let Some(job) = self.jobs.get_mut(id) {
             job.parked = Moment::at(now);
         }
-        push_job(&mut self.jobs, &mut self.strangers, id);
-        self.waiting = self.waiting.saturating_add(1);
+        self.push_stranger(id);
         let full = self.waiting > (self.jobs.capacity() / 4).max(1);
         if full && let Some(oldest) = self.pop_stranger() {
             self.free_job(oldest);
@@ -39,36 +38,42 @@ impl Tunnels<'_> {
                 (job.stage, job.peer, job.generation) = (Stage::OpenStamp, peer.0, generation);
                 push_job(&mut self.jobs, &mut self.inbox, id);
             } else {
-                push_job(&mut self.jobs, &mut self.strangers, id);
-                self.waiting = self.waiting.saturating_add(1);
+                self.push_stranger(id);
             }
         }
     }
 
     /// The next stranger that the caller does not know of.
     pub(super) fn poll_stranger(&mut self) -> Option<TunnelEvent> {
-        let job = self.jobs.get_mut(self.untold_stranger()?)?;
-        job.stage = Stage::AwaitPeer;
-        Some(TunnelEvent::Stranger(PublicKey(job.ephemeral)))
-    }
-
-    /// The job of that stranger.
-    pub(super) fn untold_stranger(&self) -> Option<u32> {
         let mut id = self.strangers.head;
-        for _ in 0..self.waiting {
-            let job = self.jobs.get(id)?;
+        // Asked for with every packet; there is seldom one.
+        while self.untold > 0 {
+            let job = self.jobs.get_mut(id)?;
             if job.stage == Stage::TellStranger {
-                return Some(id);
+                job.stage = Stage::AwaitPeer;
+                self.untold = self.untold.saturating_sub(1);
+                return Some(TunnelEvent::Stranger(PublicKey(job.ephemeral)));
             }
             id = job.next;
         }
         None
     }
 
+    fn push_stranger(&mut self, id: u32) {
+        push_job(&mut self.jobs, &mut self.strangers, id);
+        self.waiting = self.waiting.saturating_add(1);
+        self.untold = self.untold.saturating_add(self.is_untold(id).into());
+    }
+
     pub(super) fn pop_stranger(&mut self) -> Option<u32> {
         let id = pop_job(&mut self.jobs, &mut self.strangers)?;
         self.waiting = self.waiting.saturating_sub(1);
+        self.untold = self.untold.saturating_sub(self.is_untold(id).into());
         Some(id)
+    }
+
+    fn is_untold(&self, id: u32) -> bool {
+        self.jobs.get(id).is_some_and(|job| job.stage == Stage::TellStranger)
     }
 
     /// Whether a stranger's initiation is too old to be answered.
