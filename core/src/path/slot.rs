@@ -187,58 +187,59 @@ pub(super) const OWE_LIST_ACK: u8 = 64;
 /// The deadline may have moved.
 pub(super) const TOUCHED: u8 = 128;
 
-/// What is known of the ways to one peer.
+/// What is known of the ways to one peer. What every packet looks at comes first: with many peers its time is that of the
+/// lines of the cache that it has to fetch.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PathSlot {
-    pub(super) candidates: [Candidate; CANDIDATES],
-    pub(super) mtu: [Mtu; 2],
-    /// Where it was last reached directly, for a start without a relay.
-    pub(super) hint: Remote,
-    pub(super) send_session: u32,
-    pub(super) receive_session: u32,
-    /// Generation of our list that the peer acknowledged, and of its list that we hold.
-    pub(super) heard: u32,
-    pub(super) generation: u32,
-    pub(super) has: u8,
     pub(super) flags: u8,
     /// Index of the candidate in use plus one; 0 for the relay.
     pub(super) current: u8,
-    /// Rounds since the last success, for the back-off.
-    pub(super) rounds: u8,
-    pub(super) list_tries: u8,
-    pub(super) tokens: u8,
     /// Path probes sent since the last acknowledged one.
     pub(super) unacked: u8,
-    /// Whether the relay's round trip was measured, not guessed.
-    pub(super) measured: u8,
-    pub(super) srtt: u32,
-    pub(super) rttvar: u32,
-    pub(super) relay_rtt: u32,
+    pub(super) has: u8,
+    pub(super) send_session: u32,
     pub(super) doubled: u32,
+    pub(super) next_touched: u32,
     /// Last packet for the peer, and last one that arrived by the direct path in use.
     pub(super) sent: At,
     pub(super) received: At,
+    pub(super) suspect: At,
     /// First packet sent on the direct path since anything proved it.
     pub(super) unanswered: At,
     /// First and last probe on the path since then.
     pub(super) first_probe: At,
     pub(super) last_probe: At,
-    pub(super) suspect: At,
+    /// A deadline that the caller holds already, so that not every packet moves one.
+    pub(super) armed: At,
+    pub(super) mtu: [Mtu; 2],
+    pub(super) candidates: [Candidate; CANDIDATES],
+    pub(super) srtt: u32,
+    pub(super) rttvar: u32,
+    pub(super) relay_rtt: u32,
+    pub(super) receive_session: u32,
     pub(super) list_due: At,
     pub(super) list_sent: At,
     pub(super) round: At,
     pub(super) round_due: At,
     pub(super) relay_probe: At,
     pub(super) tokens_at: At,
-    /// A deadline that the caller holds already, so that not every packet moves one.
-    pub(super) armed: At,
+    /// Generation of our list that the peer acknowledged, and of its list that we hold.
+    pub(super) heard: u32,
+    pub(super) generation: u32,
     pub(super) next_ready: u32,
     pub(super) next_event: u32,
-    pub(super) next_touched: u32,
+    /// Where it was last reached directly, for a start without a relay.
+    pub(super) hint: Remote,
     /// How often the hint may still be called at before something proves it.
     pub(super) hint_calls: u8,
-    pub(super) reserved: [u8; 3],
+    /// Rounds since the last success, for the back-off.
+    pub(super) rounds: u8,
+    pub(super) list_tries: u8,
+    pub(super) tokens: u8,
+    /// Whether the relay's round trip was measured, not guessed.
+    pub(super) measured: u8,
+    pub(super) reserved: [u8; 7],
 }
 
 /// Peer's list was received at least once (in `has`).
@@ -287,7 +288,7 @@ impl PathSlot {
         next_event: 0,
         next_touched: 0,
         hint_calls: 0,
-        reserved: [0; 3],
+        reserved: [0; 7],
     };
 
     pub(super) fn is(&self, flag: u8) -> bool {

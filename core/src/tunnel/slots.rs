@@ -101,47 +101,10 @@ pub(super) mod flag {
     pub(in crate::tunnel) const BEFORE: u16 = 1 << 10;
 }
 
-/// What is known of one peer.
+/// What is known of one peer; first what every packet looks at.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PeerSlot {
-    pub(super) key: PublicKey,
-    /// The peer's own, in place of the mesh's; zero for none.
-    pub(super) psk: [u8; 32],
-    /// Static-static agreement.
-    pub(super) shared: [u8; 32],
-    /// The initiation that waits for its response: state and ephemeral secret.
-    pub(super) state: SymmetricState,
-    pub(super) ephemeral: [u8; 32],
-    pub(super) mac1: [u8; 16],
-    pub(super) cookie: [u8; 16],
-    /// Greatest stamp that the peer has shown.
-    pub(super) stamp: [u8; 12],
-    /// Our index of that initiation, 0 for none.
-    pub(super) index: u32,
-    /// Handshake message last sent.
-    pub(super) sent: Moment,
-    /// Start of the present attempt.
-    pub(super) attempt: Moment,
-    /// When to initiate again.
-    pub(super) retransmit: Moment,
-    /// When to send a passive keepalive.
-    pub(super) keepalive: Moment,
-    /// When silence after data we sent becomes a reason to initiate.
-    pub(super) silence: Moment,
-    /// When to forget all keys.
-    pub(super) zero: Moment,
-    /// Initiation last accepted.
-    pub(super) consumed: Moment,
-    pub(super) cookie_born: Moment,
-    /// Handshake last completed.
-    pub(super) established: Moment,
-    /// The deadline that the caller knows of.
-    pub(super) told: Moment,
-    /// From the last handshake message sent to its answer, in microseconds; 0 for never.
-    pub(super) round_trip: u32,
-    /// Microseconds, below [`JITTER`](super::JITTER); drawn anew with every handshake.
-    pub(super) jitter: u32,
     pub(super) flags: u16,
     /// Keypairs by role, 1 to 3; 0 for none.
     pub(super) current: u8,
@@ -152,8 +115,45 @@ pub struct PeerSlot {
     pub(super) live: bool,
     /// Lists that it is in, one bit each. Survives removal, as do `links` and `generation`.
     pub(super) listed: u8,
-    pub(super) links: [u32; 4],
     pub(super) generation: u32,
+    pub(super) links: [u32; 4],
+    /// Microseconds, below [`JITTER`](super::JITTER); drawn anew with every handshake.
+    pub(super) jitter: u32,
+    /// When to send a passive keepalive.
+    pub(super) keepalive: Moment,
+    /// When silence after data we sent becomes a reason to initiate.
+    pub(super) silence: Moment,
+    /// The deadline that the caller knows of.
+    pub(super) told: Moment,
+    /// When to initiate again.
+    pub(super) retransmit: Moment,
+    /// When to forget all keys.
+    pub(super) zero: Moment,
+    /// Handshake message last sent.
+    pub(super) sent: Moment,
+    /// Start of the present attempt.
+    pub(super) attempt: Moment,
+    /// Initiation last accepted.
+    pub(super) consumed: Moment,
+    pub(super) cookie_born: Moment,
+    /// Handshake last completed.
+    pub(super) established: Moment,
+    /// From the last handshake message sent to its answer, in microseconds; 0 for never.
+    pub(super) round_trip: u32,
+    /// Our index of the initiation that waits for its response, 0 for none.
+    pub(super) index: u32,
+    pub(super) key: PublicKey,
+    /// The peer's own, in place of the mesh's; zero for none.
+    pub(super) psk: [u8; 32],
+    /// Static-static agreement.
+    pub(super) shared: [u8; 32],
+    /// That initiation: state and ephemeral secret.
+    pub(super) state: SymmetricState,
+    pub(super) ephemeral: [u8; 32],
+    pub(super) mac1: [u8; 16],
+    pub(super) cookie: [u8; 16],
+    /// Greatest stamp that the peer has shown.
+    pub(super) stamp: [u8; 12],
 }
 
 impl PeerSlot {
@@ -245,21 +245,21 @@ impl PeerSlot {
     }
 }
 
-/// The two keys of one session.
+/// The two keys of one session; what a packet that is sent needs is together.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct KeypairSlot {
-    pub(super) send: [u8; 32],
-    pub(super) receive: [u8; 32],
-    /// The next counter to send with.
-    pub(super) counter: u64,
     /// The greatest counter received plus one.
     pub(super) seen: u64,
+    /// The next counter to send with.
+    pub(super) counter: u64,
     pub(super) born: Moment,
     /// Our index, 0 for an empty slot.
     pub(super) local: u32,
     /// The peer's index.
     pub(super) remote: u32,
+    pub(super) send: [u8; 32],
+    pub(super) receive: [u8; 32],
     pub(super) initiator: bool,
 }
 
