@@ -4,6 +4,9 @@
 //! caller's. A [`Waker`] ends the wait from another thread. [`Poller::wait`] returns for a ready descriptor, for a
 //! wake-up, or when the deadline has passed, never before. Bounds: [`EVENTS`] ready descriptors per call; what is
 //! left is told by the next. It owns no descriptor but its own: deregister before closing one that was duplicated.
+//!
+//! Deadlines are kept by a timer of the kernel that is set only to end earlier than it would: a deadline that every
+//! packet puts off costs a wake-up when it has come for nothing, instead of a timer made and cancelled for each wait.
 
 use core::mem::MaybeUninit;
 use std::io;
@@ -13,16 +16,18 @@ use std::sync::Arc;
 use edgemesh_core::time::Instant;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use crate::clock;
 
 /// Ready descriptors told by one [`Poller::wait`].
 pub const EVENTS: usize = 32;
 
-/// The waker's token, which callers cannot use.
+/// The waker's token and the timer's, which callers cannot use.
 const WAKER: u64 = u64::MAX;
-/// epoll does not count through a suspend, our clock does: look at it again at least this often.
-const LONGEST_WAIT_MS: u64 = 10_000;
+const TIMER: u64 = WAKER - 1;
 
 /// What a descriptor is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,18 +75,24 @@ impl Waker {
 pub struct Poller {
     epoll: OwnedFd,
     waker: Waker,
+    /// Counts through a suspend, as our clock does.
+    timer: OwnedFd,
+    /// When the timer ends, at or before the deadline of the last wait.
+    armed: Option<Instant>,
 }
 
 impl Poller {
     /// An empty set.
     ///
     /// # Errors
-    /// As `epoll_create(2)` and `eventfd(2)`: out of descriptors.
+    /// As `epoll_create(2)`, `eventfd(2)` and `timerfd_create(2)`: out of descriptors.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let waker = Waker(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &waker.0, epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, waker })
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, waker, timer, armed: None })
     }
 
     /// A handle that ends waits.
@@ -92,9 +103,9 @@ impl Poller {
     /// Waits for `descriptor` from now on, under `token`.
     ///
     /// # Errors
-    /// `InvalidInput` for the token `u64::MAX`; otherwise as `epoll_ctl(2)`, `EEXIST` when it is registered.
+    /// `InvalidInput` for the two largest tokens; otherwise as `epoll_ctl(2)`, `EEXIST` when it is registered.
     pub fn add(&self, descriptor: impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
-        if token == WAKER {
+        if token >= TIMER {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(token), interest.flags())?)
@@ -120,17 +131,21 @@ impl Poller {
     /// `each`. Without a deadline it waits for ever; one that has passed only looks.
     ///
     /// # Errors
-    /// As `epoll_wait(2)`; a signal is not an error and does not end the wait.
+    /// As `epoll_wait(2)` and `timerfd_settime(2)`; a signal is not an error and does not end the wait.
     pub fn wait(&mut self, deadline: Option<Instant>, mut each: impl FnMut(Event)) -> io::Result<()> {
         let mut room = [const { MaybeUninit::uninit() }; EVENTS];
         loop {
-            let left = deadline.map(|deadline| milliseconds_until(deadline, clock::now()));
-            let timeout = milliseconds(left.unwrap_or(LONGEST_WAIT_MS).min(LONGEST_WAIT_MS));
-            let ready = match epoll::wait(&self.epoll, &mut room, Some(&timeout)) {
+            let passed = deadline.is_some_and(|deadline| clock::now() >= deadline);
+            if let Some(deadline) = deadline.filter(|_| !passed) {
+                self.arm(deadline)?;
+            }
+            let only_look = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let ready = match epoll::wait(&self.epoll, &mut room, passed.then_some(&only_look)) {
                 Ok((ready, _)) => &*ready,
                 Err(Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
             };
+            let mut told = false;
             for ready in ready {
                 match ready.data.u64() {
                     WAKER => {
@@ -138,23 +153,35 @@ impl Poller {
                         let _ = rustix::io::read(&self.waker.0, &mut [0; 8]);
                         each(Event::Woken);
                     }
+                    TIMER => {
+                        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+                        self.armed = None;
+                        continue;
+                    }
                     token => each(Event::Ready(token)),
                 }
+                told = true;
             }
-            if !ready.is_empty() || deadline.is_some_and(|deadline| clock::now() >= deadline) {
+            if told || passed {
                 return Ok(());
             }
         }
     }
-}
 
-fn milliseconds(ms: u64) -> Timespec {
-    Timespec { tv_sec: (ms / 1000) as _, tv_nsec: (ms % 1000 * 1_000_000) as _ }
-}
-
-/// Rounded up, so that a wait never ends before its deadline.
-fn milliseconds_until(deadline: Instant, now: Instant) -> u64 {
-    deadline.since(now).as_micros().div_ceil(1000)
+    /// Has the timer end at `deadline` at the latest.
+    fn arm(&mut self, deadline: Instant) -> io::Result<()> {
+        if self.armed.is_some_and(|armed| armed <= deadline) {
+            return Ok(());
+        }
+        let micros = deadline.as_micros();
+        let it_value =
+            Timespec { tv_sec: (micros / 1_000_000) as _, tv_nsec: (micros % 1_000_000 * 1_000) as _ };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let time = Itimerspec { it_interval, it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &time)?;
+        self.armed = Some(deadline);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +206,26 @@ mod tests {
             assert_eq!(wait(&mut poller, Some(deadline)), []);
             assert!(clock::now() >= deadline);
         }
+    }
+
+    #[test]
+    fn a_deadline_that_is_put_off_ends_no_wait_before_and_one_that_is_earlier_again_does() {
+        let mut poller = Poller::new().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        poller.add(&socket, Interest::Read, 7).unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        let from_now = |ms| clock::now().after(Duration::from_millis(ms));
+        assert_eq!(wait(&mut poller, Some(from_now(5))), [Event::Ready(7)]);
+        socket.recv(&mut [0]).unwrap();
+        let later = from_now(30);
+        assert_eq!(wait(&mut poller, Some(later)), []);
+        assert!(clock::now() >= later);
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert_eq!(wait(&mut poller, Some(from_now(3_600_000))), [Event::Ready(7)]);
+        socket.recv(&mut [0]).unwrap();
+        let sooner = from_now(10);
+        assert_eq!(wait(&mut poller, Some(sooner)), []);
+        assert!(clock::now() >= sooner);
     }
 
     #[test]
@@ -214,5 +261,6 @@ mod tests {
         poller.change(&socket, Interest::Both, 9).unwrap();
         assert_eq!(wait(&mut poller, None), [Event::Ready(9)]);
         assert!(poller.add(&socket, Interest::Read, u64::MAX).is_err());
+        assert!(poller.add(&socket, Interest::Read, u64::MAX - 1).is_err());
     }
 }

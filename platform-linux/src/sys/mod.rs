@@ -9,7 +9,6 @@ pub(crate) mod mapping;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub(crate) mod option;
-pub(crate) mod schedule;
 pub(crate) mod socket;
 
 use std::io;

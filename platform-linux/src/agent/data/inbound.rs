@@ -33,39 +33,49 @@ impl Data {
                 bytes += received.len;
                 let now = clock::now();
                 let from = From::Socket { local: number as u8, remote: received.from };
+                let mut told = false;
                 for range in received.datagrams() {
-                    self.datagram(now, from, range);
+                    told |= self.datagram(now, from, range);
                 }
                 self.deliver();
-                self.drain(now);
+                // As with what is sent: packets that are only carried leave little to say, which can wait.
+                if told {
+                    self.drain(now);
+                }
             }
         }
         more
     }
 
-    /// Carries the datagram at `range` of the inbox; packets for the TUN are collected.
-    pub(super) fn datagram(&mut self, now: Instant, from: From, range: Range<usize>) {
+    /// Carries the datagram at `range` of the inbox; packets for the TUN are collected. Whether the engine may have
+    /// something to say about it.
+    pub(super) fn datagram(&mut self, now: Instant, from: From, range: Range<usize>) -> bool {
         self.traffic.received += 1;
         match self.engine.classify(now, from, &self.inbox[range.clone()]) {
             Classified::Data(ticket, source, start) => {
-                let Some(key) = self.engine.tunnels().recv_key::<RingAead>(ticket.key) else { return };
+                let Some(key) = self.engine.tunnels().recv_key::<RingAead>(ticket.key) else { return false };
                 let start = range.start + start;
-                let Ok(mut packet) = Packet::new(&mut self.inbox, start, range.end - start) else { return };
+                let Ok(mut packet) = Packet::new(&mut self.inbox, start, range.end - start) else {
+                    return false;
+                };
                 let opened = match tunnel::open(&key, ticket, &mut packet) {
                     Ok(opened) => opened,
                     Err(reason) => {
                         self.engine.count(reason);
-                        return;
+                        return false;
                     }
                 };
                 let verdict = self.engine.inbound(now, source, opened, &mut packet);
                 let place = packet.start()..packet.start() + packet.len();
+                let carried = matches!(verdict, Inbound::Deliver);
                 self.accept(now, ticket.peer, verdict, place);
+                !carried
             }
             Classified::Message(sender, start) => {
                 self.engine.message(now, sender, &mut self.inbox[range.start + start..range.end]);
+                true
             }
-            Classified::Handled | Classified::Drop(_) => {}
+            Classified::Handled | Classified::Drop(_) => true,
         }
     }
 

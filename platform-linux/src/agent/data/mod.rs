@@ -25,7 +25,7 @@ use crate::clock;
 use crate::dns::Listener;
 use crate::offload::{Coalescer, SEGMENT_BUFFER};
 use crate::poll::{Interest, Poller};
-use crate::sys::{mapping, schedule};
+use crate::sys::mapping;
 use crate::tun::{DEFAULT_MTU, GSO_MAX_SIZE, MAX_PACKET, Tun, is_gone};
 use crate::udp::{RECEIVE_BUFFER, Socket};
 pub use aside::Aside;
@@ -44,7 +44,6 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::mpsc as commands;
-use std::time::Duration;
 use stream::Stream;
 use tokio::sync::{mpsc, watch};
 use waiting::{Query, Waiting};
@@ -56,9 +55,6 @@ const BYTES: usize = 2 * GSO_MAX_SIZE as usize;
 /// Key exchanges in one turn: each costs about 0.1 ms. While more datagrams wait than a turn takes it is one only: what
 /// comes faster than it can be computed has to pile up, so that it is met with cookies instead of the packets' time.
 const WORK: usize = 8;
-/// How long this thread runs where others want to run too, about a turn of a stream: packets that wait for it then wait
-/// for a short time.
-const SLICE: Duration = Duration::from_micros(100);
 /// Room for a datagram or frame of the engine's own.
 const OWN: usize = 2_048;
 
@@ -255,9 +251,6 @@ impl Data {
     pub fn run(mut self, inputs: &commands::Receiver<Command>) -> io::Result<Self> {
         // Keys that are in use are on it, and this node's own.
         mapping::undumped_stack()?;
-        if let Err(error) = schedule::set_slice(SLICE) {
-            tracing::debug!(%error, "the data thread takes its turns as any other");
-        }
         self.poller.add(&self.tun, Interest::Read, TUN)?;
         for (number, socket) in (0u64..).zip(&self.sockets) {
             if let Some(socket) = socket {

@@ -59,7 +59,7 @@ impl Data {
                 Err(error) => return Err(error),
             }
         }
-        self.drain(clock::now());
+        self.flush();
         Ok(())
     }
 

@@ -177,16 +177,18 @@ impl Data {
             let Some(len) = stream.receive(&mut self.inbox)? else { break };
             (reads, bytes) = (reads + 1, bytes + len);
             let now = clock::now();
-            let mut at = 0;
+            let (mut at, mut told) = (0, false);
             while let Some(place) = split(&self.inbox[..len], at) {
                 at = place.end;
-                self.datagram(now, From::RelayTcp, place);
+                told |= self.datagram(now, From::RelayTcp, place);
             }
             self.deliver();
             if let Some(stream) = &mut self.stream {
                 stream.keep(&self.inbox[at..len])?;
             }
-            self.drain(now);
+            if told {
+                self.drain(now);
+            }
         }
         Ok(())
     }
