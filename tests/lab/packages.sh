@@ -8,7 +8,7 @@ set -euo pipefail
 needed=(
   ip:iproute2 nft:nftables iptables:iptables nginx:nginx curl:curl iperf3:iperf3 dig:bind9-dnsutils
   ncat:ncat socat:socat ethtool:ethtool conntrack:conntrack ping:iputils-ping busybox:busybox
-  redis-server:redis-server delv:bind9-dnsutils "$@"
+  redis-server:redis-server delv:bind9-dnsutils gcore:gdb "$@"
 )
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()

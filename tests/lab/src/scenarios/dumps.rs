@@ -1,6 +1,8 @@
 //! What is left of a program that crashes, and what root's debugger takes out of one that runs: no secrets.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
@@ -18,7 +20,9 @@ use super::reach::answers;
 /// What the kernel does with a core.
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 /// The engine's memory has more bytes than this, and nothing else of what the program is loaded with has.
-const ENGINE_MIN: u64 = 16 << 20;
+const ENGINE_MIN: usize = 16 << 20;
+/// As long as a key.
+const PIECE: usize = 32;
 
 /// Cores are files in the directory that a program was started in, until this is dropped.
 struct Cores(Option<String>);
@@ -59,37 +63,45 @@ fn crash(machine: &Machine, process: &mut Process) -> Result<Option<PathBuf>> {
     Ok(entries.flatten().map(|entry| entry.path()).find(is_core))
 }
 
-/// Bytes of the memory that the program was loaded with which a dump leaves out, whoever makes it.
-fn left_out(pid: u32) -> Result<u64> {
+/// What a program's dumps leave out, whoever makes them, as it is now: its mappings with that flag.
+fn left_out(pid: u32) -> Result<Vec<Vec<u8>>> {
     let path = format!("/proc/{pid}/smaps");
     let text = fs::read_to_string(&path).context(&path)?;
-    let (mut end, mut len, mut loaded, mut sum) = (0_u64, 0_u64, false, 0_u64);
+    let memory = File::open(format!("/proc/{pid}/mem")).context("its memory")?;
+    let (mut all, mut bounds) = (Vec::new(), None);
     for line in text.lines() {
         let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
-        let bounds = range.map(|(from, to)| [from, to].map(|hex| u64::from_str_radix(hex, 16)));
-        if let Some([Ok(from), Ok(to)]) = bounds {
-            // What is zero at first follows the file, and has no name.
-            loaded = line.ends_with("/edgemesh-agent") || loaded && from == end && line.ends_with(' ');
-            (end, len) = (to, to.saturating_sub(from));
-        } else if let Some(flags) = line.strip_prefix("VmFlags:") {
-            let out = loaded && flags.split(' ').any(|flag| flag == "dd");
-            sum = sum.saturating_add(if out { len } else { 0 });
+        let range = range.map(|(from, to)| [from, to].map(|hex| u64::from_str_radix(hex, 16)));
+        if let Some([Ok(from), Ok(to)]) = range {
+            bounds = Some((from, to.saturating_sub(from)));
+        } else if let (Some(flags), Some((from, len))) = (line.strip_prefix("VmFlags:"), bounds) {
+            let flags: Vec<&str> = flags.split_whitespace().collect();
+            // Not what the kernel itself shows there, which nobody can read.
+            if flags.contains(&"dd") && flags.contains(&"rd") && !flags.contains(&"io") {
+                let mut bytes = vec![0; usize::try_from(len).context("a mapping")?];
+                let read = memory.read_at(&mut bytes, from).unwrap_or_default();
+                bytes.truncate(read);
+                all.push(bytes);
+            }
         }
     }
-    Ok(sum)
+    Ok(all)
 }
 
-/// What root's debugger writes of a running program, if there is one on this machine.
-fn dump(machine: &Machine, pid: u32) -> Result<Option<Vec<u8>>> {
+/// Pieces of memory by which it would be known again: 32 bytes, as long as a key, of which few are alike.
+fn pieces(memory: &[Vec<u8>]) -> HashSet<&[u8]> {
+    let of_any_content = |piece: &&[u8]| piece.iter().collect::<HashSet<_>>().len() > 16;
+    memory.iter().flat_map(|bytes| bytes.chunks_exact(PIECE)).filter(of_any_content).collect()
+}
+
+/// What root's debugger writes of a running program.
+fn dump(machine: &Machine, pid: u32) -> Result<Vec<u8>> {
     let prefix = machine.directory().join("dump").to_string_lossy().into_owned();
-    if machine.run(&["sh", "-c", "command -v gcore"])?.success().is_err() {
-        return Ok(None);
-    }
     let ended = machine.run_within(&["gcore", "-o", &prefix, &pid.to_string()], b"", secs(60))?;
     let path = format!("{prefix}.{pid}");
     let bytes = fs::read(&path).context(format!("{path}: {}{}", ended.text(), ended.stderr))?;
     fs::remove_file(&path).context(&path)?;
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 fn holds(bytes: &[u8], secret: &[u8]) -> bool {
@@ -98,8 +110,8 @@ fn holds(bytes: &[u8], secret: &[u8]) -> bool {
     starts.into_iter().any(|(at, _)| bytes.get(at..).is_some_and(|rest| rest.starts_with(secret)))
 }
 
-/// Programs that crash leave no core, where another one does; and a dump of the running agent holds neither session
-/// keys, nor the node's, nor the mesh's.
+/// Programs that crash leave no core, where another one does. A dump of the running agent holds neither its keys nor
+/// anything of the engine's memory, where those of its sessions are; one of the server holds none of its keys.
 pub(super) fn no_secrets(mesh: &mut Mesh) -> Result {
     let psk = write_psk(mesh, "a1", &["none", PSK[0]])?;
     let token = mesh.server.token(&mesh.lab.server, "a1", "24h")?;
@@ -114,7 +126,28 @@ pub(super) fn no_secrets(mesh: &mut Mesh) -> Result {
     wait_until("b1 is reached", secs(20), || answers(mesh.pod("a1")?, "park", "b1-p1"))?;
     let (a1, node) = mesh.agent("a1")?;
     let identity = read(&Agent::state(node).join("identity"))?;
-    running(node, a1.process.pid(), &[("the node's key", &identity), ("the join secret", &join)])?;
+    let (_, shared) = edgemesh_host::psk::parse(&format!("none\n{}", PSK[0])).context("a shared key")?;
+    let shared = shared.context("a shared key")?;
+    // Where it should be, by the way: so this is the memory that matters.
+    let engine = left_out(a1.process.pid())?;
+    let size: usize = engine.iter().map(Vec::len).sum();
+    ensure!(size > ENGINE_MIN, "{size} bytes of the agent's memory are left out of dumps");
+    ensure!(engine.iter().any(|bytes| holds(bytes, &shared[..])), "the mesh's key is not where it should be");
+    let keys: [(&str, &[u8]); 3] =
+        [("the node's key", &identity), ("the join secret", &join), ("the mesh's key", &shared[..])];
+    let dump = running(node, a1.process.pid(), &keys)?;
+    let known = pieces(&engine);
+    ensure!(known.len() > 100, "the engine's memory holds {} pieces of any content", known.len());
+    let found = (0..dump.len()).step_by(8).filter_map(|at| dump.get(at..)?.get(..PIECE));
+    let found = found.filter(|piece| known.contains(piece)).count();
+    ensure!(found == 0, "{found} of {} pieces of the engine's memory are in the dump", known.len());
+
+    let stored = read(&mesh.server.state().join("keys"))?;
+    // A version, then the keys of the root, the directory, the connections and the relay.
+    let keys = stored.get(1..).unwrap_or_default().chunks_exact(PIECE).take(4);
+    let keys: Vec<(&str, &[u8])> = keys.map(|key| ("a key of the server", key)).collect();
+    ensure!(keys.len() == 4, "the server's keys are not where they were");
+    running(&mesh.lab.server, mesh.server.process.pid(), &keys)?;
 
     let _cores = Cores::to_files()?;
     let mut other = mesh.lab.a2.spawn("sleep", &["sleep", "1000"])?;
@@ -129,18 +162,17 @@ fn none_left(core: Option<&Path>, whose: &str) -> Result {
     core.map_or(Ok(()), |path| Err(Error::new(format!("{whose} left {}", path.display()))))
 }
 
-fn running(machine: &Machine, pid: u32, secrets: &[(&str, &[u8])]) -> Result {
-    let left_out = left_out(pid)?;
-    ensure!(left_out > ENGINE_MIN, "{left_out} bytes of the program's own memory are left out of dumps");
+/// A dump of a running program that holds none of the secrets.
+fn running(machine: &Machine, pid: u32, secrets: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let path = format!("/proc/{pid}/coredump_filter");
     let filter = fs::read_to_string(&path).context(&path)?;
     ensure!(filter.trim() == "00000000", "{path} is {filter}");
-    let Some(dump) = dump(machine, pid)? else { return Ok(()) };
+    let dump = dump(machine, pid)?;
     ensure!(!dump.is_empty(), "the dump is empty");
     for (what, secret) in secrets {
         ensure!(!holds(&dump, secret), "a dump of {} bytes holds {what}", dump.len());
     }
-    Ok(())
+    Ok(dump)
 }
 
 #[cfg(test)]
