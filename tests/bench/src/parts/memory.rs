@@ -11,10 +11,14 @@ use edgemesh_lab::Result;
 use rustix::process::{Resource, getrlimit};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 const FLOWS: u64 = 10_000;
 /// Descriptors for everything but both ends of these connections.
 const OTHERS: u64 = 400;
+
+/// Between the starts of an agent.
+const BETWEEN: Duration = Duration::from_secs(3);
 
 pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     let mut field = Field::build(directory)?;
@@ -42,6 +46,8 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     let mut times = Vec::new();
     for _ in 0..plan.rounds {
         let target = field.world.product(Way::Direct)?.at(ECHO);
+        // One that was itself started a moment ago is not meant: it was seen to wait a second for its peer.
+        thread::sleep(BETWEEN);
         let began = field.world.restart(Way::Direct)?;
         times.push(millis(load::first_answer(&field.pair()?.near, target, began)?));
     }
