@@ -46,7 +46,7 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     let mut times = Vec::new();
     for _ in 0..plan.rounds {
         let target = field.world.product(Way::Direct)?.at(ECHO);
-        // One that was itself started a moment ago is not meant: it was seen to wait a second for its peer.
+        // Not within 20 ms of the handshake before: the peer refuses that, as WireGuard does.
         thread::sleep(BETWEEN);
         let began = field.world.restart(Way::Direct)?;
         times.push(millis(load::first_answer(&field.pair()?.near, target, began)?));
