@@ -63,17 +63,27 @@ fn crash(machine: &Machine, process: &mut Process) -> Result<Option<PathBuf>> {
     Ok(entries.flatten().map(|entry| entry.path()).find(is_core))
 }
 
-/// What a program's dumps leave out, whoever makes them, as it is now: its mappings with that flag.
-fn left_out(pid: u32) -> Result<Vec<Vec<u8>>> {
+/// A mapping that a program's dumps leave out, whoever makes them.
+struct LeftOut {
+    /// It is of the memory that the agent was loaded with.
+    loaded: bool,
+    /// What is in it now.
+    bytes: Vec<u8>,
+}
+
+/// A program's mappings with that flag.
+fn left_out(pid: u32) -> Result<Vec<LeftOut>> {
     let path = format!("/proc/{pid}/smaps");
     let text = fs::read_to_string(&path).context(&path)?;
     let memory = File::open(format!("/proc/{pid}/mem")).context("its memory")?;
-    let (mut all, mut bounds) = (Vec::new(), None);
+    let (mut all, mut end, mut bounds, mut loaded) = (Vec::new(), 0_u64, None, false);
     for line in text.lines() {
         let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
         let range = range.map(|(from, to)| [from, to].map(|hex| u64::from_str_radix(hex, 16)));
         if let Some([Ok(from), Ok(to)]) = range {
-            bounds = Some((from, to.saturating_sub(from)));
+            // What is zero at first follows the file, and has no name.
+            loaded = line.ends_with("/edgemesh-agent") || loaded && from == end && line.ends_with(' ');
+            (end, bounds) = (to, Some((from, to.saturating_sub(from))));
         } else if let (Some(flags), Some((from, len))) = (line.strip_prefix("VmFlags:"), bounds) {
             let flags: Vec<&str> = flags.split_whitespace().collect();
             // Not what the kernel itself shows there, which nobody can read.
@@ -81,7 +91,7 @@ fn left_out(pid: u32) -> Result<Vec<Vec<u8>>> {
                 let mut bytes = vec![0; usize::try_from(len).context("a mapping")?];
                 let read = memory.read_at(&mut bytes, from).unwrap_or_default();
                 bytes.truncate(read);
-                all.push(bytes);
+                all.push(LeftOut { loaded, bytes });
             }
         }
     }
@@ -89,9 +99,9 @@ fn left_out(pid: u32) -> Result<Vec<Vec<u8>>> {
 }
 
 /// Pieces of memory by which it would be known again: 32 bytes, as long as a key, of which few are alike.
-fn pieces(memory: &[Vec<u8>]) -> HashSet<&[u8]> {
+fn pieces(memory: &[LeftOut]) -> HashSet<&[u8]> {
     let of_any_content = |piece: &&[u8]| piece.iter().collect::<HashSet<_>>().len() > 16;
-    memory.iter().flat_map(|bytes| bytes.chunks_exact(PIECE)).filter(of_any_content).collect()
+    memory.iter().flat_map(|mapping| mapping.bytes.chunks_exact(PIECE)).filter(of_any_content).collect()
 }
 
 /// What root's debugger writes of a running program.
@@ -130,9 +140,12 @@ pub(super) fn no_secrets(mesh: &mut Mesh) -> Result {
     let shared = shared.context("a shared key")?;
     // Where it should be, by the way: so this is the memory that matters.
     let engine = left_out(a1.process.pid())?;
-    let size: usize = engine.iter().map(Vec::len).sum();
-    ensure!(size > ENGINE_MIN, "{size} bytes of the agent's memory are left out of dumps");
-    ensure!(engine.iter().any(|bytes| holds(bytes, &shared[..])), "the mesh's key is not where it should be");
+    let size: usize = engine.iter().filter(|mapping| mapping.loaded).map(|mapping| mapping.bytes.len()).sum();
+    ensure!(size > ENGINE_MIN, "{size} bytes of the program's own memory are left out of dumps");
+    ensure!(
+        engine.iter().any(|mapping| holds(&mapping.bytes, &shared[..])),
+        "the mesh's key is not where it should be"
+    );
     let keys: [(&str, &[u8]); 3] =
         [("the node's key", &identity), ("the join secret", &join), ("the mesh's key", &shared[..])];
     let dump = running(node, a1.process.pid(), &keys)?;
