@@ -62,7 +62,8 @@ impl Engine<'_> {
         if record.index == self.own {
             return Ok(());
         }
-        let Learned { id, replaced } = self.peers.learn(now, &record)?;
+        let learned = self.peers.learn(now, &record);
+        let Learned { id, replaced } = learned.inspect_err(|_| self.lookups.refused(now, record.index))?;
         if replaced || !self.tunnels.rekey_peer(now, id, &PublicKey(record.key)) {
             self.tunnels.remove_peer(id);
             self.paths.remove(id);
@@ -82,9 +83,8 @@ impl Engine<'_> {
         match message {
             Message::Welcome(welcome) => self.welcome(now, welcome),
             Message::Peer(peer) => self.learn(now, peer),
-            Message::NoPeer { index, .. } if *index != 0 => {
-                self.lookups.answered(*index);
-                self.tell(Event::Expired(Ticket::Peer(*index)));
+            Message::NoPeer { index, .. } => {
+                self.lookups.refused(now, *index);
                 Ok(())
             }
             Message::Feed(body) => self.feed(now, body),

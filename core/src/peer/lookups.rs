@@ -3,38 +3,51 @@
 //!
 //! A wish is asked at once, again every [`RETRY`], and given up after [`PATIENCE`], also when there was no connection
 //! to ask by: what waits for it would wait for ever. A connection that comes up before is no problem: what was not
-//! asked yet is asked then.
+//! asked yet is asked then. A node that is unknown, or that finds the table of peers full, is refused: that is
+//! remembered, so that its packets do not ask again one by one, and makes room like every answer.
 
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
 use crate::wire::ask::{ASK, FORGET};
 
+/// Also how long a node that was refused is not asked for.
 const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer about Services is final. What changes meanwhile is told by the server.
 const SETTLED_FOR: Duration = Duration::from_secs(30);
+
+/// How far a wish is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    /// To be asked.
+    New = 0,
+    Asked,
+    /// Not to be asked: only waited for.
+    Quiet,
+    /// Refused, and what waits for it does not know yet.
+    Refused,
+    /// Answered: what is not known now does not exist, or has no place here.
+    Settled,
+}
 
 /// One wish; all-zero is free.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct LookupSlot {
     index: u32,
-    asked: bool,
-    /// Not to be asked: only waited for.
-    quiet: bool,
-    /// Answered: what is not known now does not exist.
-    settled: bool,
+    state: State,
     since: u64,
     next: u64,
 }
 
 impl LookupSlot {
     /// A free slot.
-    pub const EMPTY: Self = Self { index: 0, asked: false, quiet: false, settled: false, since: 0, next: 0 };
+    pub const EMPTY: Self = Self { index: 0, state: State::New, since: 0, next: 0 };
 
     /// When it is to be looked at again.
     fn due(&self) -> Instant {
-        if self.asked { Instant::from_micros(self.next) } else { self.given_up() }
+        if self.state == State::New { self.given_up() } else { Instant::from_micros(self.next) }
     }
 
     fn given_up(&self) -> Instant {
@@ -61,12 +74,15 @@ impl<'a> Lookups<'a> {
     /// Wishes for the node with this index: [`Lookups::next_question`] has it, unless it was asked already.
     ///
     /// # Errors
-    /// [`DropReason::QueueFull`] when no slot is free.
+    /// [`DropReason::QueueFull`] when no slot is free; [`DropReason::NoSession`] for a node that was refused of late.
     pub fn want(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
         match self.slots.iter_mut().find(|s| s.index == index) {
-            Some(slot) if slot.settled => {}
-            // What was only waited for is asked from now on.
-            Some(slot) => slot.asked &= !core::mem::take(&mut slot.quiet),
+            Some(slot) => match slot.state {
+                State::Refused => return Err(DropReason::NoSession),
+                State::Settled if index & ASK == 0 => return Err(DropReason::NoSession),
+                State::Quiet => slot.state = State::New,
+                State::New | State::Asked | State::Settled => {}
+            },
             None => {
                 let (since, next) = (now.as_micros(), now.as_micros());
                 *self.free()? = LookupSlot { index, since, next, ..LookupSlot::EMPTY };
@@ -82,44 +98,51 @@ impl<'a> Lookups<'a> {
     /// # Errors
     /// [`DropReason::QueueFull`] when no slot is free.
     pub fn wait(&mut self, now: Instant, index: u32) -> Result<(), DropReason> {
-        if !self.slots.iter().any(|s| s.index == index) {
+        if !self.slots.iter().any(|s| s.index == index && s.state != State::Settled) {
             let (since, next) = (now.as_micros(), now.after(PATIENCE).as_micros());
-            *self.free()? = LookupSlot { index, asked: true, quiet: true, since, next, ..LookupSlot::EMPTY };
+            *self.place(index)? = LookupSlot { index, state: State::Quiet, since, next };
             self.look();
         }
         Ok(())
     }
 
-    /// The wish is answered, with a record or with the news that there is none. False when there was no wish.
+    /// The node was found. False when nobody waited for it.
     pub fn answered(&mut self, index: u32) -> bool {
-        let found = self.slots.iter_mut().find(|s| s.index == index && index != 0);
-        let found = found.map(|slot| *slot = LookupSlot::EMPTY).is_some();
+        let slot = self.slots.iter_mut().find(|s| s.index == index && index != 0);
+        let wished =
+            slot.is_some_and(|slot| core::mem::replace(slot, LookupSlot::EMPTY).state != State::Settled);
         self.look();
-        found
+        wished
+    }
+
+    /// There is no such node, or no place for it. What waits for it is told by [`Lookups::handle_timeout`], at once.
+    pub fn refused(&mut self, now: Instant, index: u32) {
+        let wish = |s: &&mut LookupSlot| s.index == index && index != 0 && s.state != State::Settled;
+        if let Some(slot) = self.slots.iter_mut().find(wish) {
+            slot.state = State::Refused;
+            slot.next = now.as_micros();
+        }
+        self.look();
     }
 
     /// Remembers for a while that the server has answered about the Services with this fingerprint.
     pub fn settle(&mut self, now: Instant, key: u32) {
-        let place = self.slots.iter().position(|s| s.index == key);
         let next = now.after(SETTLED_FOR).as_micros();
-        let slot = match place.and_then(|place| self.slots.get_mut(place)) {
-            Some(slot) => Ok(slot),
-            None => self.free(),
-        };
-        if let Ok(slot) = slot {
-            *slot = LookupSlot { index: key, asked: true, settled: true, next, ..LookupSlot::EMPTY };
+        if let Ok(slot) = self.place(key) {
+            *slot = LookupSlot { index: key, state: State::Settled, since: 0, next };
         }
         self.look();
     }
 
     /// Whether the server has answered about them of late.
     pub fn is_settled(&self, key: u32) -> bool {
-        self.slots.iter().any(|s| s.index == key && s.settled)
+        self.slots.iter().any(|s| s.index == key && s.state == State::Settled)
     }
 
     /// Services were given up: what is not known now may exist again. The server is told of the one with `key`.
     pub fn unsettle(&mut self, now: Instant, key: u32) {
-        self.slots.iter_mut().filter(|s| s.settled).for_each(|s| *s = LookupSlot::EMPTY);
+        let settled = |s: &&mut LookupSlot| s.state == State::Settled && s.index & ASK != 0;
+        self.slots.iter_mut().filter(settled).for_each(|s| *s = LookupSlot::EMPTY);
         // Without a place the server goes on telling changes of it, which bring it back.
         let _ = self.want(now, key | FORGET);
         self.look();
@@ -130,9 +153,9 @@ impl<'a> Lookups<'a> {
         if !self.asks {
             return None;
         }
-        let slot = self.slots.iter_mut().find(|s| s.index != 0 && !s.asked)?;
+        let slot = self.slots.iter_mut().find(|s| s.index != 0 && s.state == State::New)?;
         let index = slot.index;
-        slot.asked = true;
+        slot.state = State::Asked;
         slot.next = now.after(RETRY).as_micros();
         if index & ASK != 0 && index & FORGET != 0 {
             *slot = LookupSlot::EMPTY;
@@ -162,28 +185,45 @@ impl<'a> Lookups<'a> {
     fn expire(&mut self, now: Instant) -> Option<u32> {
         let due = |s: &&mut LookupSlot| s.index != 0 && s.due() <= now;
         let slot = self.slots.iter_mut().find(due)?;
-        if slot.settled {
-            *slot = LookupSlot::EMPTY;
-            return None;
+        let index = slot.index;
+        match slot.state {
+            State::Settled => {
+                *slot = LookupSlot::EMPTY;
+                None
+            }
+            State::Refused => {
+                slot.state = State::Settled;
+                slot.next = now.after(RETRY).as_micros();
+                Some(index)
+            }
+            _ if slot.given_up() <= now => {
+                *slot = LookupSlot::EMPTY;
+                Some(index)
+            }
+            _ => {
+                slot.state = State::New;
+                None
+            }
         }
-        if slot.given_up() <= now {
-            let index = slot.index;
-            *slot = LookupSlot::EMPTY;
-            return Some(index);
-        }
-        slot.asked = false;
-        None
     }
 
     /// What the slots say, after one has changed.
     fn look(&mut self) {
         let used = || self.slots.iter().filter(|s| s.index != 0);
-        self.asks = used().any(|s| !s.asked);
+        self.asks = used().any(|s| s.state == State::New);
         self.due = used().map(LookupSlot::due).min();
     }
 
+    /// The slot of this index, or a free one.
+    fn place(&mut self, index: u32) -> Result<&mut LookupSlot, DropReason> {
+        match self.slots.iter().position(|s| s.index == index) {
+            Some(at) => self.slots.get_mut(at).ok_or(DropReason::QueueFull),
+            None => self.free(),
+        }
+    }
+
     fn free(&mut self) -> Result<&mut LookupSlot, DropReason> {
-        let free = |s: &&mut LookupSlot| s.index == 0 || s.settled;
+        let free = |s: &&mut LookupSlot| s.index == 0 || s.state == State::Settled;
         self.slots.iter_mut().filter(free).min_by_key(|s| s.next).ok_or(DropReason::QueueFull)
     }
 }
@@ -261,6 +301,30 @@ mod tests {
         let end = lookups.poll_timeout().unwrap();
         assert_eq!((end, lookups.handle_timeout(end)), (now.after(SETTLED_FOR), None));
         assert!(!lookups.is_settled(key));
+    }
+
+    /// Wishes that could not be granted filled the slots, and who waited for an answer in vain could not ask again.
+    #[test]
+    fn a_refusal_is_told_at_once_remembered_and_makes_room() {
+        let mut slots = [LookupSlot::EMPTY; 1];
+        let mut lookups = Lookups::new(&mut slots);
+        let now = Instant::ZERO;
+        lookups.refused(now, 5);
+        assert_eq!(lookups.poll_timeout(), None, "nobody wanted it");
+        assert_eq!((lookups.want(now, 5), lookups.next_question(now)), (Ok(()), Some(5)));
+        lookups.refused(now, 5);
+        assert_eq!((lookups.poll_timeout(), lookups.handle_timeout(now)), (Some(now), Some(5)));
+        assert_eq!((lookups.want(now, 5), lookups.next_question(now)), (Err(DropReason::NoSession), None));
+        let later = lookups.poll_timeout().unwrap();
+        assert_eq!((later, lookups.handle_timeout(later)), (now.after(RETRY), None));
+        assert_eq!((lookups.want(now, 5), lookups.next_question(now)), (Ok(()), Some(5)));
+        lookups.refused(now, 5);
+        assert_eq!(lookups.handle_timeout(now), Some(5));
+        assert_eq!((lookups.want(now, 6), lookups.next_question(now)), (Ok(()), Some(6)), "it made room");
+        lookups.refused(now, 6);
+        assert_eq!(lookups.handle_timeout(now), Some(6));
+        assert!(!lookups.answered(6), "nothing waited for it any more");
+        assert_eq!((lookups.want(now, 6), lookups.next_question(now)), (Ok(()), Some(6)));
     }
 
     #[test]
