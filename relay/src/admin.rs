@@ -49,6 +49,9 @@ pub(crate) struct NodeView {
     last_seen: Option<u64>,
     relay: Option<String>,
     relay_remote: Option<SocketAddr>,
+    /// The server without a directory that its control connection comes by.
+    #[serde(default)]
+    via: Option<String>,
 }
 
 impl NodeView {
@@ -71,6 +74,7 @@ impl NodeView {
             last_seen: None,
             relay: None,
             relay_remote: None,
+            via: None,
         }
     }
 
@@ -121,29 +125,15 @@ impl Handler for Admin {
     async fn metrics(&self, out: &mut Text) {
         let shared = &self.shared;
         let counters = &shared.counters;
-        let (sessions, udp, tcp) = shared.switch.sizes();
         out.process(VERSION);
         out.gauge("server_nodes", "Nodes in the directory.", shared.directory().nodes().len());
         out.gauge("server_nodes_connected", "Nodes with a control connection.", shared.hub.len());
-        out.gauge("relay_sessions", "Relay sessions, one per pair of nodes and direction.", sessions);
-        out.family("relay_bound_nodes", Kind::Gauge, "Nodes bound at the relay.")
-            .sample(&[("transport", "udp")], udp)
-            .sample(&[("transport", "tcp")], tcp);
+        counters.write_relay(&shared.switch, out);
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
-        out.counter("relay_datagrams_total", "Datagrams relayed.", load(&counters.datagrams));
-        out.counter("relay_bytes_total", "Bytes relayed, envelopes included.", load(&counters.bytes));
-        out.counter("relay_binds_total", "Binds accepted.", load(&counters.binds));
-        out.counter("relay_challenges_total", "Binds answered with a challenge.", load(&counters.challenges));
-        out.counter("relay_unbound_total", "Senders told to bind again.", load(&counters.unbound));
-        let mut drops = out.family("server_drops_total", Kind::Counter, "What went no further, by reason.");
-        for reason in Loss::ALL {
-            drops.sample(&[("reason", reason.name())], counters.dropped(*reason));
-        }
         let mut refused = out.family("server_refused_total", Kind::Counter, "Nodes turned away, by reason.");
         for (reason, count) in REFUSALS.iter().zip(&counters.refused) {
             refused.sample(&[("reason", reason.1)], load(count));
         }
-        out.counter("server_connections_total", "TCP connections accepted.", load(&counters.connections));
         out.counter("server_enrolled_total", "Keys enrolled by a join token.", load(&counters.enrolled));
         out.counter("server_lookups_total", "Nodes looked up.", load(&counters.lookups));
         out.counter("feed_bytes_total", "Bytes of the service feed sent.", load(&counters.feed_bytes));
@@ -252,6 +242,10 @@ fn view(shared: &Shared, index: u32, node: &Node) -> NodeView {
         agent: connected.as_ref().map(|c| c.agent.clone()),
         since: connected.as_ref().map(|c| c.since),
         last_seen: shared.hub.last_seen(index),
+        via: connected
+            .as_ref()
+            .and_then(|c| c.via)
+            .and_then(|relay| shared.directory().nodes().get(&relay).map(|node| node.name.clone())),
         relay: bound.map(|(transport, _)| transport.to_owned()),
         relay_remote: bound.map(|(_, remote)| remote),
         ..NodeView::offline(index, node)

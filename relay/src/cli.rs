@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::relays::PREFIX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::admin::Address;
@@ -88,9 +89,12 @@ pub(crate) struct Run {
     /// may be given several times: two or more, so that one may fail.
     #[arg(long, env = "EDGEMESH_EXIT", value_name = "NODE", value_parser = node_name, value_delimiter = ',')]
     pub(crate) exit: Vec<String>,
-    /// What this server does.
+    /// What this server does. One that only relays is a member of a directory, as nodes are: see --join.
     #[arg(long, env = "EDGEMESH_ROLE", value_delimiter = ',', default_value = "directory,relay")]
     pub(crate) role: Vec<Role>,
+    /// Token of `edgemesh-server token --relay`, or @FILE that holds it: for --role relay, until it has joined once.
+    #[arg(long, env = "EDGEMESH_JOIN", value_name = "TOKEN|@FILE", hide_env_values = true)]
+    pub(crate) join: Option<String>,
     /// Where probes, metrics and JSON are served: IP:PORT or unix:/PATH.
     #[arg(long, env = "EDGEMESH_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:20005")]
     pub(crate) admin: Address,
@@ -116,10 +120,13 @@ pub(crate) struct Terms {
 #[derive(Args, Debug)]
 pub(crate) struct Token {
     /// Kubernetes name of the node that is to join.
-    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name, required_unless_present = "cluster")]
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name, required_unless_present_any = ["cluster", "relay"])]
     pub(crate) node: Option<String>,
+    /// Name of the server that is to join with --role relay.
+    #[arg(long, env = "EDGEMESH_RELAY", value_name = "NAME", value_parser = node_name, conflicts_with = "node")]
+    pub(crate) relay: Option<String>,
     /// Print servers and root key without a secret, for `--join` of all agents that have a ServiceAccount token.
-    #[arg(long, env = "EDGEMESH_CLUSTER", conflicts_with_all = ["node", "ttl"])]
+    #[arg(long, env = "EDGEMESH_CLUSTER", conflicts_with_all = ["node", "relay", "ttl"])]
     pub(crate) cluster: bool,
     #[command(flatten)]
     pub(crate) terms: Terms,
@@ -138,8 +145,8 @@ pub(crate) struct Nodes {
 
 #[derive(Args, Debug)]
 pub(crate) struct Revoke {
-    /// Kubernetes name of the node.
-    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
+    /// Kubernetes name of the node, or relay/NAME.
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = member_name)]
     pub(crate) node: String,
     #[command(flatten)]
     pub(crate) common: Common,
@@ -147,8 +154,8 @@ pub(crate) struct Revoke {
 
 #[derive(Args, Debug)]
 pub(crate) struct Rejoin {
-    /// Kubernetes name of the node.
-    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name)]
+    /// Kubernetes name of the node, or relay/NAME.
+    #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = member_name)]
     pub(crate) node: String,
     #[command(flatten)]
     pub(crate) terms: Terms,
@@ -186,6 +193,15 @@ impl std::fmt::Display for MeshPrefix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", Ipv4Addr::from(self.address), self.len)
     }
+}
+
+/// The name of a node, or of a relay as the directory has it.
+fn member_name(text: &str) -> Result<String, String> {
+    let (prefix, name) = match text.strip_prefix(PREFIX) {
+        Some(name) => (PREFIX, name),
+        None => ("", text),
+    };
+    node_name(name).map(|name| format!("{prefix}{name}"))
 }
 
 fn mesh_prefix(text: &str) -> Result<MeshPrefix, String> {

@@ -6,6 +6,7 @@ use crate::admin::{NodeView, ORDER_PATH};
 use crate::cli;
 use crate::directory::{Backup, Directory, Invite, NewToken};
 use crate::orders::Order;
+use crate::relays::PREFIX;
 use crate::run::ADMIN_SOCKET;
 use edgemesh_core::rng::Rng;
 use edgemesh_host::admin::{self, Address, ClientError};
@@ -26,7 +27,8 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 
 /// Prints a join token or the cluster's address, and nothing else, to standard output.
 pub(crate) fn token(args: cli::Token) -> Result<(), Failure> {
-    let order = Order::Invite(match args.node {
+    let relay = args.relay.map(|name| format!("{PREFIX}{name}"));
+    let order = Order::Invite(match args.node.or(relay) {
         Some(node) => Invite::Token(NewToken { node, ttl: args.terms.ttl, servers: args.terms.advertise }),
         None => Invite::Cluster(args.terms.advertise),
     });

@@ -1,5 +1,7 @@
 //! What the server counts. Counters wrap, as Prometheus counters may.
 
+use crate::forward::Switch;
+use edgemesh_host::metrics::{Kind, Text};
 use edgemesh_host::programming::Programming;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,6 +50,8 @@ losses! {
     Connections = "connections_full",
     /// A message for a node whose connection takes no more.
     Push = "push_full",
+    /// What a relay says of a node that has not come by it.
+    Relay = "not_its_node",
 }
 
 /// All counters.
@@ -87,6 +91,26 @@ impl Counters {
     pub(crate) fn relayed(&self, count: u64, bytes: usize) {
         self.datagrams.fetch_add(count, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Writes what the relay counts.
+    pub(crate) fn write_relay(&self, switch: &Switch, out: &mut Text) {
+        let (sessions, udp, tcp) = switch.sizes();
+        out.gauge("relay_sessions", "Relay sessions, one per pair of nodes and direction.", sessions);
+        out.family("relay_bound_nodes", Kind::Gauge, "Nodes bound at the relay.")
+            .sample(&[("transport", "udp")], udp)
+            .sample(&[("transport", "tcp")], tcp);
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        out.counter("relay_datagrams_total", "Datagrams relayed.", load(&self.datagrams));
+        out.counter("relay_bytes_total", "Bytes relayed, envelopes included.", load(&self.bytes));
+        out.counter("relay_binds_total", "Binds accepted.", load(&self.binds));
+        out.counter("relay_challenges_total", "Binds answered with a challenge.", load(&self.challenges));
+        out.counter("relay_unbound_total", "Senders told to bind again.", load(&self.unbound));
+        out.counter("server_connections_total", "TCP connections accepted.", load(&self.connections));
+        let mut drops = out.family("server_drops_total", Kind::Counter, "What went no further, by reason.");
+        for reason in Loss::ALL {
+            drops.sample(&[("reason", reason.name())], self.dropped(*reason));
+        }
     }
 
     /// Counts datagrams that went into a queue, and the ones that made room for them.

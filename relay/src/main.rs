@@ -2,13 +2,15 @@
 //!
 //! * `directory/`: which node has which index and key; crash-safe
 //! * `control/`: the nodes' control connections; `feed`: what Services they are told of; `source`: whose they are
-//! * `forward/`: the relay
+//! * `forward/`: the relay; `relays/`: servers that do nothing else
+//! * `accept`: the TCP port
 //! * `run`: how they are put together; `admin`: probes, metrics, JSON
 //! * `orders`: what operators have done to nodes and keys; `commands`: how they say so
 //!
 //! One small async runtime serves TCP; the relay's UDP socket and the source of Services have threads of their own. The
 //! server can read nothing that nodes say to each other.
 
+mod accept;
 mod admin;
 mod cli;
 mod commands;
@@ -20,6 +22,7 @@ mod feed;
 mod fingerprints;
 mod forward;
 mod orders;
+mod relays;
 mod run;
 mod source;
 

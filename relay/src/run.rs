@@ -8,7 +8,7 @@ use crate::counters::Counters;
 use crate::directory::{Directory, Settings};
 use crate::feed::Feed;
 use crate::forward::{Switch, spawn_udp};
-use crate::source;
+use crate::{accept, relays, source};
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::admin::{self, Address, Listener};
@@ -18,17 +18,21 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 /// The privileged admin socket, in the state directory.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
-/// News of nodes that can be reached again, on their way from the relay to the control connections.
-const MET_MAX: usize = 1_024;
+/// News on their way from the relay to the control connections.
+const NEWS_MAX: usize = 1_024;
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     check(args)?;
     raise_file_limit();
+    if !args.role.contains(&Role::Directory) {
+        return relays::run(args);
+    }
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
     let mut state = state::Directory::open(&args.common.state_dir).map_err(|e| failed(&e))?;
     state.lock().map_err(|e| failed(&e))?;
@@ -40,11 +44,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
 }
 
 async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(), Failure> {
-    let named = |what: &str, e: io::Error| Failure::Failed(format!("{what}: {e}"));
-    let listen = args.listen;
-    let listener = tcp::listen(listen).map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
-    let listen = listener.local_addr().map_err(|e| named("--listen", e))?;
-    let udp = UdpSocket::bind(listen).map_err(|e| named(&format!("--listen {listen} (UDP)"), e))?;
+    let Sockets { listener, listen, udp } = Sockets::open(args.listen)?;
     let settings = settings(args, listen, directory.settings(), &mut rng)?;
     directory.set_settings(settings).map_err(|e| Failure::Failed(e.to_string()))?;
     let held = directory.held().map_err(|e| Failure::Failed(e.to_string()))?;
@@ -53,8 +53,8 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let sender = udp.try_clone().map_err(|e| named("UDP socket", e))?;
     let keys = directory.clone();
     let relay_key = move |index| keys.lock().unwrap_or_else(PoisonError::into_inner).relay_key(index);
-    let (met, met_out) = mpsc::channel(MET_MAX);
-    let switch = Switch::new(sender, counters.clone(), met, &mut rng, relay_key);
+    let (news, news_out) = mpsc::channel(NEWS_MAX);
+    let switch = Switch::new(sender, counters.clone(), news, &mut rng, relay_key, None);
     let switch = Arc::new(switch.map_err(|e| named("UDP socket", e))?);
     let relays = args.role.contains(&Role::Relay);
     if relays {
@@ -65,10 +65,12 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     tokio::spawn(feed.clone().follow_nodes(directory.clone()));
     let accounts = Accounts::new(source::reviewer(args)?);
     let _source = source::follow(args, &directory, &feed, &counters)?;
-    let shared = Arc::new(Shared::new(directory, switch, relays, feed, accounts, counters, rng));
+    let shared = Arc::new(Shared::new(directory, switch, relays, feed, accounts, counters.clone(), rng));
     serve_admin(args, &shared).await?;
-    tokio::spawn(control::introduce(met_out, shared.clone()));
-    tokio::spawn(control::serve(listener, shared.clone()));
+    tokio::spawn(control::follow_switch(news_out, shared.clone()));
+    let nodes = shared.clone();
+    let connection = move |stream, peer, what| control::connection(nodes.clone(), stream, peer, what);
+    tokio::spawn(accept::serve(listener, counters, connection));
     tracing::info!(version = VERSION, %listen, state = %args.common.state_dir.display(), "server is up");
     let again = tokio::select! {
         signal = signal::shutdown() => {
@@ -79,15 +81,44 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
         () = shared.restart.notified() => true,
     };
     // Everything that matters is on disk already; sockets in the state directory go with their listeners.
-    let _ = std::fs::remove_file(args.common.state_dir.join(ADMIN_SOCKET));
-    if let Address::Unix(path) = &args.admin {
-        let _ = std::fs::remove_file(path);
-    }
+    args.remove_sockets();
     if again {
         tracing::info!("server starts again");
         return Err(start_again());
     }
     Ok(())
+}
+
+/// What errors of the system are reported with.
+pub(crate) fn named(what: &str, error: io::Error) -> Failure {
+    Failure::Failed(format!("{what}: {error}"))
+}
+
+/// Where nodes reach this server.
+pub(crate) struct Sockets {
+    pub(crate) listener: TcpListener,
+    pub(crate) listen: SocketAddr,
+    pub(crate) udp: UdpSocket,
+}
+
+impl Sockets {
+    /// UDP and TCP at one address.
+    pub(crate) fn open(listen: SocketAddr) -> Result<Self, Failure> {
+        let listener = tcp::listen(listen).map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
+        let listen = listener.local_addr().map_err(|e| named("--listen", e))?;
+        let udp = UdpSocket::bind(listen).map_err(|e| named(&format!("--listen {listen} (UDP)"), e))?;
+        Ok(Self { listener, listen, udp })
+    }
+}
+
+impl Run {
+    /// Removes the admin sockets.
+    pub(crate) fn remove_sockets(&self) {
+        let _ = std::fs::remove_file(self.common.state_dir.join(ADMIN_SOCKET));
+        if let Address::Unix(path) = &self.admin {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Becomes the same program anew, with the same words; nothing of this life is kept but the state directory. Returns
@@ -116,9 +147,11 @@ async fn serve_admin(args: &Run, shared: &Arc<Shared>) -> Result<(), Failure> {
 /// What clap cannot see.
 fn check(args: &Run) -> Result<(), Failure> {
     if !args.role.contains(&Role::Directory) {
+        return check_relay(args);
+    }
+    if args.join.is_some() {
         return Err(Failure::Config(
-            "--role: a server without a directory has nobody to ask for its nodes yet; accepted: directory, or \
-             directory,relay"
+            "--join: this server is the directory that others join; accepted: only with --role relay"
                 .to_owned(),
         ));
     }
@@ -133,6 +166,24 @@ fn check(args: &Run) -> Result<(), Failure> {
         })?;
     }
     Ok(())
+}
+
+/// What a server without a directory has no use for is refused, not ignored: it does not do what it says.
+fn check_relay(args: &Run) -> Result<(), Failure> {
+    let useless = [
+        ("--manifests", args.manifests.is_some()),
+        ("--kubernetes", args.kubernetes),
+        ("--service-account", args.service_account.is_some()),
+        ("--exit", !args.exit.is_empty()),
+        ("--advertise", !args.advertise.is_empty()),
+        ("--mesh-cidr", args.mesh_cidr.is_some()),
+    ];
+    match useless.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::Config(format!(
+            "{flag}: this server only relays (--role relay); accepted: at the directory's server"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The settings of this run; the network is the one of the first.

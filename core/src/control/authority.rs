@@ -39,9 +39,7 @@ impl Authority {
             return Err(DropReason::OldRecord);
         }
         self.epoch = greeting.epoch;
-        if greeting.directory_key != [0; 32] {
-            self.directory = greeting.directory_key;
-        }
+        self.directory = greeting.directory_key;
         Ok(())
     }
 

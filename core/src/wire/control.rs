@@ -40,6 +40,9 @@ pub enum Preamble {
     Control,
     /// Relayed datagrams: u16 little-endian length and a relay message, beginning with a bind.
     Relay,
+    /// A node's control connection as a server without a directory passes it on to one that has it: whose it is and who
+    /// says so (the form is the servers' own), then what the node itself said after its preamble.
+    Via,
 }
 
 impl Preamble {
@@ -48,6 +51,7 @@ impl Preamble {
         match self {
             Self::Control => *b"EMC1",
             Self::Relay => *b"EMR1",
+            Self::Via => *b"EMV1",
         }
     }
 
@@ -59,6 +63,7 @@ impl Preamble {
         match &bytes {
             b"EMC1" => Ok(Self::Control),
             b"EMR1" => Ok(Self::Relay),
+            b"EMV1" => Ok(Self::Via),
             _ => Err(DropReason::Malformed),
         }
     }
@@ -72,7 +77,7 @@ pub struct Greeting<'a> {
     pub version: u8,
     /// The server's X25519 key for Noise.
     pub noise_key: [u8; 32],
-    /// The Ed25519 key that signs records; all zero at a relay-only server.
+    /// The Ed25519 key that signs records.
     pub directory_key: [u8; 32],
     /// Directory epoch: raised by every restore of a backup.
     pub epoch: u32,
@@ -153,6 +158,8 @@ pub enum ToServer<'a> {
     /// The node takes this key in place of the one that it made this connection with, which is what vouches for it;
     /// answered by [`ToNode::Rekeyed`] (kind 10).
     Rekey([u8; 32]),
+    /// What a server without a directory says of the nodes that it relays for (kind 11). The form is the servers' own.
+    Relay(&'a [u8]),
 }
 
 /// First message of a node.
@@ -212,6 +219,8 @@ pub enum ToNode<'a> {
     Revocations(Revocations<'a>),
     /// The node's record as it is now: with the key that it asked for, or without (kind 74).
     Rekeyed(SignedRecord<'a>),
+    /// Whom a server without a directory relays for (kind 81). The form is the servers' own; no node is told.
+    Relay(&'a [u8]),
 }
 
 /// The terms on which a node is accepted.
@@ -316,6 +325,7 @@ impl<'a> ToServer<'a> {
             Self::Entries(body) => encode(8, body, out),
             Self::Revocations(body) => encode(9, body, out),
             Self::Rekey(body) => encode(10, body, out),
+            Self::Relay(body) => encode(11, body, out),
         }
     }
 
@@ -339,6 +349,7 @@ impl<'a> ToServer<'a> {
             8 => Self::Entries(decode(body)?),
             9 => Self::Revocations(decode(body)?),
             10 => Self::Rekey(decode(body)?),
+            11 => Self::Relay(decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -363,6 +374,7 @@ impl<'a> ToNode<'a> {
             Self::Revocations(body) => encode(73, body, out),
             Self::Rekeyed(body) => encode(74, body, out),
             Self::Entries(body) => encode(80, body, out),
+            Self::Relay(body) => encode(81, body, out),
         }
     }
 
@@ -391,6 +403,7 @@ impl<'a> ToNode<'a> {
             73 => Self::Revocations(decode(body)?),
             74 => Self::Rekeyed(decode(body)?),
             80 => Self::Entries(decode(body)?),
+            81 => Self::Relay(decode(body)?),
             _ => return Ok(None),
         }))
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Reads frames. Giving up the wait for one loses nothing.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     read: OwnedReadHalf,
     buffer: Vec<u8>,
     /// How much of the buffer the frame before took.
@@ -18,7 +18,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(read: OwnedReadHalf) -> Self {
+    pub(crate) fn new(read: OwnedReadHalf) -> Self {
         Self { read, buffer: Vec::new(), taken: 0 }
     }
 
@@ -26,7 +26,7 @@ impl Reader {
     ///
     /// # Errors
     /// At the end of the connection, and for an impossible length.
-    pub(super) async fn next(&mut self) -> io::Result<&mut [u8]> {
+    pub(crate) async fn next(&mut self) -> io::Result<&mut [u8]> {
         self.buffer.drain(..std::mem::take(&mut self.taken));
         loop {
             if let Some((head, rest)) = self.buffer.split_first_chunk::<2>() {
@@ -52,7 +52,7 @@ impl Reader {
 ///
 /// # Errors
 /// When the connection is gone, or takes nothing for 30 s.
-pub(super) async fn write(to: &mut OwnedWriteHalf, frame: &[u8]) -> io::Result<()> {
+pub(crate) async fn write(to: &mut OwnedWriteHalf, frame: &[u8]) -> io::Result<()> {
     let len = u16::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut bytes = Vec::with_capacity(frame.len() + 2);
     bytes.extend_from_slice(&len.to_le_bytes());

@@ -8,6 +8,17 @@ use tokio::sync::{Notify, mpsc};
 
 /// Messages that wait for one connection at most.
 const PUSHES_MAX: usize = 64;
+/// The same for a relay, which is told of all that its nodes do.
+const RELAY_PUSHES_MAX: usize = 8_192;
+
+/// Where a control connection comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    /// As the first server sees it.
+    pub(crate) peer: SocketAddr,
+    /// Index of the server without a directory that passes it on.
+    pub(crate) via: Option<u32>,
+}
 
 /// A connected node.
 #[derive(Clone)]
@@ -17,6 +28,8 @@ pub(crate) struct Connected {
     pushes: mpsc::Sender<Vec<u8>>,
     end: Arc<Notify>,
     pub(crate) peer: SocketAddr,
+    /// Index of the relay that it comes by.
+    pub(crate) via: Option<u32>,
     pub(crate) agent: String,
     pub(crate) since: u64,
 }
@@ -48,14 +61,15 @@ impl Hub {
     }
 
     /// Enters a connection; one that the node had before is ended.
-    pub(super) fn enter(&self, index: u32, peer: SocketAddr, agent: &str) -> Entered {
-        let (pushes, receiver) = mpsc::channel(PUSHES_MAX);
+    pub(super) fn enter(&self, index: u32, origin: Origin, agent: &str, is_relay: bool) -> Entered {
+        let (pushes, receiver) = mpsc::channel(if is_relay { RELAY_PUSHES_MAX } else { PUSHES_MAX });
         let end = Arc::new(Notify::new());
         let mut inner = self.inner();
         inner.last_id += 1;
         let id = inner.last_id;
         let agent = agent.chars().take(64).collect();
-        let connected = Connected { id, pushes, end: end.clone(), peer, agent, since: clock::wall().secs };
+        let (Origin { peer, via }, since) = (origin, clock::wall().secs);
+        let connected = Connected { id, pushes, end: end.clone(), peer, via, agent, since };
         if let Some(old) = inner.connected.insert(index, connected) {
             old.end.notify_one();
         }
@@ -78,6 +92,12 @@ impl Hub {
         }
     }
 
+    /// The nodes whose connections come by this relay.
+    pub(crate) fn by(&self, relay: u32) -> Vec<u32> {
+        let inner = self.inner();
+        inner.connected.iter().filter(|(_, c)| c.via == Some(relay)).map(|(index, _)| *index).collect()
+    }
+
     /// Ends all connections: the nodes come back and hear what has changed.
     pub(super) fn end_all(&self) {
         self.inner().connected.values().for_each(|connected| connected.end.notify_one());
@@ -90,7 +110,7 @@ impl Hub {
 
     /// Hands a plaintext to a node's connection. `None` when it is not connected, `Some(false)` when it takes no
     /// more.
-    pub(super) fn push(&self, index: u32, message: Vec<u8>) -> Option<bool> {
+    pub(crate) fn push(&self, index: u32, message: Vec<u8>) -> Option<bool> {
         let inner = self.inner();
         inner.connected.get(&index).map(|c| c.pushes.try_send(message).is_ok())
     }

@@ -1,41 +1,32 @@
-//! The TCP port: control connections and relayed datagrams.
+//! The nodes' control connections.
 //!
-//! The first four bytes tell which. Bounds: [`CONNECTIONS_MAX`] connections, [`HANDSHAKES_MAX`] of them before
-//! their node is known, 10 s for that. What is neither costs a counter and the connection.
+//! They come by the TCP port ([`accept`](crate::accept)), from nodes or by a server without a directory.
 
 mod account;
 mod demand;
-mod frames;
+pub(crate) mod frames;
 mod hub;
+mod lookups;
 mod revocations;
 mod session;
 
 pub(crate) use account::{Accounts, Reviewer};
-pub(crate) use hub::Hub;
-pub(crate) use session::introduce;
+pub(crate) use hub::{Hub, Origin};
+pub(crate) use lookups::follow_switch;
+pub(crate) use session::Sender;
 
 use crate::counters::{Counters, Loss};
 use crate::directory::Directory;
 use crate::feed::Feed;
 use crate::forward::{Switch, serve_tcp};
+use crate::relays;
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::Preamble;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
-
-const CONNECTIONS_MAX: usize = 16_384;
-const HANDSHAKES_MAX: usize = 512;
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// After an accept error (too many open files) the listener waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What waits in the kernel for a slow node: bulk must not stand before an answer.
-const SEND_BUFFER: usize = 64 * 1024;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 /// What the server's parts share.
 pub(crate) struct Shared {
@@ -85,6 +76,8 @@ impl Shared {
     pub(crate) fn revoked(&self, node: &str, index: u32) {
         tracing::warn!(node, index, "node revoked");
         self.hub.end(index);
+        // Those that came by it, if it was a relay, come back by another server.
+        self.hub.by(index).into_iter().for_each(|other| self.hub.end(other));
         self.switch.unbind(index);
         self.feed.nodes_changed();
         self.list_changed();
@@ -108,59 +101,27 @@ impl Shared {
     }
 }
 
-/// Accepts connections until the future is dropped.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let (Ok(slot), Ok(handshake)) =
-            (all.clone().try_acquire_owned(), handshakes.clone().try_acquire_owned())
-        else {
-            shared.counters.count(Loss::Connections, 1);
-            continue;
-        };
-        shared.counters.connections.fetch_add(1, Relaxed);
-        let shared = shared.clone();
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        tokio::spawn(async move {
-            connection(&shared, stream, peer, handshake).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn connection(
-    shared: &Shared,
+/// Serves a connection of the TCP port.
+pub(crate) async fn connection(
+    shared: Arc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
-    handshake: OwnedSemaphorePermit,
-) {
-    // Both only tune; a socket that refuses still works.
-    let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
-    let mut preamble = [0; 4];
-    match timeout(HANDSHAKE_WITHIN, stream.read_exact(&mut preamble)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(_)) => return shared.counters.count(Loss::Tcp, 1),
-        Err(_) => return shared.counters.count(Loss::Timeout, 1),
-    }
-    let ended = match Preamble::parse(preamble) {
-        Ok(Preamble::Control) => session::serve(shared, stream, peer, handshake).await,
-        Ok(Preamble::Relay) if shared.relays => {
-            drop(handshake);
-            serve_tcp(&shared.switch, stream, peer).await
+    (preamble, handshake): (Preamble, OwnedSemaphorePermit),
+) -> io::Result<()> {
+    let origin = match preamble {
+        Preamble::Control => Origin { peer, via: None },
+        Preamble::Via => {
+            let accepted = relays::accept(&shared, &mut stream).await;
+            accepted.inspect_err(|_| shared.counters.count(Loss::Tcp, 1))?
         }
-        Ok(Preamble::Relay) | Err(_) => return shared.counters.count(Loss::Tcp, 1),
+        Preamble::Relay if shared.relays => {
+            drop(handshake);
+            return serve_tcp(&shared.switch, stream, peer).await;
+        }
+        Preamble::Relay => {
+            shared.counters.count(Loss::Tcp, 1);
+            return Ok(());
+        }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "connection ended");
-    }
+    session::serve(&shared, stream, origin, handshake).await
 }

@@ -5,20 +5,20 @@
 
 use super::demand::Interest;
 use super::frames::{self, Reader};
-use super::hub::Entered;
+use super::hub::{Entered, Origin};
+use super::lookups::{introduce, lookup, rekey};
 use super::revocations::Told;
 use super::{Shared, account};
 use crate::counters::Loss;
 use crate::entries::Follower;
 use crate::feed::{Cursor, Version};
-use crate::forward::Met;
+use crate::relays;
 use edgemesh_core::noise::ik::{Responder, Transport};
 use edgemesh_core::wire::control::{
-    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_MAX, Held, PLAINTEXT_MAX, PROLOGUE, Peer, Refusal,
-    SignedRecord, ToNode, ToServer, Welcome,
+    FEATURE_ACCOUNT, FEATURE_ON_DEMAND, FRAME_MAX, Held, PLAINTEXT_MAX, PROLOGUE, Refusal, SignedRecord,
+    ToNode, ToServer, Welcome,
 };
 use edgemesh_core::wire::feed::Home;
-use edgemesh_host::token::fingerprint;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,9 +26,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 
+/// How long a connection may take until its node is known.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Nodes ping every 15 to 20 s.
 const SILENT_MAX: Duration = Duration::from_secs(60);
 
@@ -36,14 +38,14 @@ const SILENT_MAX: Duration = Duration::from_secs(60);
 pub(super) async fn serve(
     shared: &Shared,
     stream: TcpStream,
-    peer: SocketAddr,
+    origin: Origin,
     handshake: OwnedSemaphorePermit,
 ) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let mut reader = Reader::new(read);
-    let mut sender = Sender { write, transport: None, index: 0, key: [0; 32] };
-    let admitted = match timeout(super::HANDSHAKE_WITHIN, admit(shared, &mut reader, &mut sender, peer)).await
-    {
+    let mut sender = Sender { write, transport: None, index: 0, key: [0; 32], is_relay: false };
+    let admission = admit(shared, &mut reader, &mut sender, origin);
+    let admitted = match timeout(HANDSHAKE_WITHIN, admission).await {
         Ok(result) => result.inspect_err(|_| shared.counters.count(Loss::Tcp, 1))?,
         Err(_) => {
             shared.counters.count(Loss::Timeout, 1);
@@ -58,17 +60,19 @@ pub(super) async fn serve(
 }
 
 /// The sending side, encrypted once the handshake is done.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     write: OwnedWriteHalf,
     transport: Option<Transport>,
     /// The node's index once it is admitted.
-    index: u32,
+    pub(super) index: u32,
     /// The key that it has shown.
-    key: [u8; 32],
+    pub(super) key: [u8; 32],
+    /// It is a server without a directory.
+    is_relay: bool,
 }
 
 impl Sender {
-    pub(super) async fn message(&mut self, message: &ToNode<'_>) -> io::Result<()> {
+    pub(crate) async fn message(&mut self, message: &ToNode<'_>) -> io::Result<()> {
         let mut out = [0; PLAINTEXT_MAX];
         let len = message.encode(&mut out).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.plaintext(out.get(..len).unwrap_or_default()).await
@@ -111,8 +115,9 @@ async fn admit(
     shared: &Shared,
     reader: &mut Reader,
     sender: &mut Sender,
-    peer: SocketAddr,
+    origin: Origin,
 ) -> io::Result<Option<Admitted>> {
+    let peer = origin.peer;
     let (greeting, noise) = {
         let directory = shared.directory();
         (directory.keys.greeting(directory.epoch()), directory.keys.noise())
@@ -169,10 +174,11 @@ async fn admit(
         shared.list_changed();
         tracing::info!(node = name, index = admission.index, %peer, "node enrolled");
     }
-    (sender.index, sender.key) = (admission.index, key);
+    (sender.index, sender.key, sender.is_relay) = (admission.index, key, name.starts_with(relays::PREFIX));
     // Entered first: whoever is revoked from here on is found.
-    let entered = shared.hub.enter(admission.index, peer, &agent);
-    if let Err(error) = welcome(shared, sender, peer, now).await {
+    let entered = shared.hub.enter(admission.index, origin, &agent, sender.is_relay);
+    relays::attached(shared, admission.index, origin.via);
+    if let Err(error) = welcome(shared, sender, origin, now).await {
         shared.hub.leave(admission.index, entered.id);
         return Err(error);
     }
@@ -200,7 +206,7 @@ async fn refuse(
     sender.message(&ToNode::Refused { reason, detail }).await
 }
 
-async fn welcome(shared: &Shared, sender: &mut Sender, peer: SocketAddr, now: u64) -> io::Result<()> {
+async fn welcome(shared: &Shared, sender: &mut Sender, origin: Origin, now: u64) -> io::Result<()> {
     let gone = || io::Error::from(io::ErrorKind::NotFound);
     let (record, signature, relay_key, settings) = {
         let directory = shared.directory();
@@ -212,13 +218,14 @@ async fn welcome(shared: &Shared, sender: &mut Sender, peer: SocketAddr, now: u6
         record: SignedRecord { record: &record, signature: &signature },
         network: settings.network,
         domain: &settings.domain,
-        relay_key,
+        relay_key: relays::key_by(relay_key, origin.via),
         relay_epoch: shared.switch.epoch(sender.index),
         unix_secs: now,
-        observed: peer,
+        observed: origin.peer,
         features: 0,
     };
-    sender.message(&ToNode::Welcome(welcome)).await
+    sender.message(&ToNode::Welcome(welcome)).await?;
+    if sender.is_relay { relays::tell_all(shared, sender, sender.index).await } else { Ok(()) }
 }
 
 /// An admitted node's connection.
@@ -407,90 +414,13 @@ async fn answer(
         (Some(ToServer::Rekey(key)), _) => rekey(shared, sender, key).await?,
         (Some(ToServer::Entries(held)), _) => return Ok(Some(Follow::Entries(held))),
         (Some(ToServer::Revocations(held)), _) => return Ok(Some(Follow::Revocations(held))),
-        // A second hello, a late proof and questions of a node that is fed the whole table have nothing to add; kinds
-        // of the future are skipped.
-        (
-            Some(ToServer::Hello(_) | ToServer::Proof { .. } | ToServer::Want(_) | ToServer::Forget(_))
-            | None,
-            _,
-        ) => {}
+        (Some(ToServer::Relay(body)), _) if sender.is_relay => {
+            relays::heard(shared, sender.index, body).into_iter().for_each(|met| introduce(shared, met));
+        }
+        // A second hello, a late proof, questions of a node that is fed the whole table and words of a relay that is
+        // none have nothing to add; kinds of the future are skipped.
+        (Some(ToServer::Hello(_) | ToServer::Proof { .. } | ToServer::Want(_)), _)
+        | (Some(ToServer::Forget(_) | ToServer::Relay(_)) | None, _) => {}
     }
     Ok(None)
-}
-
-/// Answers with the record of `found`, and gives the record of the asking node to it.
-async fn lookup(
-    shared: &Shared,
-    sender: &mut Sender,
-    found: Option<u32>,
-    asked_index: u32,
-    asked_name: &str,
-) -> io::Result<()> {
-    shared.counters.lookups.fetch_add(1, Relaxed);
-    let asker = sender.index;
-    let records = {
-        let directory = shared.directory();
-        if directory.record(asker).is_none() {
-            return Err(io::ErrorKind::PermissionDenied.into()); // revoked meanwhile
-        }
-        found.and_then(|index| Some((index, directory.record(index)?, directory.record(asker)?)))
-    };
-    let Some((index, theirs, own)) = records else {
-        return sender.message(&ToNode::NoPeer { index: asked_index, name: asked_name }).await;
-    };
-    let (there, back) =
-        if index == asker { (0, 0) } else { shared.switch.sessions(asker, index, &mut shared.rng()) };
-    if index != asker {
-        push(shared, index, &peer(&own, back, there));
-    }
-    sender.message(&peer(&theirs, there, back)).await
-}
-
-/// Gives the node the key that it asks for, and tells it and those that it has relay sessions with.
-async fn rekey(shared: &Shared, sender: &mut Sender, key: [u8; 32]) -> io::Result<()> {
-    let (index, now) = (sender.index, edgemesh_host::clock::wall().secs);
-    let (changed, record) = {
-        let mut directory = shared.directory();
-        let changed = directory.rekey(index, sender.key, key, now).map_err(io::Error::other)?;
-        (changed, directory.record(index).ok_or(io::ErrorKind::PermissionDenied)?)
-    };
-    if changed {
-        tracing::info!(index, key = fingerprint(&key), "node has another key");
-        for other in shared.switch.partners(index) {
-            let (there, back) = shared.switch.sessions(other, index, &mut shared.rng());
-            push(shared, other, &peer(&record, there, back));
-        }
-    } else {
-        tracing::warn!(
-            index,
-            "a node asked for another key and keeps its own: it was changed less than an hour ago"
-        );
-    }
-    sender.message(&ToNode::Rekeyed(SignedRecord { record: &record.0, signature: &record.1 })).await
-}
-
-/// Tells nodes of others that they could not reach and can now.
-pub(crate) async fn introduce(mut met: mpsc::Receiver<Met>, shared: Arc<Shared>) {
-    while let Some(Met { from, to }) = met.recv().await {
-        let record = shared.directory().record(to);
-        if let Some(record) = record {
-            let (there, back) = shared.switch.sessions(from, to, &mut shared.rng());
-            push(&shared, from, &peer(&record, there, back));
-        }
-    }
-}
-
-/// Says something to a node that did not ask, if it is connected.
-fn push(shared: &Shared, index: u32, message: &ToNode<'_>) {
-    let mut out = [0; PLAINTEXT_MAX];
-    if let Ok(len) = message.encode(&mut out)
-        && shared.hub.push(index, out.get(..len).unwrap_or_default().to_vec()) == Some(false)
-    {
-        shared.counters.count(Loss::Push, 1);
-    }
-}
-
-fn peer(signed: &(Vec<u8>, [u8; 64]), send_session: u32, receive_session: u32) -> ToNode<'_> {
-    let record = SignedRecord { record: &signed.0, signature: &signed.1 };
-    ToNode::Peer(Peer { record, send_session, receive_session })
 }

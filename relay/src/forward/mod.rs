@@ -7,44 +7,40 @@
 //! A datagram that finds its sender or its receiver not bound is lost; once that node is, its sender is told of its
 //! receiver again, so that a handshake need not wait for its own timer.
 //!
+//! A server without a directory ([`Upstream`]) sends what is for nodes that are not bound here to the directory's, and
+//! takes from there what is for its own. The directory's server knows of those nodes by which such server they are bound.
+//!
 //! Bounds: [`SESSIONS_MAX`] sessions, the ones unused for longest making room; one binding a node; answers to
 //! what is not understood are rate-limited and never longer than their cause. Nothing is queued for UDP.
 
+mod bind;
 mod missed;
 mod queue;
+mod tables;
 mod tcp;
 mod udp;
+mod upstream;
 
+pub(crate) use bind::{ip_bytes, mac};
 pub(crate) use queue::Queue;
 pub(crate) use tcp::serve as serve_tcp;
 pub(crate) use udp::spawn as spawn_udp;
+pub(crate) use upstream::{Membership, Upstream};
 
 use crate::counters::{Counters, Loss};
-use blake2::Blake2sMac;
-use blake2::digest::consts::U16;
-use blake2::digest::{KeyInit, Mac};
+use bind::UNBOUND_SLOTS;
 use edgemesh_core::rng::Rng;
-use edgemesh_core::wire::relay::{BIND, Cookie, Message, verify};
-use missed::Missed;
-use std::collections::HashMap;
+use edgemesh_core::wire::relay::{BIND, Message};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
+use tables::{Place, Session, Tables};
 use tokio::sync::mpsc;
 use udp::Outlet;
 
 /// Sessions at most.
 pub(crate) const SESSIONS_MAX: usize = 1 << 18;
-/// How many are looked at to find the one unused for longest.
-const EVICT_SAMPLE: usize = 8;
-/// A cookie is good for one to two of these.
-const COOKIE_SECS: u64 = 60;
-/// `Unbound` to one source at most this often.
-const UNBOUND_MILLIS: u64 = 100;
-/// Sources that are told apart for that.
-const UNBOUND_SLOTS: usize = 1024;
 
 /// Where a node is over UDP, and which address of ours it speaks to: what it is sent has that one for a source, of all
 /// that this machine may have.
@@ -54,7 +50,7 @@ pub(crate) struct Ends {
     local: Option<IpAddr>,
 }
 
-/// Where a node is bound.
+/// Where datagrams are sent.
 #[derive(Clone)]
 pub(crate) enum Way {
     Udp(Ends),
@@ -68,18 +64,6 @@ pub(crate) enum From<'q> {
     Tcp(&'q Arc<Queue>, SocketAddr),
 }
 
-struct Binding {
-    epoch: u64,
-    way: Way,
-}
-
-#[derive(Clone, Copy)]
-struct Session {
-    from: u32,
-    to: u32,
-    used: u32,
-}
-
 /// What is to be done with a datagram.
 pub(crate) enum Verdict {
     /// It goes on, to there.
@@ -90,19 +74,31 @@ pub(crate) enum Verdict {
     Nothing,
 }
 
-#[derive(Default)]
-struct Tables {
-    sessions: HashMap<u32, Session>,
-    pairs: HashMap<(u32, u32), u32>,
-    bindings: HashMap<u32, Binding>,
-    missed: Missed,
-}
-
 /// A node that lost a datagram to another, which can be reached now.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Met {
     pub(crate) from: u32,
     pub(crate) to: u32,
+}
+
+/// What the control side is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    Met(Met),
+    /// A node is bound here.
+    Bound {
+        index: u32,
+        epoch: u64,
+    },
+    /// It is not any more.
+    Unbound {
+        index: u32,
+    },
+    /// The node is not bound by this server without a directory any more.
+    Left {
+        relay: u32,
+        index: u32,
+    },
 }
 
 /// The relay's state, shared by its sockets and the control connections.
@@ -113,22 +109,24 @@ pub(crate) struct Switch {
     started: Instant,
     udp: Outlet,
     counters: Arc<Counters>,
-    met: mpsc::Sender<Met>,
+    news: mpsc::Sender<News>,
     relay_key: Box<dyn Fn(u32) -> Option<[u8; 32]> + Send + Sync>,
+    upstream: Option<Upstream>,
 }
 
 impl Switch {
-    /// A relay that sends by `udp`, which does not block, says by `met` who can be reached again, and asks `relay_key` for the key of a
-    /// node's binds.
+    /// A relay that sends by `udp`, which does not block, says by `news` who is bound and can be reached again, and asks
+    /// `relay_key` for the key of a node's binds; `upstream` without a directory.
     ///
     /// # Errors
     /// When the socket cannot be set up.
     pub(crate) fn new(
         udp: UdpSocket,
         counters: Arc<Counters>,
-        met: mpsc::Sender<Met>,
+        news: mpsc::Sender<News>,
         rng: &mut Rng,
         relay_key: impl Fn(u32) -> Option<[u8; 32]> + Send + Sync + 'static,
+        upstream: Option<Upstream>,
     ) -> io::Result<Self> {
         Ok(Self {
             tables: Mutex::default(),
@@ -137,8 +135,9 @@ impl Switch {
             started: Instant::now(),
             udp: Outlet::new(udp)?,
             counters,
-            met,
+            news,
             relay_key: Box::new(relay_key),
+            upstream,
         })
     }
 
@@ -154,16 +153,20 @@ impl Switch {
             if let Some(session) = tables.pairs.get(&(from, to)).copied() {
                 return session;
             }
-            tables.make_room();
             let mut session = rng.u32();
             while session == 0 || tables.sessions.contains_key(&session) {
                 session = rng.u32();
             }
-            tables.pairs.insert((from, to), session);
-            tables.sessions.insert(session, Session { from, to, used: now });
+            tables.enter(session, Session { from, to, used: now });
             session
         };
         (one(a, b), one(b, a))
+    }
+
+    /// Enters a session that the directory's server has given out.
+    pub(crate) fn enter(&self, session: u32, from: u32, to: u32) {
+        let used = self.secs();
+        self.tables().enter(session, Session { from, to, used });
     }
 
     /// The nodes that a node has sessions with.
@@ -174,31 +177,26 @@ impl Switch {
     /// How many sessions and bindings there are: sessions, nodes on UDP, nodes on TCP.
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         let tables = self.tables();
-        let tcp = tables.bindings.values().filter(|b| matches!(b.way, Way::Tcp(_))).count();
-        (tables.sessions.len(), tables.bindings.len() - tcp, tcp)
+        let count = |is: fn(&Place) -> bool| tables.bindings.values().filter(|b| is(&b.place)).count();
+        let udp = count(|place| matches!(place, Place::Here(Way::Udp(_))));
+        (tables.sessions.len(), udp, count(|place| matches!(place, Place::Here(Way::Tcp(_)))))
     }
 
     /// How a node is bound: the way's name and its address.
     pub(crate) fn binding(&self, index: u32) -> Option<(&'static str, SocketAddr)> {
-        match &self.tables().bindings.get(&index)?.way {
-            Way::Udp(ends) => Some(("udp", ends.remote)),
-            Way::Tcp(queue) => Some(("tcp", queue.peer())),
-        }
+        let tables = self.tables();
+        let is_here = matches!(tables.bindings.get(&index)?.place, Place::Here(_));
+        Some(match tables.way(index)? {
+            Way::Udp(ends) if is_here => ("udp", ends.remote),
+            Way::Tcp(queue) if is_here => ("tcp", queue.peer()),
+            Way::Udp(Ends { remote, .. }) => ("via", *remote),
+            Way::Tcp(queue) => ("via", queue.peer()),
+        })
     }
 
     /// The highest epoch that a node has bound with.
     pub(crate) fn epoch(&self, index: u32) -> u64 {
         self.tables().bindings.get(&index).map_or(0, |b| b.epoch)
-    }
-
-    /// Forgets a node's binding, as when it is revoked or has a new key.
-    pub(crate) fn unbind(&self, index: u32) {
-        self.tables().bindings.remove(&index);
-    }
-
-    /// Forgets the binding over a TCP connection that ended.
-    pub(crate) fn closed(&self, queue: &Arc<Queue>) {
-        self.tables().bindings.retain(|_, b| !matches!(&b.way, Way::Tcp(q) if Arc::ptr_eq(q, queue)));
     }
 
     /// Decides about one datagram. An answer is written to `out`.
@@ -208,9 +206,8 @@ impl Switch {
             Ok(Message::Bind { index, epoch, cookie }) => {
                 self.bind(from, index, epoch, &cookie, datagram, out)
             }
-            Ok(Message::Challenge { .. } | Message::Bound { .. } | Message::Unbound { .. }) | Err(_) => {
-                self.lose(Loss::Malformed)
-            }
+            Ok(message) => self.server_message(from, &message, datagram),
+            Err(_) => self.lose(Loss::Malformed),
         }
     }
 
@@ -222,110 +219,28 @@ impl Switch {
     fn data(&self, from: From<'_>, session: u32, len: usize, out: &mut [u8; BIND]) -> Verdict {
         let now = self.secs();
         let mut tables = self.tables();
-        let Tables { sessions, bindings, missed, .. } = &mut *tables;
-        let known = sessions.get_mut(&session);
-        let is_bound = |s: &Session| bindings.get(&s.from).is_some_and(|b| from.is(&b.way));
-        let Some(known) = known else {
+        let upstream = tables.upstream.map(|remote| Way::Udp(Ends { remote, local: None }));
+        let is_upstream = upstream.as_ref().is_some_and(|way| from.is(way));
+        let Some(known) = tables.sessions.get_mut(&session) else {
             drop(tables);
-            self.counters.count(Loss::Session, 1);
-            return self.unbound(from, session, len, out);
+            return self.unbound(Loss::Session, from, is_upstream, (session, len), out);
         };
-        let met = Met { from: known.from, to: known.to };
-        if !is_bound(known) {
-            missed.note(known.from, met);
-            drop(tables);
-            self.counters.count(Loss::Source, 1);
-            return self.unbound(from, session, len, out);
-        }
         known.used = now;
-        match bindings.get(&known.to) {
-            Some(binding) => Verdict::Forward(binding.way.clone()),
+        let met = Met { from: known.from, to: known.to };
+        // Who is bound elsewhere sends by the server of the directory.
+        if !tables.way(met.from).map_or(is_upstream, |way| from.is(way)) {
+            tables.missed.note(met.from, met);
+            drop(tables);
+            return self.unbound(Loss::Source, from, is_upstream, (session, len), out);
+        }
+        match tables.way(met.to).cloned().or(upstream.filter(|_| !is_upstream)) {
+            Some(way) => Verdict::Forward(way),
             None => {
-                missed.note(known.to, met);
+                tables.missed.note(met.to, met);
                 drop(tables);
                 self.lose(Loss::PeerUnbound)
             }
         }
-    }
-
-    /// Tells the sender to bind again, if it was not told just now; never with more bytes than it sent.
-    fn unbound(&self, from: From<'_>, session: u32, len: usize, out: &mut [u8; BIND]) -> Verdict {
-        let millis = self.started.elapsed().as_millis() as u64;
-        let mut slots = self.unbound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let [a, b, ..] = mac(&self.cookie_key, &[&ip_bytes(from.address().ip())]);
-        let place = usize::from(u16::from_le_bytes([a, b])) % UNBOUND_SLOTS;
-        let window = (millis / UNBOUND_MILLIS) as u32 + 1;
-        match slots.get_mut(place) {
-            Some(last) if *last != window => *last = window,
-            _ => return Verdict::Nothing,
-        }
-        match (Message::Unbound { session }).emit(&[0; 32], out) {
-            Ok(answer) if answer <= len => {
-                self.counters.unbound.fetch_add(1, Relaxed);
-                Verdict::Answer(answer)
-            }
-            _ => Verdict::Nothing,
-        }
-    }
-
-    fn bind(
-        &self,
-        from: From<'_>,
-        index: u32,
-        epoch: u64,
-        cookie: &Cookie,
-        datagram: &[u8],
-        out: &mut [u8; BIND],
-    ) -> Verdict {
-        let Some(key) = (self.relay_key)(index).filter(|key| verify(key, datagram)) else {
-            return self.lose(Loss::Bind);
-        };
-        let mut tables = self.tables();
-        let known = tables.bindings.get(&index);
-        let here = known.is_some_and(|b| from.is(&b.way));
-        // The same bind twice is answered twice; an older one may be anybody's recording.
-        if known.is_some_and(|b| epoch < b.epoch || (epoch == b.epoch && !here)) {
-            drop(tables);
-            return self.lose(Loss::Bind);
-        }
-        let address = from.address();
-        // A TCP sender has shown that it receives; so has one that is bound here already.
-        if !here && matches!(from, From::Udp(_)) && !self.is_cookie(cookie, address, index) {
-            drop(tables);
-            let cookie = self.cookie(address, index, self.window());
-            self.counters.challenges.fetch_add(1, Relaxed);
-            return answer(Message::Challenge { index, cookie }, &key, out);
-        }
-        tables.bindings.insert(index, Binding { epoch, way: from.way() });
-        let met = if here { Vec::new() } else { tables.missed.take(index) };
-        drop(tables);
-        for met in met {
-            // When too many are on their way, this one's own timer will do.
-            let _ = self.met.try_send(met);
-        }
-        self.counters.binds.fetch_add(1, Relaxed);
-        answer(Message::Bound { index, epoch, observed: address }, &key, out)
-    }
-
-    fn is_cookie(&self, cookie: &Cookie, address: SocketAddr, index: u32) -> bool {
-        let window = self.window();
-        let is = |window| {
-            bool::from(subtle::ConstantTimeEq::ct_eq(&self.cookie(address, index, window)[..], &cookie[..]))
-        };
-        is(window) || is(window.wrapping_sub(1))
-    }
-
-    fn cookie(&self, address: SocketAddr, index: u32, window: u64) -> Cookie {
-        let (ip, port) = (ip_bytes(address.ip()), address.port().to_le_bytes());
-        mac(&self.cookie_key, &[&ip, &port, &index.to_le_bytes(), &window.to_le_bytes()])
-    }
-
-    fn window(&self) -> u64 {
-        u64::from(self.secs()) / COOKIE_SECS
-    }
-
-    fn secs(&self) -> u32 {
-        self.started.elapsed().as_secs() as u32 + COOKIE_SECS as u32
     }
 
     /// Sends datagrams, which follow each other in one session.
@@ -336,21 +251,6 @@ impl Switch {
                 self.counters.queued(datagrams, dropped);
             }
             Way::Udp(ends) => self.send_together(ends, datagrams),
-        }
-    }
-}
-
-impl Tables {
-    fn make_room(&mut self) {
-        if self.sessions.len() < SESSIONS_MAX {
-            return;
-        }
-        // The map's order is random enough for a sample.
-        let oldest =
-            self.sessions.iter().take(EVICT_SAMPLE).min_by_key(|(_, s)| s.used).map(|(id, s)| (*id, *s));
-        if let Some((id, session)) = oldest {
-            self.sessions.remove(&id);
-            self.pairs.remove(&(session.from, session.to));
         }
     }
 }
@@ -376,23 +276,6 @@ impl From<'_> {
             Self::Udp(ends) => Way::Udp(*ends),
             Self::Tcp(queue, _) => Way::Tcp(Arc::clone(queue)),
         }
-    }
-}
-
-fn answer(message: Message<'_>, key: &[u8; 32], out: &mut [u8; BIND]) -> Verdict {
-    message.emit(key, out).map_or(Verdict::Nothing, Verdict::Answer)
-}
-
-fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 16] {
-    let mut state = <Blake2sMac<U16> as KeyInit>::new(key.into());
-    parts.iter().for_each(|part| state.update(part));
-    state.finalize().into_bytes().into()
-}
-
-fn ip_bytes(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
     }
 }
 

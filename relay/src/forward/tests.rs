@@ -1,36 +1,41 @@
 use super::*;
-use edgemesh_core::wire::relay::envelope;
+use edgemesh_core::wire::relay::{envelope, verify};
 
 const KEY: [u8; 32] = [7; 32];
 
 fn switch() -> Switch {
-    switch_and_met().0
+    switch_and_news().0
 }
 
-fn switch_and_met() -> (Switch, mpsc::Receiver<Met>) {
+fn switch_and_news() -> (Switch, mpsc::Receiver<News>) {
+    switch_of(None)
+}
+
+fn switch_of(upstream: Option<Upstream>) -> (Switch, mpsc::Receiver<News>) {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let key = |index: u32| (index < 100).then_some(KEY);
-    let (met, heard) = mpsc::channel(8);
-    (Switch::new(udp, Arc::new(Counters::default()), met, &mut Rng::new([1; 32]), key).unwrap(), heard)
+    let (news, heard) = mpsc::channel(8);
+    let counters = Arc::new(Counters::default());
+    (Switch::new(udp, counters, news, &mut Rng::new([1; 32]), key, upstream).unwrap(), heard)
 }
 
 #[test]
 fn who_missed_a_node_hears_of_it_when_it_is_bound() {
-    let (switch, mut met) = switch_and_met();
+    let (switch, mut news) = switch_and_news();
     let (ab, _) = switch.sessions(1, 2, &mut Rng::new([2; 32]));
     let (a, b) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
     let lost = |from| say(&switch, from, Message::Data { session: ab, payload: b"sealed" }, &KEY).1;
-    let pair = Met { from: 1, to: 2 };
+    let pair = News::Met(Met { from: 1, to: 2 });
     assert_eq!(lost(a), None);
     bind(&switch, a, 1, 1);
-    assert_eq!(met.try_recv(), Ok(pair), "its sender was not bound");
+    assert_eq!(news.try_recv(), Ok(pair), "its sender was not bound");
     assert_eq!((lost(a), lost(a)), (None, None));
     bind(&switch, a, 1, 5);
-    assert!(met.try_recv().is_err(), "its receiver is not there yet");
+    assert!(news.try_recv().is_err(), "its receiver is not there yet");
     bind(&switch, b, 2, 1);
-    assert_eq!(met.try_recv(), Ok(pair));
+    assert_eq!(news.try_recv(), Ok(pair));
     bind(&switch, b, 2, 5);
-    assert!(lost(a).is_some() && met.try_recv().is_err(), "nothing was lost since");
+    assert!(lost(a).is_some() && news.try_recv().is_err(), "nothing was lost since");
 }
 
 fn at(text: &str) -> From<'static> {
@@ -160,4 +165,83 @@ fn garbage_costs_a_counter_and_unbound_is_rare() {
         .filter(|n| matches!(switch.datagram(at("192.0.2.1:1"), &envelope(*n), &mut out), Verdict::Answer(8)))
         .count();
     assert!((1..=20).contains(&unbound), "{unbound}");
+}
+
+/// Nodes 1 and 2 are bound at this server, 3 elsewhere.
+#[test]
+fn without_a_directory_what_is_for_others_goes_to_the_directory_s_server_and_comes_from_there() {
+    let (switch, mut news) = switch_of(Some(Upstream::new()));
+    let (a, b, up, other) =
+        (at("192.0.2.1:1"), at("192.0.2.2:2"), at("198.51.100.1:9"), at("198.51.100.2:9"));
+    for (n, (from, to)) in (10..).zip([(1, 2), (2, 1), (1, 3), (3, 1)]) {
+        switch.enter(n, from, to);
+    }
+    let data = |from, session| say(&switch, from, Message::Data { session, payload: b"sealed" }, &KEY);
+    bind(&switch, a, 1, 5);
+    bind(&switch, b, 2, 5);
+    let told: Vec<News> = std::iter::from_fn(|| news.try_recv().ok()).collect();
+    assert_eq!(told, [1, 2].map(|index| News::Bound { index, epoch: 6 }));
+    assert_eq!(data(a, 12), (None, None), "nothing is known of the directory's server yet");
+    switch.tables().upstream = Some(up.address());
+    assert_eq!(data(a, 10), (None, Some("192.0.2.2:2".to_owned())), "it does not leave this server");
+    assert_eq!(data(a, 12), (None, Some("198.51.100.1:9".to_owned())));
+    assert_eq!(data(up, 13), (None, Some("192.0.2.1:1".to_owned())));
+    assert_eq!(data(other, 13).1, None, "only the directory's server speaks for others");
+    assert_eq!(data(up, 10), (None, None), "nor does it for a node that is bound here");
+    assert_eq!(data(up, 99), (None, None));
+    assert_eq!(switch.counters.dropped(Loss::Session), 1);
+    switch.unbind(1);
+    assert_eq!(data(up, 13), (None, None), "it never goes back to where it came from");
+    assert_eq!(switch.counters.dropped(Loss::PeerUnbound), 2);
+}
+
+#[test]
+fn a_session_that_the_directory_s_server_does_not_know_is_told_to_its_sender() {
+    let (switch, _news) = switch_of(Some(Upstream::new()));
+    let (a, up) = (at("192.0.2.1:1"), at("198.51.100.1:9"));
+    switch.enter(12, 1, 3);
+    bind(&switch, a, 1, 5);
+    let unbound = |from| say(&switch, from, Message::Unbound { session: 12 }, &KEY);
+    assert_eq!(unbound(up), (None, None));
+    switch.tables().upstream = Some(up.address());
+    assert_eq!(unbound(up), (None, Some("192.0.2.1:1".to_owned())));
+    assert_eq!(unbound(a), (None, None), "only servers say so");
+    assert_eq!(switch.counters.dropped(Loss::Malformed), 2);
+}
+
+/// The directory's server: relay 50 is bound, nodes 1 and 2 came by it, 3 is bound here.
+#[test]
+fn nodes_of_a_relay_are_reached_by_it_until_they_are_bound_elsewhere() {
+    let (switch, mut news) = switch_and_news();
+    let (relay, c) = (at("198.51.100.7:20004"), at("192.0.2.3:3"));
+    let mut rng = Rng::new([2; 32]);
+    let ((ac, ca), (ab, _)) = (switch.sessions(1, 3, &mut rng), switch.sessions(1, 2, &mut rng));
+    let data = |from, session| say(&switch, from, Message::Data { session, payload: b"sealed" }, &KEY);
+    bind(&switch, c, 3, 1);
+    switch.bound_via(50, 1, 7);
+    assert_eq!(data(c, ca).1, None, "the relay is not bound");
+    bind(&switch, relay, 50, 1);
+    assert_eq!(news.try_recv(), Err(mpsc::error::TryRecvError::Empty), "nobody waits for relays");
+    assert_eq!(data(c, ca), (None, Some("198.51.100.7:20004".to_owned())));
+    assert_eq!(data(relay, ac), (None, Some("192.0.2.3:3".to_owned())));
+    assert_eq!(data(at("192.0.2.1:1"), ac).1, None, "the node itself does not send here");
+    assert_eq!(data(relay, ab), (None, None), "2 is bound nowhere");
+    switch.bound_via(50, 2, 1);
+    assert_eq!(news.try_recv(), Ok(News::Met(Met { from: 1, to: 2 })));
+    assert_eq!(switch.binding(1), Some(("via", "198.51.100.7:20004".parse().unwrap())));
+    switch.bound_via(51, 1, 6);
+    assert!(switch.is_via(50, 1), "an older bind");
+    bind(&switch, at("192.0.2.1:1"), 1, 8);
+    assert_eq!(news.try_recv(), Ok(News::Left { relay: 50, index: 1 }));
+    assert_eq!(data(c, ca), (None, Some("192.0.2.1:1".to_owned())));
+    switch.unbound_via(50, 1);
+    assert!(switch.binding(1).is_some(), "it has nothing to say any more");
+    let lost: Vec<News> = std::iter::from_fn(|| news.try_recv().ok()).collect();
+    assert_eq!(
+        lost,
+        [(1, 3), (3, 1)].map(|(from, to)| News::Met(Met { from, to })),
+        "what was lost meanwhile"
+    );
+    switch.unbind(2);
+    assert_eq!(news.try_recv(), Ok(News::Left { relay: 50, index: 2 }));
 }

@@ -7,5 +7,6 @@ mod joining;
 mod lifecycle;
 mod mistakes;
 mod relaying;
+mod relays;
 mod secrecy;
 mod support;

@@ -24,7 +24,11 @@ fn usage_and_configuration() {
     says(&run(&[]), 2, &["--state-dir"]);
     says(&run(&["--state-dir", dir, "--listen", "everywhere"]), 2, &["--listen", "everywhere", "IP:PORT"]);
     says(&run(&["--state-dir", dir, "--role", "cook"]), 2, &["--role", "cook", "directory", "relay"]);
-    says(&run(&["--state-dir", dir, "--role", "relay"]), 2, &["--role", "accepted: directory"]);
+    let relay = ["--state-dir", dir, "--role", "relay", "--manifests", dir, "--join", "emt1.x"];
+    says(&run(&relay[..4]), 2, &["--join", "has not joined yet", "token --relay NAME"]);
+    says(&run(&relay[..6]), 2, &["--manifests", "only relays", "accepted"]);
+    says(&run(&[&relay[..4], &relay[6..]].concat()), 2, &["--join", "checksum"]);
+    says(&run(&["--state-dir", dir, "--join", "emt1.x"]), 2, &["--join", "accepted: only with --role relay"]);
     says(&run(&["--state-dir", dir, "--mesh-cidr", "10.0.0.0/30"]), 2, &["--mesh-cidr", "8 to 24"]);
     says(&run(&["--state-dir", dir, "--manifests", "/no/such"]), 2, &["--manifests", "/no/such", "accepted"]);
     let account =

@@ -76,7 +76,7 @@ impl Server {
 
     /// Waits until it says that it is up, and where.
     pub(crate) fn wait_up(&mut self) {
-        let line = self.log("server is up");
+        let line = self.log(" is up");
         let listen = line.split("listen=").nth(1).unwrap().split(' ').next().unwrap();
         self.address = listen.parse().unwrap();
     }
@@ -339,8 +339,13 @@ impl Node {
 
     /// Asks for another key.
     pub(crate) fn rekey(&mut self, key: [u8; 32]) {
+        self.say(&Question::Rekey(key));
+    }
+
+    /// Says something of its own.
+    pub(crate) fn say(&mut self, question: &Question<'_>) {
         let mut out = [0; 1600];
-        let len = self.link.ask(&Question::Rekey(key), &mut out).unwrap().unwrap();
+        let len = self.link.ask(question, &mut out).unwrap().unwrap();
         self.send(&out[..len]);
     }
 
@@ -487,7 +492,7 @@ impl Node {
                     let record = authority.unwrap().record(&record).unwrap();
                     Heard::Rekeyed(record.key, record.follows)
                 }
-                ToNode::Pong(_) | ToNode::Prove => continue,
+                ToNode::Pong(_) | ToNode::Prove | ToNode::Relay(_) => continue,
             });
         }
     }

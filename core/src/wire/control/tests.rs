@@ -35,6 +35,7 @@ fn to_node(message: &ToNode<'_>) -> String {
 fn preambles() {
     assert_eq!((Preamble::Control.bytes(), Preamble::Relay.bytes()), (*b"EMC1", *b"EMR1"));
     assert_eq!(Preamble::parse(*b"EMR1"), Ok(Preamble::Relay));
+    assert_eq!((Preamble::Via.bytes(), Preamble::parse(*b"EMV1")), (*b"EMV1", Ok(Preamble::Via)));
     assert_eq!(Preamble::parse(*b"GET "), Err(DropReason::Malformed));
 }
 
@@ -74,6 +75,7 @@ fn messages_to_the_server() {
     assert_eq!(to_server(&ToServer::Proof { part: &[1, 2], last: true }), "010502010201");
     assert_eq!(to_server(&ToServer::Revocations(Held { epoch: 300, count: 5 })), "0109ac0205");
     assert_eq!(to_server(&ToServer::Rekey([0x99; 32])), format!("010a{}", "99".repeat(32)));
+    assert_eq!(to_server(&ToServer::Relay(&[1, 2])), "010b020102");
     assert_eq!(to_server(&ToServer::Entries([0x99; 32])), format!("0108{}", "99".repeat(32)));
 }
 
@@ -113,6 +115,7 @@ fn messages_to_the_node() {
     assert_eq!(to_node(&ToNode::Pong(7)), "014407");
     assert_eq!(to_node(&ToNode::Feed(&[1, 2])), "0145020102");
     assert_eq!(to_node(&ToNode::Prove), "0147");
+    assert_eq!(to_node(&ToNode::Relay(&[1, 2])), "0151020102");
     let answer = Answer { key: 0x8000_0001, sequence: 300, found: 1, signature: &[0x99; 2] };
     assert_eq!(to_node(&ToNode::Answer(answer)), "01488180808008ac0201029999");
     let list = [Revocation { serial: 300, index: 5 }, Revocation { serial: 1, index: 6 }];

@@ -23,6 +23,7 @@ mod keys;
 mod lies;
 mod path;
 mod reach;
+mod relays;
 mod restart;
 mod sctp;
 mod sources;
@@ -265,6 +266,13 @@ pub const ALL: &[Scenario] = &[
         "entry points, a domain and another proxy beside a small node's feed",
         Prepared(feed::on_demand_ways),
     ),
+    row(
+        "relays/same",
+        "nodes that reach a relay only, and the directory away",
+        Prepared(relays::meets_there),
+    ),
+    row("relays/other", "one node by a relay, the other by the directory", Prepared(relays::meets_elsewhere)),
+    row("relays/dies", "a relay dies, comes back, is put out", Prepared(relays::dies)),
     row("restart/c5-agents", "agents are killed under load", Own(restart::agents_killed)),
     row(
         "restart/fifty",
