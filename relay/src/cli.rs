@@ -2,6 +2,7 @@
 
 use crate::relays::PREFIX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use edgemesh_core::control::NAME_MAX;
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::admin::Address;
 use edgemesh_host::config::{host_port, http_url, node_name, socket_address, span};
@@ -123,7 +124,7 @@ pub(crate) struct Token {
     #[arg(long, env = "EDGEMESH_NODE", value_name = "NAME", value_parser = node_name, required_unless_present_any = ["cluster", "relay"])]
     pub(crate) node: Option<String>,
     /// Name of the server that is to join with --role relay.
-    #[arg(long, env = "EDGEMESH_RELAY", value_name = "NAME", value_parser = node_name, conflicts_with = "node")]
+    #[arg(long, env = "EDGEMESH_RELAY", value_name = "NAME", value_parser = relay_name, conflicts_with = "node")]
     pub(crate) relay: Option<String>,
     /// Print servers and root key without a secret, for `--join` of all agents that have a ServiceAccount token.
     #[arg(long, env = "EDGEMESH_CLUSTER", conflicts_with_all = ["node", "relay", "ttl"])]
@@ -195,13 +196,20 @@ impl std::fmt::Display for MeshPrefix {
     }
 }
 
+/// The name of a relay: with its prefix it is no longer than a node's may be.
+fn relay_name(text: &str) -> Result<String, String> {
+    match node_name(text) {
+        Ok(name) if name.len() + PREFIX.len() <= NAME_MAX => Ok(name),
+        _ => Err("accepted: lower-case letters, digits, '-' and '.', at most 247 characters".to_owned()),
+    }
+}
+
 /// The name of a node, or of a relay as the directory has it.
 fn member_name(text: &str) -> Result<String, String> {
-    let (prefix, name) = match text.strip_prefix(PREFIX) {
-        Some(name) => (PREFIX, name),
-        None => ("", text),
-    };
-    node_name(name).map(|name| format!("{prefix}{name}"))
+    match text.strip_prefix(PREFIX) {
+        Some(name) => relay_name(name).map(|name| format!("{PREFIX}{name}")),
+        None => node_name(text),
+    }
 }
 
 fn mesh_prefix(text: &str) -> Result<MeshPrefix, String> {
@@ -224,6 +232,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_of_relays_have_room_for_their_prefix() {
+        let (long, longer) = ("a".repeat(247), "a".repeat(248));
+        assert_eq!(relay_name(&long), Ok(long));
+        assert!(relay_name(&longer).unwrap_err().contains("247"));
+        assert_eq!(member_name("relay/eu"), Ok("relay/eu".to_owned()));
+        assert_eq!(member_name("edge-1"), Ok("edge-1".to_owned()));
+        for bad in ["relay/", "relay/EU", "other/eu", "relay/eu/x"] {
+            assert!(member_name(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

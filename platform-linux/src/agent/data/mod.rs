@@ -10,6 +10,7 @@ mod batch;
 mod forgotten;
 pub mod handover;
 mod inbound;
+mod long;
 mod names;
 mod outbound;
 mod ready;
@@ -38,6 +39,7 @@ use edgemesh_core::path::Route;
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::Revocation;
 use handover::Handover;
+use long::Long;
 use names::LISTENERS;
 use ready::{Ready, TUN};
 use std::io::{self, IoSlice};
@@ -202,6 +204,7 @@ pub struct Data {
     refusals: Refusals,
     coalescer: Coalescer,
     packet: Box<[u8]>,
+    long: Long,
     segments: Box<[u8]>,
     batch: Batch,
     inbox: Box<[u8]>,
@@ -237,6 +240,7 @@ impl Data {
             outputs,
             refusals: Refusals::default(),
             packet: buffer(HEADROOM + MAX_PACKET + TAILROOM),
+            long: Long::new(HEADROOM + MAX_PACKET + TAILROOM),
             segments: buffer(SEGMENT_BUFFER),
             batch: Batch::with_room(),
             inbox: buffer(HEADROOM + RECEIVE_BUFFER),
@@ -259,8 +263,9 @@ impl Data {
         }
         let mut more_work = false;
         loop {
+            let busy = more_work || !self.long.is_empty();
             let deadline =
-                if more_work { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
+                if busy { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
             // What is ready and is not looked at to its end in this turn is told again.
             let mut ready = Ready::default();
             self.poller.wait(deadline, |event| ready.note(event))?;
@@ -276,7 +281,7 @@ impl Data {
             if ready.stream {
                 self.serve_stream();
             }
-            if ready.tun
+            if (ready.tun || !self.long.is_empty())
                 && let Err(error) = self.read_tun()
                 && let Err(why) = self.reopen(&error)
             {

@@ -36,31 +36,46 @@ fn burst(header: &VnetHdr, packet: &[u8]) -> Result<Burst, SegmentError> {
 }
 
 impl Data {
-    /// Carries what waits at the TUN, up to a turn of it.
+    /// Carries what waits at the TUN, up to a turn of it: first single packets, then super-packets ([`Long`]).
     ///
     /// # Errors
     /// When the device is gone.
+    ///
+    /// [`Long`]: super::long::Long
     pub(super) fn read_tun(&mut self) -> io::Result<()> {
-        let (mut packets, mut bytes) = (0, 0);
-        while packets < PACKETS && bytes < BYTES {
+        let mut packets = 0;
+        while packets < PACKETS && self.long.has_room() {
             match self.tun.read(&mut self.packet[HEADROOM..HEADROOM + MAX_PACKET]) {
                 Ok(Some((header, len))) => {
                     self.traffic.tun_read += 1;
-                    let now = clock::now();
-                    let sent = self.outbound(now, &header, len);
-                    // What is sent seldom brings the engine to say something, which can wait until the turn ends.
-                    if !sent {
-                        self.drain(now);
+                    packets += 1;
+                    if !self.long.keeps(&header, len, &mut self.packet) {
+                        self.turn(&header, len);
                     }
-                    (packets, bytes) = (packets + 1, bytes + len);
                 }
                 Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => self.traffic.tun_errors += 1,
                 Err(error) => return Err(error),
             }
         }
+        let mut bytes = 0;
+        while bytes < BYTES
+            && let Some((header, len)) = self.long.next(&mut self.packet)
+        {
+            self.turn(&header, len);
+            bytes += len;
+        }
         self.flush();
         Ok(())
+    }
+
+    /// Carries the packet of `len` bytes in the packet buffer, and what the engine has to say about it.
+    fn turn(&mut self, header: &VnetHdr, len: usize) {
+        let now = clock::now();
+        // What is sent seldom brings the engine to say something, which can wait until the turn ends.
+        if !self.outbound(now, header, len) {
+            self.drain(now);
+        }
     }
 
     /// Carries the packet of `len` bytes in the packet buffer; whether it was sent.
