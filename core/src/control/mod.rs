@@ -178,8 +178,8 @@ impl Link {
         self.revocations
     }
 
-    /// The one with this number is: false unless it is the next.
-    pub(crate) fn take_revocation(&mut self, number: u32) -> bool {
+    /// The one with this number is known from here on: false unless it is the next.
+    pub fn take_revocation(&mut self, number: u32) -> bool {
         let is_next = self.revocations.checked_add(1) == Some(number);
         if is_next {
             self.revocations = number;

@@ -188,6 +188,14 @@ impl Upward {
                 Err(io::Error::other(format!("this relay is refused ({reason:?}): {detail}")))
             }
             Some(Message::Relay(body)) => Ok(self.told(body).into_iter().collect()),
+            Some(Message::Revocations(all)) => {
+                for (number, revocation) in all.numbered().map_while(Result::ok) {
+                    if link.take_revocation(number) {
+                        self.forget(revocation.index);
+                    }
+                }
+                Ok(Vec::new())
+            }
             _ => Ok(Vec::new()),
         }
     }
@@ -207,6 +215,7 @@ impl Upward {
         None
     }
 
+    /// The node is elsewhere, or no member any more.
     fn forget(&self, index: u32) {
         self.keys.all().remove(&index);
         self.switch.unbind(index);

@@ -189,3 +189,28 @@ fn only_members_pass_connections_on_and_only_with_a_directory() {
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the node tries its next server");
     assert_eq!(relay.json("/status")["ready"], false);
 }
+
+/// Each list of revocations says which it follows: whoever does not keep count takes the second one for a forgery.
+#[test]
+fn nodes_are_put_out_one_after_the_other_and_the_link_stays() {
+    let mut both = both("revoked");
+    let here = both.relay.address;
+    let (mut a, mut b, mut c) =
+        (join(&both, "a", here, 1), join(&both, "b", here, 2), join(&both, "c", here, 3));
+    let _sockets = [a.bind_udp(here), b.bind_udp(here), c.bind_udp(here)];
+    for (node, left) in [("a", 2), ("b", 1)] {
+        wait_bound(&both.server, node, "via");
+        printed(both.server.operate(&["revoke", "--node", node]));
+        let deadline = Instant::now() + WAIT;
+        while both.relay.metric("relay_bound_nodes{transport=\"udp\"}") != left {
+            assert!(Instant::now() < deadline, "{node} is still bound");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    assert_eq!(c.hear_revocations().0, 0);
+    c.ask(c.index);
+    assert_eq!(c.hear_peer().0, c.index, "others do not notice");
+    assert_eq!(both.relay.terminate(), Some(0));
+    let log = both.relay.rest_of_log();
+    assert!(!log.contains("connection to the directory's server ended"), "{log}");
+}

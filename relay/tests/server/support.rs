@@ -514,27 +514,30 @@ impl Node {
         socket
     }
 
-    /// Binds `socket` (again).
+    /// Binds `socket` (again). Nodes repeat a bind that is not answered: a relay may not have heard of them yet.
     pub(crate) fn rebind(&mut self, socket: &UdpSocket) {
+        let deadline = Instant::now() + WAIT;
+        socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
         let mut cookie = [0; 16];
-        for _ in 0..3 {
+        while Instant::now() < deadline {
             self.relay_epoch += 1;
             let bind = Message::Bind { index: self.index, epoch: self.relay_epoch, cookie };
             let mut datagram = [0; BIND];
             bind.emit(&self.relay_key, &mut datagram).unwrap();
             socket.send(&datagram).unwrap();
-            let len = socket.recv(&mut datagram).unwrap();
+            let Ok(len) = socket.recv(&mut datagram) else { continue };
             assert!(verify(&self.relay_key, &datagram[..len]));
             match Message::parse(&datagram[..len]).unwrap() {
                 Message::Challenge { cookie: new, .. } => cookie = new,
                 Message::Bound { observed, epoch, .. } => {
                     assert_eq!((observed, epoch), (socket.local_addr().unwrap(), self.relay_epoch));
+                    socket.set_read_timeout(Some(WAIT)).unwrap();
                     return;
                 }
                 other => panic!("{other:?}"),
             }
         }
-        panic!("not bound after three binds");
+        panic!("not bound");
     }
 
     /// Binds a TCP connection at the relay.
