@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 16_384;
 const HANDSHAKES_MAX: usize = 512;
-const PREAMBLE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a connection may take until its node is known, for each of preamble, relay's head and handshake.
+pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// After an accept error (too many open files) the listener waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What waits in the kernel for a slow node: bulk must not stand before an answer.
@@ -66,7 +67,7 @@ async fn preamble(stream: &mut TcpStream, counters: &Counters) -> Option<Preambl
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&*stream, SEND_BUFFER);
     let mut preamble = [0; 4];
-    let lost = match timeout(PREAMBLE_WITHIN, stream.read_exact(&mut preamble)).await {
+    let lost = match timeout(HANDSHAKE_WITHIN, stream.read_exact(&mut preamble)).await {
         Ok(Ok(_)) => match Preamble::parse(preamble) {
             Ok(preamble) => return Some(preamble),
             Err(_) => Loss::Tcp,

@@ -15,6 +15,7 @@ pub(crate) use hub::{Hub, Origin};
 pub(crate) use lookups::follow_switch;
 pub(crate) use session::Sender;
 
+use crate::accept::HANDSHAKE_WITHIN;
 use crate::counters::{Counters, Loss};
 use crate::directory::Directory;
 use crate::feed::Feed;
@@ -27,6 +28,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::time::timeout;
 
 /// What the server's parts share.
 pub(crate) struct Shared {
@@ -111,7 +113,8 @@ pub(crate) async fn connection(
     let origin = match preamble {
         Preamble::Control => Origin { peer, via: None },
         Preamble::Via => {
-            let accepted = relays::accept(&shared, &mut stream).await;
+            let accepted = timeout(HANDSHAKE_WITHIN, relays::accept(&shared, &mut stream)).await;
+            let accepted = accepted.inspect_err(|_| shared.counters.count(Loss::Timeout, 1))?;
             accepted.inspect_err(|_| shared.counters.count(Loss::Tcp, 1))?
         }
         Preamble::Relay if shared.relays => {

@@ -9,6 +9,7 @@ use super::hub::{Entered, Origin};
 use super::lookups::{introduce, lookup, rekey};
 use super::revocations::Told;
 use super::{Shared, account};
+use crate::accept::HANDSHAKE_WITHIN;
 use crate::counters::Loss;
 use crate::entries::Follower;
 use crate::feed::{Cursor, Version};
@@ -29,8 +30,6 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 
-/// How long a connection may take until its node is known.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Nodes ping every 15 to 20 s.
 const SILENT_MAX: Duration = Duration::from_secs(60);
 

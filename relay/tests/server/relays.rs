@@ -214,3 +214,15 @@ fn nodes_are_put_out_one_after_the_other_and_the_link_stays() {
     let log = both.relay.rest_of_log();
     assert!(!log.contains("connection to the directory's server ended"), "{log}");
 }
+
+/// It would hold a place among those whose node is not known.
+#[test]
+fn a_connection_that_is_not_passed_on_to_its_end_is_closed() {
+    let state = Scratch::new("head");
+    let server = Server::start(&state.0, 0, &[]);
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    stream.write_all(b"EMV1\x07").unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(server.metric("server_drops_total{reason=\"handshake_timeout\"}"), 1);
+}
