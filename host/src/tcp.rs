@@ -8,17 +8,23 @@
 //!
 //! Stateless; nothing here reads, writes or retries.
 
+use edgemesh_core::wire::control::Preamble;
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::time::timeout;
 
 /// Largest segment in bytes, in both directions of a connection.
 pub const SEGMENT: u32 = 1_200;
 
 /// Bytes that wait unsent in a socket that is [kept short](keep_short).
 const UNSENT: u32 = 128 * 1024;
+
+/// How long all of a server's addresses may take together.
+pub const SERVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often an address is looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -34,6 +40,27 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = socket(address)?.connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Opens a connection to a server (`HOST:PORT`), at the first of its addresses that takes one, and says what it is for.
+///
+/// # Errors
+/// Those of the last address; `TimedOut` after [`SERVER_WITHIN`].
+pub async fn connect_server(server: &str, preamble: Preamble) -> io::Result<(TcpStream, SocketAddr)> {
+    let attempt = async {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in lookup_host(server).await? {
+            match connect(address).await {
+                Ok(mut stream) => {
+                    stream.write_all(&preamble.bytes()).await?;
+                    return Ok((stream, address));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    timeout(SERVER_WITHIN, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Listens; accepted connections have the same limit.

@@ -12,12 +12,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -29,7 +27,7 @@ pub async fn keep_connected(
 ) {
     let mut pause = FIRST_PAUSE;
     for server in servers.iter().cycle() {
-        match connect(server, Preamble::Control).await {
+        match tcp::connect_server(server, Preamble::Control).await {
             Ok((stream, address)) => {
                 tracing::info!(%server, %address, "connected to the server");
                 while frames.try_recv().is_ok() {} // meant for the connection before
@@ -88,7 +86,7 @@ pub async fn keep_relay(handle: Handle, mut wanted: watch::Receiver<Option<Socke
             pause = FIRST_PAUSE;
             continue;
         };
-        match connect(&server.to_string(), Preamble::Relay).await {
+        match tcp::connect_server(&server.to_string(), Preamble::Relay).await {
             Ok((stream, _)) => {
                 tracing::info!(%server, "relaying over TCP");
                 let ended = tokio::select! {
@@ -128,23 +126,6 @@ async fn relay(handle: &Handle, stream: TcpStream) -> io::Error {
         ended = ended => ended.unwrap_or_else(|_| io::ErrorKind::ConnectionAborted.into()),
         lost = tcp::source_lost(source) => lost,
     }
-}
-
-async fn connect(server: &str, preamble: Preamble) -> io::Result<(TcpStream, SocketAddr)> {
-    let attempt = async {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in lookup_host(server).await? {
-            match tcp::connect(address).await {
-                Ok(mut stream) => {
-                    stream.write_all(&preamble.bytes()).await?;
-                    return Ok((stream, address));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Hands every frame over; returns only with an error.

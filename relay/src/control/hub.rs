@@ -110,7 +110,7 @@ impl Hub {
 
     /// Hands a plaintext to a node's connection. `None` when it is not connected, `Some(false)` when it takes no
     /// more.
-    pub(crate) fn push(&self, index: u32, message: Vec<u8>) -> Option<bool> {
+    pub(super) fn push(&self, index: u32, message: Vec<u8>) -> Option<bool> {
         let inner = self.inner();
         inner.connected.get(&index).map(|c| c.pushes.try_send(message).is_ok())
     }

@@ -91,7 +91,7 @@ fn sessions(shared: &Shared, a: u32, b: u32) -> (u32, u32) {
 }
 
 /// Says something to a node that did not ask, if it is connected.
-fn push(shared: &Shared, index: u32, message: &ToNode<'_>) {
+pub(crate) fn push(shared: &Shared, index: u32, message: &ToNode<'_>) {
     let mut out = [0; PLAINTEXT_MAX];
     if let Ok(len) = message.encode(&mut out)
         && shared.hub.push(index, out.get(..len).unwrap_or_default().to_vec()) == Some(false)

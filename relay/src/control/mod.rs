@@ -12,7 +12,7 @@ mod session;
 
 pub(crate) use account::{Accounts, Reviewer};
 pub(crate) use hub::{Hub, Origin};
-pub(crate) use lookups::follow_switch;
+pub(crate) use lookups::{follow_switch, push};
 pub(crate) use session::Sender;
 
 use crate::accept::HANDSHAKE_WITHIN;

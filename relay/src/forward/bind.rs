@@ -1,15 +1,15 @@
 //! Binding: how a node shows that it is where it says, and how it is told to do so again.
 
-use super::tables::{Binding, Place};
-use super::{From, Met, News, Switch, Verdict, Way};
+use super::tables::{Binding, Place, Tables};
+use super::{From, News, Switch, Verdict, Way};
 use crate::counters::Loss;
 use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use edgemesh_core::wire::relay::{BIND, Cookie, Message, verify};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard};
 
 /// A cookie is good for one to two of these.
 const COOKIE_SECS: u64 = 60;
@@ -32,7 +32,7 @@ impl Switch {
         let Some(key) = (self.relay_key)(index).filter(|key| verify(key, datagram)) else {
             return self.lose(Loss::Bind);
         };
-        let mut tables = self.tables();
+        let tables = self.tables();
         let known = tables.bindings.get(&index);
         let here = known.is_some_and(|b| b.is_at(from));
         // The same bind twice is answered twice; an older one may be anybody's recording.
@@ -48,11 +48,8 @@ impl Switch {
             self.counters.challenges.fetch_add(1, Relaxed);
             return answer(Message::Challenge { index, cookie }, &key, out);
         }
-        let left = tables.bindings.insert(index, Binding { epoch, place: Place::Here(from.way()) });
-        let met = if here { Vec::new() } else { tables.missed.take(index) };
-        drop(tables);
+        self.put(tables, index, Binding { epoch, place: Place::Here(from.way()) }, here);
         self.counters.binds.fetch_add(1, Relaxed);
-        self.tell_bound(index, epoch, left, met);
         answer(Message::Bound { index, epoch, observed: address }, &key, out)
     }
 
@@ -79,17 +76,14 @@ impl Switch {
 
     /// A server without a directory says that the node is bound there.
     pub(crate) fn bound_via(&self, relay: u32, index: u32, epoch: u64) {
-        let mut tables = self.tables();
+        let tables = self.tables();
         let known = tables.bindings.get(&index);
         if known.is_some_and(|b| epoch < b.epoch) {
             drop(tables);
             return self.counters.count(Loss::Bind, 1);
         }
         let here = known.is_some_and(|b| b.is_via(relay));
-        let left = tables.bindings.insert(index, Binding { epoch, place: Place::Via(relay) });
-        let met = if here { Vec::new() } else { tables.missed.take(index) };
-        drop(tables);
-        self.tell_bound(index, epoch, left.filter(|_| !here), met);
+        self.put(tables, index, Binding { epoch, place: Place::Via(relay) }, here);
     }
 
     /// It says that it is not any more.
@@ -125,7 +119,12 @@ impl Switch {
         self.tables().bindings.iter().map(|(index, binding)| (*index, binding.epoch)).collect()
     }
 
-    fn tell_bound(&self, index: u32, epoch: u64, left: Option<Binding>, met: Vec<Met>) {
+    /// Enters a binding, `here` where the node was bound before, and tells who is to know.
+    fn put(&self, mut tables: MutexGuard<'_, Tables>, index: u32, binding: Binding, here: bool) {
+        let epoch = binding.epoch;
+        let left = tables.bindings.insert(index, binding).filter(|_| !here);
+        let met = if here { Vec::new() } else { tables.missed.take(index) };
+        drop(tables);
         self.tell_left(index, left);
         if self.upstream.is_some() {
             self.tell(News::Bound { index, epoch });

@@ -5,13 +5,13 @@
 //! relay does not know looks up again.
 
 use super::{ToDirectory, ToRelay, VIA_REST, read_via};
-use crate::control::{Origin, Sender, Shared};
+use crate::control::{Origin, Sender, Shared, push};
 use crate::counters::Loss;
 use crate::forward::Met;
 use blake2::Blake2sMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{KeyInit, Mac};
-use edgemesh_core::wire::control::{PLAINTEXT_MAX, ToNode};
+use edgemesh_core::wire::control::ToNode;
 use std::io;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -46,7 +46,7 @@ pub(crate) fn key_by(key: [u8; 32], via: Option<u32>) -> [u8; 32] {
 pub(crate) fn attached(shared: &Shared, index: u32, via: Option<u32>) {
     let Some(relay) = via else { return };
     for message in about(shared, relay, index) {
-        push(shared, relay, &message);
+        tell(shared, relay, &message);
     }
 }
 
@@ -54,14 +54,14 @@ pub(crate) fn attached(shared: &Shared, index: u32, via: Option<u32>) {
 pub(crate) fn sessions(shared: &Shared, a: u32, b: u32, (there, back): (u32, u32)) {
     let [one, other] = [a, b].map(|index| shared.hub.get(index).and_then(|connected| connected.via));
     for relay in one.into_iter().chain(other.filter(|relay| one != Some(*relay))) {
-        push(shared, relay, &ToRelay::Session { session: there, from: a, to: b });
-        push(shared, relay, &ToRelay::Session { session: back, from: b, to: a });
+        tell(shared, relay, &ToRelay::Session { session: there, from: a, to: b });
+        tell(shared, relay, &ToRelay::Session { session: back, from: b, to: a });
     }
 }
 
 /// The node is no concern of this relay's any more.
 pub(crate) fn gone(shared: &Shared, relay: u32, index: u32) {
-    push(shared, relay, &ToRelay::Gone { index });
+    tell(shared, relay, &ToRelay::Gone { index });
 }
 
 /// Tells a relay that has connected all that it has to know.
@@ -118,12 +118,8 @@ fn speaks_for(shared: &Shared, relay: u32, index: u32) -> bool {
     }
 }
 
-fn push(shared: &Shared, relay: u32, message: &ToRelay) {
-    let Ok(body) = postcard::to_allocvec(message) else { return };
-    let mut out = [0; PLAINTEXT_MAX];
-    if let Ok(len) = ToNode::Relay(&body).encode(&mut out)
-        && shared.hub.push(relay, out.get(..len).unwrap_or_default().to_vec()) == Some(false)
-    {
-        shared.counters.count(Loss::Push, 1);
+fn tell(shared: &Shared, relay: u32, message: &ToRelay) {
+    if let Ok(body) = postcard::to_allocvec(message) {
+        push(shared, relay, &ToNode::Relay(&body));
     }
 }

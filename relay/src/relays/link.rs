@@ -11,20 +11,18 @@ use crate::control::frames::{self, Reader};
 use crate::forward::{Membership, Met, News, Switch};
 use edgemesh_core::control::{Credentials, Feed, Link, Message, Question};
 use edgemesh_core::rng::Rng;
-use edgemesh_core::wire::control::FRAME_MAX;
+use edgemesh_core::wire::control::{FRAME_MAX, Preamble};
 use edgemesh_host::{clock, tcp};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// By then nodes that lost their connections have others.
@@ -72,8 +70,8 @@ impl Upward {
         let servers = self.state.servers().to_vec();
         let mut pause = FIRST_PAUSE;
         for server in servers.iter().cycle() {
-            match timeout(CONNECT_WITHIN, connect(server)).await {
-                Ok(Ok((stream, address))) => {
+            match tcp::connect_server(server, Preamble::Control).await {
+                Ok((stream, address)) => {
                     let started = Instant::now();
                     let error = self.exchange(&mut link, stream, address).await;
                     link.disconnected();
@@ -83,8 +81,7 @@ impl Upward {
                         pause = FIRST_PAUSE;
                     }
                 }
-                Ok(Err(error)) => tracing::warn!(%server, %error, "cannot reach the directory's server"),
-                Err(_) => tracing::warn!(%server, "the directory's server does not answer"),
+                Err(error) => tracing::warn!(%server, %error, "cannot reach the directory's server"),
             }
             tokio::time::sleep(pause.mul_f64(0.5 + f64::from(self.rng.below(500)) / 1_000.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -230,18 +227,4 @@ fn message(news: News) -> Option<ToDirectory> {
         // No relay has relays of its own.
         News::Left { .. } => None,
     }
-}
-
-async fn connect(server: &str) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host(server).await? {
-        match tcp::connect(address).await {
-            Ok(mut stream) => {
-                stream.write_all(&Link::preamble()).await?;
-                return Ok((stream, address));
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

@@ -1,6 +1,6 @@
 //! The relay over real sockets: UDP, TCP, and between the two.
 
-use crate::support::{BINARY, Node, Scratch, Server, data, tcp_receive, tcp_send};
+use crate::support::{BINARY, Node, Scratch, Server, data, meet, receive, tcp_receive, tcp_send};
 use edgemesh_core::wire::relay::Message;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
@@ -24,16 +24,8 @@ fn pair(name: &str) -> Pair {
 fn pair_on(server: Server, state: Scratch) -> Pair {
     let mut a = Node::join(&server.token("a", &[]), server.address, 1, false);
     let mut b = Node::join(&server.token("b", &[]), server.address, 2, false);
-    a.ask(b.index);
-    let (_, ab, ba) = a.hear_peer();
-    assert_eq!(b.hear_peer(), (a.index, ba, ab));
+    let (ab, ba) = meet(&mut a, &mut b);
     Pair { server, a, b, ab, ba, state }
-}
-
-fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buffer = [0; 2048];
-    let len = socket.recv(&mut buffer).unwrap();
-    buffer[..len].to_vec()
 }
 
 #[test]

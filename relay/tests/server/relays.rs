@@ -1,10 +1,12 @@
 //! A server without a directory, as a second process beside the directory's: whom it serves, and what it cannot do.
 
-use crate::support::{BINARY, Node, Scratch, Server, WAIT, data, printed, tcp_receive, tcp_send};
+use crate::support::{
+    BINARY, Node, Scratch, Server, WAIT, data, meet, printed, receive, tcp_receive, tcp_send,
+};
 use edgemesh_core::control::Question;
 use edgemesh_host::token::Token;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Instant;
 
@@ -54,19 +56,6 @@ fn wait_bound(server: &Server, node: &str, way: &str) {
 
 fn join(both: &Both, node: &str, at: SocketAddr, seed: u8) -> Node {
     Node::join(&both.server.token(node, &[]), at, seed, false)
-}
-
-fn meet(a: &mut Node, b: &mut Node) -> (u32, u32) {
-    a.ask(b.index);
-    let (_, ab, ba) = a.hear_peer();
-    assert_eq!(b.hear_peer(), (a.index, ba, ab));
-    (ab, ba)
-}
-
-fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buffer = [0; 2048];
-    let len = socket.recv(&mut buffer).unwrap();
-    buffer[..len].to_vec()
 }
 
 #[test]

@@ -561,6 +561,21 @@ impl Node {
     }
 }
 
+/// Has `a` look `b` up: the relay sessions between them, there and back, of which both are told.
+pub(crate) fn meet(a: &mut Node, b: &mut Node) -> (u32, u32) {
+    a.ask(b.index);
+    let (_, ab, ba) = a.hear_peer();
+    assert_eq!(b.hear_peer(), (a.index, ba, ab));
+    (ab, ba)
+}
+
+/// The next datagram.
+pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 2048];
+    let len = socket.recv(&mut buffer).unwrap();
+    buffer[..len].to_vec()
+}
+
 pub(crate) fn tcp_send(stream: &mut TcpStream, datagram: &[u8]) {
     let mut bytes = (datagram.len() as u16).to_le_bytes().to_vec();
     bytes.extend_from_slice(datagram);

@@ -20,6 +20,7 @@ pub mod nat;
 pub mod netns;
 pub mod process;
 pub mod product;
+pub mod relay;
 pub mod runner;
 pub mod sandbox;
 pub mod scenarios;

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::mesh::Mesh;
 use crate::nat::Policy;
-use crate::product::{Agent, AgentOptions, Relay, SERVER_PORT, SERVICE_CIDR};
+use crate::product::{Agent, AgentOptions, SERVER_PORT, SERVICE_CIDR};
+use crate::relay::Relay;
 use crate::topology::{CLOUD_NODE, SERVER};
 use crate::wait::{secs, wait_until};
 use crate::workloads::Transfer;
