@@ -10,7 +10,6 @@
 //! ends it: state is kept, and so are device and routes, for the next run to take over.
 
 pub mod admin;
-pub mod aead;
 mod claims;
 pub mod cluster_dns;
 pub mod command;

@@ -1,13 +1,13 @@
 //! Sealing and opening, and nothing else.
 
 use crate::LEN;
-use crate::aead::RingAead;
+use edgemesh_aead::FastChaChaPoly;
 use edgemesh_core::packet::{HEADROOM, Packet};
 use edgemesh_core::tunnel::{self, OpenTicket, RecvKey, SendKey};
 
 /// Seals one packet again and again.
 pub struct Sealer {
-    pub(crate) key: SendKey<RingAead>,
+    pub(crate) key: SendKey<FastChaChaPoly>,
     pub(crate) counter: u64,
     pub(crate) buffer: Vec<u8>,
 }
@@ -23,7 +23,7 @@ impl Sealer {
 
 /// Opens datagrams of one session.
 pub struct Opener {
-    pub(crate) key: RecvKey<RingAead>,
+    pub(crate) key: RecvKey<FastChaChaPoly>,
     pub(crate) sealed: Vec<(OpenTicket, Vec<u8>)>,
 }
 

@@ -8,13 +8,10 @@
 mod cipher;
 pub mod gate;
 mod room;
-// The agent's own cipher, without all that the agent depends on.
-#[path = "../../../platform-linux/src/agent/aead.rs"]
-mod aead;
 
-pub use aead::RingAead;
 pub use cipher::{Opener, Sealer};
 
+use edgemesh_aead::FastChaChaPoly;
 use edgemesh_core::PeerId;
 use edgemesh_core::dns::{Transport, Verdict};
 use edgemesh_core::node::{Burst, Classified, Engine, From, Grant, Inbound, Outbound};
@@ -167,7 +164,7 @@ impl Field {
 
     /// Seals what is in the buffer.
     pub fn seal(&mut self, grant: &Grant) {
-        let key = self.near.tunnels().send_key::<RingAead>(grant.sending.key).expect("a session's key");
+        let key = self.near.tunnels().send_key::<FastChaChaPoly>(grant.sending.key).expect("a session's key");
         let mut packet = Packet::new(&mut self.buffer, HEADROOM, LEN).expect("room");
         tunnel::seal(&key, grant.sending.first, &mut packet, usize::MAX).expect("room");
     }
@@ -199,7 +196,7 @@ impl Field {
         let Outbound::Seal(grant) = far.resume(now, 1, Burst::single(LEN), LEN) else {
             panic!("peer {peer} sends nothing");
         };
-        let key = far.tunnels().send_key::<RingAead>(grant.sending.key).expect("a session's key");
+        let key = far.tunnels().send_key::<FastChaChaPoly>(grant.sending.key).expect("a session's key");
         let mut packet = Packet::new(&mut bytes, HEADROOM, LEN).expect("room");
         tunnel::seal(&key, grant.sending.first, &mut packet, usize::MAX).expect("room");
         Sealed { peer, bytes: packet.bytes().to_vec() }
@@ -216,7 +213,7 @@ impl Field {
     /// What of a datagram is taken in after it was opened.
     fn open(&mut self, peer: u32, datagram: &mut [u8]) -> (Opened, edgemesh_core::path::Source) {
         let (ticket, source) = self.classify(peer, datagram);
-        let key = self.near.tunnels().recv_key::<RingAead>(ticket.key).expect("a session's key");
+        let key = self.near.tunnels().recv_key::<FastChaChaPoly>(ticket.key).expect("a session's key");
         let len = datagram.len();
         let mut packet = Packet::new(datagram, 0, len).expect("all of it");
         (tunnel::open(&key, ticket, &mut packet).expect("authentic"), source)

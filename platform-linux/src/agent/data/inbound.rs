@@ -1,10 +1,10 @@
 //! From the network to the TUN.
 
-use super::super::aead::RingAead;
 use super::super::park::Origin;
 use super::{BYTES, Data, Ready, TURN};
 use crate::clock;
 use crate::offload::VnetHdr;
+use edgemesh_aead::FastChaChaPoly;
 use edgemesh_core::node::{Classified, From, Inbound};
 use edgemesh_core::packet::{HEADROOM, Packet};
 use edgemesh_core::time::Instant;
@@ -53,7 +53,9 @@ impl Data {
         self.traffic.received += 1;
         match self.engine.classify(now, from, &self.inbox[range.clone()]) {
             Classified::Data(ticket, source, start) => {
-                let Some(key) = self.engine.tunnels().recv_key::<RingAead>(ticket.key) else { return false };
+                let Some(key) = self.engine.tunnels().recv_key::<FastChaChaPoly>(ticket.key) else {
+                    return false;
+                };
                 let start = range.start + start;
                 let Ok(mut packet) = Packet::new(&mut self.inbox, start, range.end - start) else {
                     return false;

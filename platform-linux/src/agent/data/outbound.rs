@@ -1,6 +1,5 @@
 //! From the TUN to the network.
 
-use super::super::aead::RingAead;
 use super::super::park::Origin;
 use super::handover::Handed;
 use super::{BYTES, Data, stream};
@@ -8,6 +7,7 @@ use crate::clock;
 use crate::offload::{self, GsoType, SegmentError, VnetHdr};
 use crate::tun::MAX_PACKET;
 use crate::udp::MAX_BURST;
+use edgemesh_aead::FastChaChaPoly;
 use edgemesh_core::node::{Burst, Destination, Grant, Outbound, Way};
 use edgemesh_core::noise::TAG;
 use edgemesh_core::packet::{HEADROOM, Packet};
@@ -170,7 +170,7 @@ impl Data {
             self.traffic.tun_errors += 1;
             return;
         };
-        let Some(key) = self.engine.tunnels().send_key::<RingAead>(grant.sending.key) else { return };
+        let Some(key) = self.engine.tunnels().send_key::<FastChaChaPoly>(grant.sending.key) else { return };
         for ((slot, len), counter) in segments.slots(room).zip(grant.sending.first..) {
             let Ok(mut packet) = Packet::new(slot, HEADROOM, len) else { return };
             // Segments of one burst must be of one size, so none is padded less than the others.
