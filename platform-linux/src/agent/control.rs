@@ -1,13 +1,14 @@
 //! The TCP connections to a server: control, and relayed datagrams where UDP does not pass.
 //!
 //! The control connection lives as long as the agent: servers are tried in order, with a growing, jittered
-//! pause after each failure. It only moves length-prefixed frames between the socket and the engine; what they mean is
-//! the engine's. The relay connection exists while the engine wants it; once it stands, the data thread reads and
-//! writes it.
+//! pause after each failure, and while it is not the first one's, those before it are tried now and then. It only moves
+//! length-prefixed frames between the socket and the engine; what they mean is the engine's. The relay connection
+//! exists while the engine wants it; once it stands, the data thread reads and writes it.
 
 use crate::agent::command::{Command, Handle};
 use edgemesh_core::wire::control::{FRAME_MAX, Preamble};
 use edgemesh_host::tcp;
+use std::future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,9 +16,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// When servers before the connected one are tried first; then after twice as long each time.
+const FIRST_RETURN: Duration = Duration::from_secs(10);
+const LONGEST_RETURN: Duration = Duration::from_secs(15 * 60);
+/// A connection to a server, and where that is.
+type Connection = (TcpStream, SocketAddr);
 
 /// Keeps a control connection to one of `servers` (`HOST:PORT`). Ends when `frames` does.
 pub async fn keep_connected(
@@ -25,28 +32,77 @@ pub async fn keep_connected(
     servers: Vec<String>,
     mut frames: mpsc::UnboundedReceiver<Vec<u8>>,
 ) {
-    let mut pause = FIRST_PAUSE;
-    for server in servers.iter().cycle() {
-        match tcp::connect_server(server, Preamble::Control).await {
+    let (mut at, mut opened) = (0, None);
+    let (mut pause, mut way_back) = (FIRST_PAUSE, FIRST_RETURN);
+    while let Some(server) = servers.get(at) {
+        match connected(server, opened.take()).await {
             Ok((stream, address)) => {
                 tracing::info!(%server, %address, "connected to the server");
                 while frames.try_recv().is_ok() {} // meant for the connection before
                 handle.send(Command::ControlUp(address));
                 let started = tokio::time::Instant::now();
-                let ended = exchange(&handle, stream, &mut frames).await;
+                let ended = tokio::select! {
+                    ended = exchange(&handle, stream, &mut frames) => Err(ended),
+                    earlier = earlier(&servers[..at], &mut way_back) => Ok(earlier),
+                };
                 handle.send(Command::ControlDown);
                 match ended {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(%server, %error, "control connection ended"),
+                    Ok((earlier, connection)) => {
+                        (at, opened) = (earlier, Some(connection));
+                        continue;
+                    }
+                    Err(Ok(())) => return,
+                    Err(Err(error)) => tracing::warn!(%server, %error, "control connection ended"),
                 }
                 if started.elapsed() > LONGEST_PAUSE {
                     pause = FIRST_PAUSE;
                 }
+                if started.elapsed() > LONGEST_RETURN {
+                    way_back = FIRST_RETURN;
+                }
             }
             Err(error) => tracing::warn!(%server, %error, "cannot reach the server"),
         }
+        at = (at + 1) % servers.len();
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// `opened`, or a new connection.
+async fn connected(server: &str, opened: Option<Connection>) -> io::Result<Connection> {
+    match opened {
+        Some(connection) => Ok(connection),
+        None => tcp::connect_server(server, Preamble::Control).await,
+    }
+}
+
+/// Waits until the directory answers at one of `servers`; for ever if there are none.
+async fn earlier(servers: &[String], pause: &mut Duration) -> (usize, Connection) {
+    if servers.is_empty() {
+        return future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(jittered(*pause)).await;
+        *pause = (*pause * 2).min(LONGEST_RETURN);
+        for (at, server) in servers.iter().enumerate() {
+            match greeted(server).await {
+                Ok(connection) => {
+                    tracing::info!(%server, "an earlier server answers again");
+                    return (at, connection);
+                }
+                Err(error) => tracing::debug!(%server, %error, "an earlier server is still away"),
+            }
+        }
+    }
+}
+
+/// A connection whose other end has said something, as a directory does first: a relay that cannot pass it on does not.
+async fn greeted(server: &str) -> io::Result<Connection> {
+    let (stream, address) = tcp::connect_server(server, Preamble::Control).await?;
+    match timeout(tcp::SERVER_WITHIN, stream.peek(&mut [0])).await?? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok((stream, address)),
     }
 }
 

@@ -114,7 +114,8 @@ pub(super) fn meets_elsewhere(mesh: &mut Mesh) -> Result {
     both_ways(mesh).context("without UDP")
 }
 
-/// The relay dies under a download, which goes on over the directory's server; it comes back, and is put out.
+/// The relay dies under a download, which goes on over the directory's server; it comes back, its nodes with it, and is
+/// put out under another download.
 pub(super) fn dies(mesh: &mut Mesh) -> Result {
     let mut relay = start_relay(mesh)?;
     mesh.lab.inet.set_policy(APART)?;
@@ -128,9 +129,18 @@ pub(super) fn dies(mesh: &mut Mesh) -> Result {
     transfer.finish(&mesh.small.sum, secs(120))?;
     relay.restart(&mesh.lab.cloud)?;
     relay.wait_ready(&mesh.lab.cloud).context("again, without a token")?;
+    for node in ["a1", "b1"] {
+        wait_via(mesh, node, Some("relay/eu"), 60)?;
+    }
     both_ways(mesh)?;
+    let transfer = Transfer::start(mesh.pod("a1")?, "relay-out", "http://park/at/1m/small.bin")?;
+    transfer.wait_progress(secs(10))?;
     mesh.server.command(&mesh.lab.server, &["revoke", "--node", "relay/eu"])?;
     relay.process.wait_log("is refused (Revoked)", secs(15))?;
+    for node in ["a1", "b1"] {
+        wait_via(mesh, node, None, 15)?;
+    }
+    transfer.finish(&mesh.small.sum, secs(120))?;
     let ready = relay.admin(&mesh.lab.cloud, "/readyz")?;
     ensure!(ready.0 == 503, "a relay that was put out is ready: {ready:?}");
     both_ways(mesh).context("the relay is out")
