@@ -10,7 +10,7 @@
 //! * [`token`]: what lets a node join, in its one-line form: a join token, or the cluster's address
 //! * [`tcp`]: connections that fit through narrow links, and which cannot be accepted now
 //! * [`psk`]: the file of the keys that the nodes of a mesh share
-//! * [`memory`]: keeps secrets in the process
+//! * [`memory`], [`registers`]: keep secrets in the process
 //! * [`clock`], [`entropy`], [`log`], [`signal`]: what the core wants passed in, and the process around it
 //!
 //! It knows nothing of nodes, Services or tunnels.
@@ -25,6 +25,7 @@ pub mod memory;
 pub mod metrics;
 pub mod programming;
 pub mod psk;
+pub mod registers;
 pub mod signal;
 pub mod state;
 pub mod tcp;

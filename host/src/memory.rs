@@ -1,11 +1,7 @@
 //! Keeps what is in this process's memory from leaving it.
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use std::hint::black_box;
 use std::io;
-
-/// The longest copy that [`forget_copies`] makes, in bytes: longer ones use the registers of this one.
-const COPIED: usize = 4_096;
 
 /// What of a process's memory goes into dumps, those of root's debugger included: nothing here. A process that is not
 /// dumpable may not say so any more.
@@ -22,20 +18,6 @@ pub fn keep_private() -> io::Result<()> {
         _ => {}
     }
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
-}
-
-/// Overwrites what copies of secrets have left in vector registers. A thread begins with those of the one that makes it,
-/// may wait for ever without a use for them, and root's debugger dumps them with it. The system's copies of different sizes
-/// use different ones, so some of each are made.
-pub fn forget_copies() {
-    let (from, mut to) = ([0u8; COPIED], [0u8; COPIED]);
-    for len in (5..=COPIED.ilog2()).flat_map(|bits| [1 << bits, (1 << bits) - 1]) {
-        let len: usize = black_box(len);
-        if let (Some(to), Some(from)) = (to.get_mut(..len), from.get(..len)) {
-            to.copy_from_slice(black_box(from));
-        }
-        black_box(&mut to);
-    }
 }
 
 #[cfg(test)]

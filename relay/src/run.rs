@@ -12,7 +12,7 @@ use crate::{accept, relays, source};
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::Network;
 use edgemesh_host::admin::{self, Address, Listener};
-use edgemesh_host::{entropy, memory, signal, state, tcp};
+use edgemesh_host::{entropy, registers, signal, state, tcp};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -50,7 +50,7 @@ async fn serve(args: &Run, mut directory: Directory, mut rng: Rng) -> Result<(),
     let held = directory.held().map_err(|e| Failure::Failed(e.to_string()))?;
     let directory = Arc::new(Mutex::new(directory));
     // Its keys have come to where they stay; from here on threads are made.
-    memory::forget_copies();
+    registers::forget();
     let counters = Arc::new(Counters::default());
     let sender = udp.try_clone().map_err(|e| named("UDP socket", e))?;
     let keys = directory.clone();

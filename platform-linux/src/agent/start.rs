@@ -18,7 +18,7 @@ use edgemesh_core::node::{Config, Engine};
 use edgemesh_core::service::Reached;
 use edgemesh_core::wire::control::Revocation;
 use edgemesh_core::{dns, path};
-use edgemesh_host::{admin, entropy, memory, signal, token};
+use edgemesh_host::{admin, entropy, memory, registers, signal, token};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,6 +116,8 @@ async fn run_async(settings: Run, state: State, membership: Membership) -> Resul
     let (notes, mut notes_in) = mpsc::unbounded_channel();
     let outputs = Outputs { frames, relay, notes };
     let data = Data::new(engine, poller, tun, sockets, outputs);
+    // The node's keys have come to where they stay; threads begin with the registers of this one.
+    registers::forget();
     let thread =
         std::thread::Builder::new().name("data".into()).spawn(move || data.run(&inputs)).map_err(failed)?;
 

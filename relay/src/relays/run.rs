@@ -14,7 +14,7 @@ use crate::{Failure, accept};
 use edgemesh_core::rng::Rng;
 use edgemesh_core::wire::control::Preamble;
 use edgemesh_host::admin::{self, Listener};
-use edgemesh_host::{entropy, memory, signal, state};
+use edgemesh_host::{entropy, registers, signal, state};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
 
 async fn serve(args: &Run, state: State, mut rng: Rng) -> Result<(), Failure> {
     let Sockets { listener, listen, udp } = Sockets::open(args.listen)?;
-    memory::forget_copies();
+    registers::forget();
     let counters = Arc::new(Counters::default());
     let (news, news_out) = mpsc::channel(NEWS_MAX);
     let keys = Arc::new(Keys::default());

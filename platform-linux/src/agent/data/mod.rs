@@ -38,6 +38,7 @@ use edgemesh_core::packet::{HEADROOM, TAILROOM};
 use edgemesh_core::path::Route;
 use edgemesh_core::time::Instant;
 use edgemesh_core::wire::control::Revocation;
+use edgemesh_host::registers;
 use handover::Handover;
 use long::Long;
 use names::LISTENERS;
@@ -264,6 +265,10 @@ impl Data {
         let mut more_work = false;
         loop {
             let busy = more_work || !self.long.is_empty();
+            if !busy {
+                // It may rest, and what it last copied was perhaps a key.
+                registers::forget();
+            }
             let deadline =
                 if busy { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
             // What is ready and is not looked at to its end in this turn is told again.
