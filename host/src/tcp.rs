@@ -6,7 +6,7 @@
 //!
 //! A connection whose source address has gone is told of by [`source_lost`]: TCP itself would not notice for long.
 //!
-//! Stateless; nothing here reads, writes or retries.
+//! Stateless; nothing here reads or retries, and only a connection's preamble is written.
 
 use edgemesh_core::wire::control::Preamble;
 use socket2::SockRef;

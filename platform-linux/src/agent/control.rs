@@ -42,17 +42,17 @@ pub async fn keep_connected(
                 handle.send(Command::ControlUp(address));
                 let started = tokio::time::Instant::now();
                 let ended = tokio::select! {
-                    ended = exchange(&handle, stream, &mut frames) => Err(ended),
-                    earlier = earlier(&servers[..at], &mut way_back) => Ok(earlier),
+                    ended = exchange(&handle, stream, &mut frames) => ended.map(|()| None),
+                    earlier = earlier(&servers[..at], &mut way_back) => Ok(Some(earlier)),
                 };
                 handle.send(Command::ControlDown);
                 match ended {
-                    Ok((earlier, connection)) => {
+                    Ok(None) => return,
+                    Ok(Some((earlier, connection))) => {
                         (at, opened) = (earlier, Some(connection));
                         continue;
                     }
-                    Err(Ok(())) => return,
-                    Err(Err(error)) => tracing::warn!(%server, %error, "control connection ended"),
+                    Err(error) => tracing::warn!(%server, %error, "control connection ended"),
                 }
                 if started.elapsed() > LONGEST_PAUSE {
                     pause = FIRST_PAUSE;

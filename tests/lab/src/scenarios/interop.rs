@@ -139,12 +139,15 @@ impl Pair {
         Ok(())
     }
 
-    /// We lose our sessions, once theirs takes an initiation again.
+    /// We lose our sessions when they have been used for a while, and theirs takes an initiation again.
     fn restart_ours(&mut self) -> Result {
         let answered = self.ours.wire.iter().rfind(|seen| !seen.ours && seen.is() == Some(Is::Response));
         let answered = answered.context("a handshake that we began")?.at;
-        while answered.elapsed() < INITIATION_INTERVAL {
+        loop {
             self.talk()?;
+            if answered.elapsed() >= INITIATION_INTERVAL {
+                break;
+            }
         }
         self.ours.restart()
     }
