@@ -104,12 +104,20 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// UDP and TCP at one address.
+    /// UDP and TCP at one address. Port 0 is one of the system's choice: it is free for TCP, and where another process
+    /// has it for UDP the system chooses again.
     pub(crate) fn open(listen: SocketAddr) -> Result<Self, Failure> {
-        let listener = tcp::listen(listen).map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
-        let listen = listener.local_addr().map_err(|e| named("--listen", e))?;
-        let udp = UdpSocket::bind(listen).map_err(|e| named(&format!("--listen {listen} (UDP)"), e))?;
-        Ok(Self { listener, listen, udp })
+        let mut choices = if listen.port() == 0 { 16 } else { 1 };
+        loop {
+            let listener = tcp::listen(listen).map_err(|e| named(&format!("--listen {listen} (TCP)"), e))?;
+            let bound = listener.local_addr().map_err(|e| named("--listen", e))?;
+            choices -= 1;
+            match UdpSocket::bind(bound) {
+                Ok(udp) => return Ok(Self { listener, listen: bound, udp }),
+                Err(e) if choices > 0 && e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) => return Err(named(&format!("--listen {bound} (UDP)"), e)),
+            }
+        }
     }
 }
 

@@ -63,7 +63,8 @@ fn ports_and_state_that_are_taken() {
         1,
         &["--listen", &listen, "in use"],
     );
-    let _udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // An address of this test alone: the server takes TCP first, and at 127.0.0.1 another test may have that port.
+    let _udp = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
     let listen = _udp.local_addr().unwrap().to_string();
     says(
         &run(&["--listen", &listen, "--state-dir", dir, "--admin", "127.0.0.1:0"]),
