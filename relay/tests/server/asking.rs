@@ -1,6 +1,7 @@
 //! Services one by one, over real connections: answers, what follows from them, and what is left out.
 
-use crate::support::{Heard, Node, Scratch, Server};
+use crate::node::{Heard, Node};
+use crate::process::{Scratch, Server};
 use edgemesh_core::wire::ask::{self, FORGET};
 use edgemesh_discovery::replica::Replica;
 use edgemesh_discovery::table::Key;

@@ -1,6 +1,7 @@
 //! Joining, looking up and surviving: a real server process, nodes on loopback.
 
-use crate::support::{Heard, Node, Scratch, Server, WAIT, token_command};
+use crate::node::{Heard, Node};
+use crate::process::{Scratch, Server, WAIT, token_command};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 

@@ -1,6 +1,7 @@
 //! The service feed from a directory of manifests, over real connections.
 
-use crate::support::{Heard, Node, Scratch, Server};
+use crate::node::{Heard, Node};
+use crate::process::{Scratch, Server};
 use edgemesh_discovery::entry;
 use edgemesh_discovery::object::EntryPoints;
 use edgemesh_discovery::replica::Replica;

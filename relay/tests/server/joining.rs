@@ -1,6 +1,7 @@
 //! Joining with a ServiceAccount token: a real server process that asks a real API server.
 
-use crate::support::{Heard, Node, Scratch, Server};
+use crate::node::{Heard, Node};
+use crate::process::{Scratch, Server};
 use edgemesh_testapi::{ApiServer, Options};
 use serde_json::{Value, json};
 use std::sync::mpsc;

@@ -1,6 +1,7 @@
 //! Nodes that are put out and come back, keys that change, and a server that is restored: a real server process.
 
-use crate::support::{Heard, Node, Scratch, Server, complaint, operate, printed};
+use crate::node::{Heard, Node};
+use crate::process::{Scratch, Server, complaint, operate, printed};
 use edgemesh_core::control::Authority;
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::wire::control::Revocation;
@@ -48,7 +49,7 @@ fn a_revoked_node_is_put_out_at_once_and_comes_back_with_another_key_only() {
     assert_eq!(server.metric("server_refused_total{reason=\"revoked\"}"), 1);
     b.ask(a.index);
     assert!(matches!(b.hear(), Some(Heard::NoPeer(_))));
-    socket.send(&crate::support::data(there, b"data")).unwrap();
+    socket.send(&crate::node::data(there, b"data")).unwrap();
     server.log("node refused");
 
     assert!(complaint(server.operate(&["revoke", "--node", "a"])).contains("revoked already"));

@@ -1,6 +1,7 @@
 //! What an operator can get wrong: each ends with a message that names it, and the right exit code.
 
-use crate::support::{BINARY, Node, Scratch, Server, token_command};
+use crate::node::Node;
+use crate::process::{BINARY, Scratch, Server, token_command};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

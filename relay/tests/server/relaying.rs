@@ -1,6 +1,7 @@
 //! The relay over real sockets: UDP, TCP, and between the two.
 
-use crate::support::{BINARY, Node, Scratch, Server, data, meet, receive, tcp_receive, tcp_send};
+use crate::node::{Node, data, meet, receive, tcp_receive, tcp_send};
+use crate::process::{BINARY, Scratch, Server};
 use edgemesh_core::wire::relay::Message;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
@@ -129,7 +130,7 @@ fn udp_and_tcp_nodes_reach_each_other_and_a_move_is_seamless() {
 #[test]
 fn a_server_on_ipv6_serves_ipv4_nodes() {
     let state = Scratch::new("dual");
-    let mut command = std::process::Command::new(crate::support::BINARY);
+    let mut command = std::process::Command::new(crate::process::BINARY);
     command.args(["run", "--listen", "[::]:0", "--advertise", "localhost:1", "--admin"]);
     command.arg(format!("unix:{}", state.0.join("public.sock").display())).arg("--state-dir").arg(&state.0);
     let server = Server::spawn(&mut command, &state.0);
@@ -154,7 +155,7 @@ fn only_the_bound_sender_is_relayed_and_a_rebind_mends_what_a_nat_broke() {
     let (sa, sb) = (a.bind_udp(server.address), b.bind_udp(server.address));
     let moved = UdpSocket::bind("127.0.0.1:0").unwrap();
     moved.connect(server.address).unwrap();
-    moved.set_read_timeout(Some(crate::support::WAIT)).unwrap();
+    moved.set_read_timeout(Some(crate::process::WAIT)).unwrap();
     moved.send(&data(ab, b"from elsewhere")).unwrap();
     assert_eq!(Message::parse(&receive(&moved)), Ok(Message::Unbound { session: ab }));
     assert_eq!(server.metric("server_drops_total{reason=\"wrong_source\"}"), 1);

@@ -1,8 +1,7 @@
 //! A server without a directory, as a second process beside the directory's: whom it serves, and what it cannot do.
 
-use crate::support::{
-    BINARY, Node, Scratch, Server, WAIT, data, meet, printed, receive, tcp_receive, tcp_send,
-};
+use crate::node::{Node, data, meet, receive, tcp_receive, tcp_send};
+use crate::process::{BINARY, Scratch, Server, WAIT, look_until, printed};
 use edgemesh_core::control::Question;
 use edgemesh_host::token::Token;
 use std::io::{Read, Write};
@@ -42,16 +41,10 @@ fn both(name: &str) -> Both {
 
 /// Waits until the directory's server knows that a node is bound, by this way.
 fn wait_bound(server: &Server, node: &str, way: &str) {
-    let deadline = Instant::now() + WAIT;
-    loop {
+    look_until(&format!("{node} is bound by {way}"), || {
         let nodes = server.json("/nodes");
-        let found = nodes.as_array().unwrap().iter().find(|each| each["node"] == node).cloned().unwrap();
-        if found["relay"] == way {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{found}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+        nodes.as_array().unwrap().iter().any(|each| each["node"] == node && each["relay"] == way)
+    });
 }
 
 fn join(both: &Both, node: &str, at: SocketAddr, seed: u8) -> Node {
@@ -190,11 +183,9 @@ fn nodes_are_put_out_one_after_the_other_and_the_link_stays() {
     for (node, left) in [("a", 2), ("b", 1)] {
         wait_bound(&both.server, node, "via");
         printed(both.server.operate(&["revoke", "--node", node]));
-        let deadline = Instant::now() + WAIT;
-        while both.relay.metric("relay_bound_nodes{transport=\"udp\"}") != left {
-            assert!(Instant::now() < deadline, "{node} is still bound");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        look_until(&format!("{node} is bound no more"), || {
+            both.relay.metric("relay_bound_nodes{transport=\"udp\"}") == left
+        });
     }
     assert_eq!(c.hear_revocations().0, 0);
     c.ask(c.index);

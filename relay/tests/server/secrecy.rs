@@ -1,6 +1,7 @@
 //! Secrets of a server stay in its state directory, whatever it logs and answers.
 
-use crate::support::{BINARY, Heard, Node, Scratch, Server, operate, printed};
+use crate::node::{Heard, Node};
+use crate::process::{BINARY, Scratch, Server, operate, printed};
 use edgemesh_core::noise::StaticSecret;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;

@@ -97,10 +97,9 @@ impl Field {
         let mut engines = star.into_engines().into_iter();
         let near = engines.next().expect("the hub");
         let mut rng = Rng::new([9; 32]);
-        let mut flows: Vec<_> = (0..size.flows).map(|n| flow(size, n)).collect();
-        shuffle(&mut flows, &mut rng);
-        let mut queries: Vec<_> = (0..size.services).map(|n| packets::query(&packets::name(n))).collect();
-        shuffle(&mut queries, &mut rng);
+        // Heads and questions lie in the order of use: what a network brings is in the cache.
+        let flows = shuffled(size.flows, &mut rng).map(|n| flow(size, n)).collect();
+        let queries = shuffled(size.services, &mut rng).map(|n| packets::query(&packets::name(n))).collect();
         let mut field = Self {
             size,
             start: now,
@@ -275,8 +274,11 @@ impl Field {
     }
 }
 
-fn shuffle<T>(all: &mut [T], rng: &mut Rng) {
-    for n in (1..all.len()).rev() {
-        all.swap(n, rng.below(n as u32 + 1) as usize);
+/// The numbers below `count` in random order.
+fn shuffled(count: u32, rng: &mut Rng) -> impl Iterator<Item = u32> + use<> {
+    let mut all: Vec<u32> = (0..count).collect();
+    for n in (1..count).rev() {
+        all.swap(n as usize, rng.below(n + 1) as usize);
     }
+    all.into_iter()
 }
