@@ -3,7 +3,7 @@ BOARDS := platform-gateway/boards/probe
 # All that `cargo test` builds, too: of a part alone cargo would build every dependency once more, with other features.
 DEVBUILD := cargo build --quiet --workspace --all-targets
 
-.PHONY: bench counts counts-accept counts-growth demo deny fmt full-lab full-seeds fuzz lab lab-self lab-user lint probe scale sim test test-full
+.PHONY: bench counts counts-accept counts-growth demo deny fmt full-lab full-rest fuzz lab lab-self lab-user lint probe scale sim test test-full
 
 bench: ## throughput, delay, packets, connections beside other tunnels and DNS servers; FILTER=name runs some parts
 	tests/lab/packages.sh dnsperf:dnsperf knotd:knot unbound:unbound
@@ -84,13 +84,16 @@ test: lint probe ## everything that gates a change
 	$(MAKE) lab-user
 	target/debug/edgemesh-scale sample
 
-test-full: test ## that, and what takes long: more seeds, scale, 1 GiB, two idle hours (beside the rest); 2.5 hours
-	$(MAKE) --jobs=2 full-lab full-seeds
+test-full: ## test, and what takes long, beside it: two idle hours, 1 GiB; more seeds, scale. Two hours and what is to be built
+	tests/lab/packages.sh
+	tests/lab/wireguard-go.sh target/rivals
+	$(DEVBUILD)
+	$(MAKE) --jobs=2 full-lab full-rest
 
 full-lab:
 	$(MAKE) lab FILTER=full/
 
-full-seeds:
+full-rest: test
 	$(MAKE) sim SEEDS=1000
 	$(MAKE) sim SEEDS=10000 TEST=a_mesh_survives
 	$(MAKE) scale

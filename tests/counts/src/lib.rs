@@ -53,6 +53,7 @@ pub struct Arrival {
 }
 
 /// A datagram that a peer has sent.
+#[derive(Clone)]
 pub struct Sealed {
     peer: u32,
     bytes: Vec<u8>,
