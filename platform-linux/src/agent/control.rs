@@ -215,3 +215,38 @@ fn jittered(pause: Duration) -> Duration {
     let _ = getrandom::fill(&mut byte);
     pause / 2 + pause.mul_f64(f64::from(byte[0]) / 510.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// A server that says `greeting` to everybody and hangs up.
+    async fn server(greeting: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut preamble = Preamble::Control.bytes();
+                stream.read_exact(&mut preamble).await.unwrap();
+                stream.write_all(greeting).await.unwrap();
+            }
+        });
+        address.to_string()
+    }
+
+    #[tokio::test]
+    async fn only_an_earlier_server_that_says_something_is_gone_back_to() {
+        let servers = ["127.0.0.1:1".to_owned(), server(b"").await, server(b"hello").await];
+        let mut pause = Duration::from_millis(1);
+        let (at, (mut stream, _)) = earlier(&servers, &mut pause).await;
+        assert_eq!(at, 2);
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "hello", "the greeting is for the engine");
+        assert!(pause > Duration::from_millis(1), "ever more rarely");
+        let nobody = timeout(Duration::from_millis(50), earlier(&servers[..2], &mut pause)).await;
+        assert!(nobody.is_err(), "there is nobody to go back to");
+    }
+}

@@ -1,6 +1,5 @@
 //! The same instructions with ever more peers, flows and Services. Nothing is held to these: a table of
-//! `docs/benchmarks.md` is made of them. A thousand handshakes would take callgrind minutes, and two benchmarks begin with them:
-//! so there are a hundred.
+//! `docs/benchmarks.md` is made of them. Two benchmarks begin with a thousand handshakes, which take callgrind minutes.
 
 use edgemesh_counts::gate::CALLS;
 use edgemesh_counts::{Arrival, Field, Size};
@@ -12,7 +11,7 @@ const fn size(peers: u32, flows: u32, services: u32) -> Size {
 }
 
 const P1: Size = size(1, 1_000, 1_000);
-const P100: Size = size(100, 1_000, 1_000);
+const P1000: Size = size(1_000, 1_000, 1_000);
 const F100: Size = size(10, 100, 100);
 const F100K: Size = size(10, 100_000, 100);
 const S100: Size = size(10, 1_000, 100);
@@ -26,7 +25,7 @@ fn arrived(size: Size) -> (Field, Vec<Arrival>) {
 
 #[library_benchmark(setup = Field::new)]
 #[bench::peers_1(P1)]
-#[bench::peers_100(P100)]
+#[bench::peers_1000(P1000)]
 #[bench::flows_100(F100)]
 #[bench::flows_100000(F100K)]
 #[bench::services_100(S100)]
@@ -40,7 +39,7 @@ fn outbound(mut field: Field) -> Field {
 
 #[library_benchmark(setup = arrived)]
 #[bench::peers_1(P1)]
-#[bench::peers_100(P100)]
+#[bench::peers_1000(P1000)]
 #[bench::flows_100(F100)]
 #[bench::flows_100000(F100K)]
 #[bench::services_100(S100)]

@@ -108,17 +108,33 @@ pub(super) fn icmp(from: SocketAddrV4, to: SocketAddrV4, code: u8, count: u32) -
     Ok(())
 }
 
-/// One datagram from each of `count` ports, from 1024 up, to each target: as many flows.
+/// Ports that ask at the same time: no queue on the way overflows.
+const TOGETHER: usize = 256;
+/// After this an answer is not waited for: its flow found no place.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(100);
+
+/// One datagram from each of `count` ports, from 1024 up, to each target, who answers: as many flows.
 pub(super) fn flows(count: u16, targets: &[&str]) -> Result {
-    let mut sent = 0_u32;
-    for port in (1024..=u16::MAX).take(count.into()) {
+    let (mut sent, mut answered) = (0_usize, 0_usize);
+    let ports: Vec<u16> = (1024..=u16::MAX).take(count.into()).collect();
+    for together in ports.chunks(TOGETHER) {
         // A port that the machine uses itself is passed over.
-        let Ok(socket) = UdpSocket::bind(("0.0.0.0", port)) else { continue };
-        for target in targets {
-            let _ = socket.send_to(b"flow", target);
-            sent = sent.saturating_add(1);
-        }
+        let open = |port: &u16| UdpSocket::bind(("0.0.0.0", *port)).ok();
+        let sockets: Vec<UdpSocket> = together.iter().filter_map(open).collect();
+        let asks = || sockets.iter().flat_map(|socket| targets.iter().map(move |target| (socket, target)));
+        asks().for_each(|(socket, target)| drop(socket.send_to(b"flow", target)));
+        let deadline = Instant::now() + ANSWERED_WITHIN;
+        sent = sent.saturating_add(asks().count());
+        answered =
+            answered.saturating_add(asks().filter(|(socket, _)| is_answered(socket, deadline)).count());
     }
-    println!("sent {sent}");
+    println!("sent {sent}, {answered} answered");
     Ok(())
+}
+
+fn is_answered(socket: &UdpSocket, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let patience =
+        if left.is_zero() { socket.set_nonblocking(true) } else { socket.set_read_timeout(Some(left)) };
+    patience.is_ok() && socket.recv(&mut [0; 16]).is_ok()
 }
