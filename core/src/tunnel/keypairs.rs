@@ -149,16 +149,21 @@ impl Tunnels<'_> {
     ) -> Result<(), DropReason> {
         let slot = self.slot(peer).ok_or(DropReason::UnknownPeer)?;
         let (previous, current, next) = (slot.previous, slot.current, slot.next);
-        self.retire(peer, previous);
+        // Other than in the kernel a responder keeps `previous`: of two sessions that were begun at once it may be the
+        // one that the peer sends in until our response arrives.
         let roles = match (initiator, next) {
-            (true, 0) => (current, 0),
+            (true, 0) => {
+                self.retire(peer, previous);
+                (current, 0)
+            }
             (true, next) => {
+                self.retire(peer, previous);
                 self.retire(peer, current);
                 (next, 0)
             }
             (false, next) => {
                 self.retire(peer, next);
-                (0, current)
+                (previous, current)
             }
         };
         let fresh = (1..=KEYPAIRS as u8).find(|n| *n != roles.0 && *n != roles.1).unwrap_or(1);
@@ -327,6 +332,31 @@ mod tests {
             assert_eq!(tunnels.poll_event(), Some(TunnelEvent::SessionDown { peer: PEER }));
             assert_eq!(grant(tunnels, 2), Ok(REJECT_AFTER_MESSAGES - 2));
             assert_eq!(grant(tunnels, 1), Err(NoSession::Handshaking));
+        });
+    }
+
+    /// Of two sessions that were begun at once, each side sends in its own: in ours the peer's current, here previous. A
+    /// renewal by the peer leaves both until it is confirmed, or all that the peer sends before would be lost, and its
+    /// next try too if our response was.
+    #[test]
+    fn a_renewal_that_the_peer_began_takes_nothing_away_before_it_is_confirmed() {
+        with_session(|tunnels| {
+            let (now, state) = (Instant::ZERO, SymmetricState::new(b"test", b""));
+            let known =
+                |tunnels: &Tunnels<'_>| [5, 7, 9, 11].map(|index| tunnels.find_index(index).is_some());
+            let confirm = |tunnels: &mut Tunnels<'_>, index| {
+                let place = tunnels.find_index(index).unwrap() as usize - 1;
+                tunnels.confirm(now, PEER, place);
+            };
+            tunnels.begin_session(now, PEER, false, [7, 6], &state).unwrap();
+            confirm(tunnels, 7);
+            assert_eq!(known(tunnels), [true, true, false, false]);
+            for (index, then) in [(9, [true, true, true, false]), (11, [true, true, false, true])] {
+                tunnels.begin_session(now, PEER, false, [index, 6], &state).unwrap();
+                assert_eq!(known(tunnels), then);
+            }
+            confirm(tunnels, 11);
+            assert_eq!(known(tunnels), [false, true, false, true]);
         });
     }
 

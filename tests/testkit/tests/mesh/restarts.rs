@@ -5,8 +5,9 @@ use crate::{DIRECT_WITHIN, START_WITHIN};
 use edgemesh_core::time::Duration;
 use edgemesh_testkit::seeds::for_each_seed;
 
-/// How long the service may be away when a node or the server was killed and is there again.
-const RESUME_WITHIN: Duration = Duration::from_secs(3);
+/// How long the service may be away when a node or the server was killed and is there again. Of 15,000 times the longest was
+/// 3.2 s: by the relay, and two restarts in a row.
+const RESUME_WITHIN: Duration = Duration::from_secs(4);
 
 /// What passes between the pods while something restarts.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -44,7 +45,7 @@ pub(crate) fn resumes(mesh: &mut Mesh<'_>, load: Load) {
 
 #[test]
 fn service_resumes_soon_after_a_restart() {
-    for_each_seed(60, |seed| {
+    for_each_seed(1_000, |seed| {
         let mut rooms = Plan::PAIR.rooms();
         let mut mesh = Mesh::pair(seed, &mut rooms);
         mesh.good_links();
