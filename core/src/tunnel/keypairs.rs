@@ -151,13 +151,12 @@ impl Tunnels<'_> {
         let (previous, current, next) = (slot.previous, slot.current, slot.next);
         // Other than in the kernel a responder keeps `previous`: of two sessions that were begun at once it may be the
         // one that the peer sends in until our response arrives.
+        if initiator {
+            self.retire(peer, previous);
+        }
         let roles = match (initiator, next) {
-            (true, 0) => {
-                self.retire(peer, previous);
-                (current, 0)
-            }
+            (true, 0) => (current, 0),
             (true, next) => {
-                self.retire(peer, previous);
                 self.retire(peer, current);
                 (next, 0)
             }

@@ -91,14 +91,13 @@ fn measure(field: &mut Field, next: &mut usize) -> Costs {
     let plain = timed(SENT, |n| _ = field.outbound(from + n));
     // Making these has driven the tables out of the cache: the first half brings them back.
     let bursts = field.sealed(from, 2 * RECEIVED);
-    let mut each = bursts.chunks(BURST).map(|burst| {
+    let each = bursts.chunks(BURST).map(|burst| {
         // As from a kernel: just copied, so in the cache.
         let mut burst = burst.to_vec();
         timed(BURST, |n| field.receive(&mut burst[n]))
     });
     let count = RECEIVED / BURST;
-    let opened = each.by_ref().skip(count).sum::<f64>() / count as f64;
-    drop(each);
+    let opened = each.skip(count).sum::<f64>() / count as f64;
     let arrivals = field.arrivals(from, RECEIVED);
     let taken = timed(RECEIVED, |n| field.inbound(&arrivals[n]));
     let answered = timed(SENT, |n| field.query(from + n));
