@@ -19,8 +19,8 @@ pub(crate) use policy::{Distances, NodePolicy, endpoint, place};
 pub use timers::Timer;
 pub(crate) use timers::Timers;
 pub use types::{
-    Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
-    Ticket, Transmit, Way,
+    Arrived, Burst, Classified, Config, Destination, Event, From, Grant, Inbound, NoPacket, Outbound,
+    PeerStatus, Sender, Ticket, Transmit, Way,
 };
 pub(crate) use ways::{finish, heard, origin, said, seal_own, side, terms, way_of, way_to};
 pub(crate) use zone::TableZone;

@@ -190,6 +190,31 @@ pub struct Sender {
     pub(crate) peer: Option<PeerId>,
 }
 
+/// The peer whose IP packet an opened datagram holds.
+pub type Arrived = Result<PeerId, NoPacket>;
+
+/// What became of an opened datagram that holds no IP packet, or is not new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum NoPacket {
+    /// As [`Inbound::Aside`].
+    Aside,
+    /// As [`Inbound::Handled`].
+    Handled,
+    /// As [`Inbound::Drop`].
+    Drop(DropReason),
+}
+
+impl core::convert::From<NoPacket> for Inbound {
+    fn from(done: NoPacket) -> Self {
+        match done {
+            NoPacket::Aside => Self::Aside,
+            NoPacket::Handled => Self::Handled,
+            NoPacket::Drop(reason) => Self::Drop(reason),
+        }
+    }
+}
+
 /// What is to be done with an opened datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]

@@ -1,6 +1,6 @@
 //! From the network: whose datagram, is it authentic and new, and where does the packet in it go.
 
-use super::{Burst, Classified, Engine, From, Inbound, Sender, Ticket};
+use super::{Arrived, Burst, Classified, Engine, From, Inbound, NoPacket, Sender, Ticket};
 use crate::PeerId;
 use crate::bridge::{heard, is_aside, origin, side};
 use crate::counters::DropReason;
@@ -52,27 +52,30 @@ impl Engine<'_> {
         opened: Opened,
         packet: &mut Packet<'_>,
     ) -> Inbound {
-        let peer = match self.tunnels.commit(now, opened) {
-            Ok(peer) => peer,
-            Err(reason) => return Inbound::Drop(self.count(reason)),
-        };
-        self.peers.received(now, peer, packet.len());
+        self.arrive(now, source, opened, packet.bytes())
+            .map_or_else(Inbound::from, |peer| self.again(now, peer, packet))
+    }
+
+    /// As [`Engine::inbound`], but leaves an IP packet of the peer that it tells to [`Engine::again`]. Of packets of one peer
+    /// with the same addresses and ports that come at once, that need only see one, and those that begin or end a connection.
+    ///
+    /// # Errors
+    /// [`NoPacket`], which is an error only where it is a drop.
+    pub fn arrive(&mut self, now: Instant, source: Source, opened: Opened, bytes: &[u8]) -> Arrived {
+        let peer = self.tunnels.commit(now, opened).map_err(|reason| NoPacket::Drop(self.count(reason)))?;
+        self.peers.received(now, peer, bytes.len());
         self.paths.received(now, peer, &source);
-        let verdict = match opened.content() {
-            Content::Keepalive => Inbound::Handled,
-            Content::Other if is_aside(packet.bytes()) => Inbound::Aside,
-            Content::Other => {
-                // The first message behind a handshake may come before this side was told of its session.
-                self.settle(now);
-                match heard(&mut self.peers, &mut self.paths, now, (peer, &source), packet.bytes()) {
-                    Ok(()) => Inbound::Handled,
-                    Err(reason) => Inbound::Drop(self.count(reason)),
-                }
-            }
-            Content::Ip => self.again(now, peer, packet),
+        // The first message behind a handshake may come before this side was told of its session.
+        self.settle(now);
+        let done = match opened.content() {
+            Content::Ip => return Ok(peer),
+            Content::Keepalive => NoPacket::Handled,
+            Content::Other if is_aside(bytes) => NoPacket::Aside,
+            Content::Other => heard(&mut self.peers, &mut self.paths, now, (peer, &source), bytes)
+                .map_or_else(|reason| NoPacket::Drop(self.count(reason)), |()| NoPacket::Handled),
         };
         self.settle(now);
-        verdict
+        Err(done)
     }
 
     /// Takes a packet of a peer, or takes one again that was parked.
@@ -84,10 +87,9 @@ impl Engine<'_> {
         self.note(&outcome);
         match outcome.verdict {
             Translated::Local => Inbound::Deliver,
-            Translated::Reply => match self.grant(now, peer, Burst::single(packet.len()), packet.len()) {
-                Ok(grant) => Inbound::Answer(grant),
-                Err(_) => Inbound::Drop(self.count(DropReason::NoSession)),
-            },
+            Translated::Reply => self
+                .grant(now, peer, Burst::single(packet.len()), packet.len())
+                .map_or_else(|_| Inbound::Drop(self.count(DropReason::NoSession)), Inbound::Answer),
             Translated::Park(ticket) => Inbound::Park(Ticket::Fragment(ticket.0), peer),
             Translated::Drop(reason) => Inbound::Drop(self.count(reason)),
             _ => Inbound::Drop(self.count(DropReason::NoRoute)),

@@ -1,10 +1,10 @@
 //! The composition: one engine out of all machines.
 //!
-//! **Calls.** [`Engine::outbound`] for packets of the TUN; [`Engine::classify`], then `open` and [`Engine::inbound`],
-//! or [`Engine::message`], for datagrams; [`Engine::query`] for DNS; [`Engine::control`] for frames of the server;
-//! [`Engine::update`] for what another source says of Services. After each, drain [`Engine::poll_event`],
-//! [`Engine::poll_transmit`] and [`Engine::poll_frame`], and call [`Engine::work`] while it says that more waits;
-//! call [`Engine::handle_timeout`] at [`Engine::poll_timeout`]. Time is monotonic over all calls.
+//! **Calls.** [`Engine::outbound`] for packets of the TUN; [`Engine::classify`], then `open` and [`Engine::inbound`]
+//! ([`Engine::arrive`] where packets are joined), or [`Engine::message`], for datagrams; [`Engine::query`] for DNS;
+//! [`Engine::control`] for frames of the server; [`Engine::update`] for what another source says of Services. After each,
+//! drain [`Engine::poll_event`], [`Engine::poll_transmit`] and [`Engine::poll_frame`], and call [`Engine::work`] while it
+//! says that more waits; call [`Engine::handle_timeout`] at [`Engine::poll_timeout`]. Time is monotonic over all calls.
 //!
 //! **Bounds.** Those of the machines; memory is lent once ([`crate::memory!`]). The queue of events holds one for
 //! each peer and some more; one that does not fit is counted and lost, which costs a packet that was parked.
@@ -17,8 +17,8 @@ mod outbound;
 mod poll;
 
 pub use crate::bridge::{
-    Burst, Classified, Config, Destination, Event, From, Grant, Inbound, Outbound, PeerStatus, Sender,
-    Ticket, Timer, Transmit, Way,
+    Arrived, Burst, Classified, Config, Destination, Event, From, Grant, Inbound, NoPacket, Outbound,
+    PeerStatus, Sender, Ticket, Timer, Transmit, Way,
 };
 
 use crate::bridge::{TableZone, Timers};

@@ -5,16 +5,21 @@
 //! batch and nothing is waited for. Payload is never copied: a super-packet is one edited header and a list of
 //! slices for `writev`.
 //!
+//! Of a super-packet only the first packet's headers are written, so only that packet's addresses need be translated:
+//! whether a packet [continues](Coalescer::join) another is told by what both [were](Seen) when they came.
+//!
 //! Joined are consecutive TCP segments and UDP datagrams of one flow whose headers differ only in what cutting
 //! restores, so that [`super::segment()`] of a super-packet gives the received packets back bit for bit (over
-//! IPv4 with DF set the identification means nothing, RFC 6864, and may change). PSH or FIN ends a super-packet;
-//! SYN, RST, URG and CWR never join. Checksums of joined packets are verified first, because the kernel trusts a
-//! super-packet: a corrupt one stays alone and the kernel drops it. Packets of a flow keep their order.
+//! IPv4 with DF set the identification means nothing, RFC 6864, and may change). PSH ends a super-packet; SYN, FIN and
+//! RST, which whoever translates has to see, URG and CWR never join. Checksums of joined packets are verified first,
+//! because the kernel trusts a super-packet: a corrupt one stays alone and the kernel drops it. Packets of a flow keep
+//! their order.
 //!
 //! Bounds: [`MAX_BATCH`] packets; when full, [`Full`] tells the caller to drain first. It does not reorder, wait
 //! or look into flows beyond their headers.
 
 use std::io::IoSlice;
+use std::ops::Range;
 
 use super::checksum;
 use super::headers::{Headers, Transport, be16, be32, put16};
@@ -57,7 +62,6 @@ struct Item {
     next: Option<u8>,
 }
 
-#[derive(Clone, Copy)]
 struct Group {
     first: u8,
     last: u8,
@@ -66,9 +70,8 @@ struct Group {
     closed: bool,
     /// Checksums of the first packet: not looked at, or right.
     verified: bool,
-    /// `None`: something that cannot be joined.
-    at: Option<Headers>,
-    hash: u32,
+    /// The first packet when it came; `None`: something that cannot be joined.
+    seen: Option<Candidate>,
     /// Bytes of the super-packet so far.
     len: usize,
     /// Payload bytes of the first packet.
@@ -102,67 +105,56 @@ impl Coalescer {
     /// # Errors
     /// [`Full`] at [`MAX_BATCH`] packets; nothing was added.
     pub fn push(&mut self, buffer: &[u8], start: usize, len: usize) -> Result<(), Full> {
+        let place = start..start.saturating_add(len);
+        let seen = self.look(buffer.get(place.clone()).unwrap_or_default(), 0);
+        if self.join(buffer, place.clone(), &seen) { Ok(()) } else { self.begin(buffer, place, &seen) }
+    }
+
+    /// Looks at a packet that came from `origin`. Packets of two origins never join.
+    pub fn look(&self, packet: &[u8], origin: u32) -> Seen {
+        Seen(Candidate::of(packet, origin, self.udp))
+    }
+
+    /// Adds the packet at `place` of `buffer` if it continues another one, and says so. It is as it came, and `seen`.
+    pub fn join(&mut self, buffer: &[u8], place: Range<usize>, seen: &Seen) -> bool {
+        let (Some(candidate), Some(packet)) = (&seen.0, buffer.get(place.clone())) else { return false };
         if self.items.len() >= MAX_BATCH {
-            return Err(Full);
+            return false;
         }
-        let packet = start.checked_add(len).and_then(|end| buffer.get(start..end)).unwrap_or_default();
-        let candidate = Candidate::of(packet, self.udp);
+        // The newest group of the packet's flow is the only one it may join, or order would be lost.
+        let same_flow = |group: &Group| group.seen.as_ref().is_some_and(|seen| seen.key == candidate.key);
+        let Some(group) = self.groups.iter_mut().rfind(|group| same_flow(group)) else { return false };
+        let Some(first) = self.items.get(usize::from(group.first)) else { return false };
+        let first = buffer.get(first.start..first.start + first.len).unwrap_or_default();
+        if group.closed || !group.joins(first, packet, candidate) {
+            return false;
+        }
         let index = self.items.len() as u8;
-        if let Some(candidate) = &candidate
-            && let Some(group) = self.latest(buffer, packet, candidate)
-            && let Some(first) =
-                self.groups.get(group).and_then(|g| self.items.get(usize::from(g.first))).copied()
-            && self.groups.get_mut(group).is_some_and(|g| {
-                g.joins(
-                    buffer.get(first.start..first.start + first.len).unwrap_or_default(),
-                    packet,
-                    candidate,
-                )
-            })
-        {
-            self.append(group, index, candidate, packet.len());
-        } else {
-            if candidate.is_none() && is_irregular(packet) {
-                // It may belong to any of the flows: none of them may overtake it.
-                self.groups.iter_mut().for_each(|g| g.closed = true);
-            }
-            self.groups.push(Group::of(index, packet, candidate));
-        }
-        self.items.push(Item { start, len: packet.len(), next: None });
-        Ok(())
-    }
-
-    /// The newest group of the packet's flow: the only one it may join, or order would be lost.
-    fn latest(&self, buffer: &[u8], packet: &[u8], candidate: &Candidate) -> Option<usize> {
-        let same_flow = |group: &Group| {
-            group.hash == candidate.hash
-                && group
-                    .at
-                    .is_some_and(|at| at.v6 == candidate.at.v6 && at.transport == candidate.at.transport)
-                && self.items.get(usize::from(group.first)).is_some_and(|first| {
-                    let ours = flow_key(packet, &candidate.at);
-                    ours == flow_key(
-                        buffer.get(first.start..first.start + first.len).unwrap_or_default(),
-                        &candidate.at,
-                    )
-                })
-        };
-        let newest = self.groups.iter().rposition(same_flow)?;
-        self.groups.get(newest).is_some_and(|g| !g.closed).then_some(newest)
-    }
-
-    fn append(&mut self, group: usize, index: u8, candidate: &Candidate, packet_len: usize) {
-        let Some(group) = self.groups.get_mut(group) else { return };
         if let Some(tail) = self.items.get_mut(usize::from(group.last)) {
             tail.next = Some(index);
         }
-        let payload = packet_len - candidate.at.payload;
-        group.last = index;
-        group.count += 1;
-        group.len += payload;
-        group.sequence = group.sequence.wrapping_add(payload as u32);
-        group.flags = candidate.flags;
-        group.closed = payload < group.size || candidate.flags & (PSH | FIN) != 0;
+        group.append(index, candidate, packet.len());
+        self.items.push(Item { start: place.start, len: packet.len(), next: None });
+        true
+    }
+
+    /// Adds the packet at `place` of `buffer` as one that others may continue: as it is to be written, with `seen` as it
+    /// came. The buffer must not change until it is drained.
+    ///
+    /// # Errors
+    /// [`Full`] at [`MAX_BATCH`] packets; nothing was added.
+    pub fn begin(&mut self, buffer: &[u8], place: Range<usize>, seen: &Seen) -> Result<(), Full> {
+        if self.items.len() >= MAX_BATCH {
+            return Err(Full);
+        }
+        let packet = buffer.get(place.clone()).unwrap_or_default();
+        if seen.0.is_none() && is_irregular(packet) {
+            // It may belong to any of the flows: none of them may overtake it.
+            self.groups.iter_mut().for_each(|group| group.closed = true);
+        }
+        self.groups.push(Group::of(self.items.len() as u8, packet, seen.0));
+        self.items.push(Item { start: place.start, len: packet.len(), next: None });
+        Ok(())
     }
 
     /// Hands every packet to `sink`, in order of each super-packet's first, and empties the batch.
@@ -180,7 +172,7 @@ impl Coalescer {
             let mut used = 1;
             let mut next = Some(group.first);
             while let Some(item) = next.and_then(|i| self.items.get(usize::from(i))) {
-                let skip = if used == 1 { 0 } else { group.at.map_or(0, |at| at.payload) };
+                let skip = if used == 1 { 0 } else { group.seen.map_or(0, |seen| seen.at.payload) };
                 let range = item.start + skip..item.start + item.len;
                 if let (Some(part), Some(bytes)) = (parts.get_mut(used), buffer.get(range)) {
                     *part = IoSlice::new(bytes);
@@ -208,69 +200,88 @@ fn is_irregular(packet: &[u8]) -> bool {
     }
 }
 
-/// Addresses and ports, as they stand in the packet.
-fn flow_key<'p>(packet: &'p [u8], at: &Headers) -> (&'p [u8], &'p [u8]) {
-    (at.addresses(packet), packet.get(at.l4..at.l4 + 4).unwrap_or_default())
+/// What a packet was when it came, before anything in it was translated.
+#[derive(Clone, Copy)]
+pub struct Seen(Option<Candidate>);
+
+/// Whose packet, and of which flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    /// First, as they differ most.
+    ports: [u8; 4],
+    origin: u32,
+    transport: Transport,
+    v6: bool,
+    /// Zeros behind those of IPv4.
+    addresses: [u8; 32],
 }
 
 /// A packet of a flow that has offloads. It may still be one that never joins.
+#[derive(Clone, Copy)]
 struct Candidate {
     at: Headers,
-    hash: u32,
+    key: Key,
     flags: u8,
     sequence: u32,
     joinable: bool,
 }
 
 impl Candidate {
-    fn of(packet: &[u8], udp: bool) -> Option<Self> {
+    fn of(packet: &[u8], origin: u32, udp: bool) -> Option<Self> {
         let at = Headers::of(packet)?;
         if at.transport == Transport::Udp && !udp {
             return None;
         }
-        let (addresses, ports) = flow_key(packet, &at);
-        // Any mix will do: the key is compared as well, and the batch is small.
-        let hash = addresses.chunks(4).chain([ports]).fold(0u32, |mix, word| {
-            mix.rotate_left(5).wrapping_mul(0x9e37_79b1) ^ be32(word, 0).unwrap_or_default()
-        });
+        let ports = *packet.get(at.l4..)?.first_chunk()?;
+        let mut key = Key { ports, origin, transport: at.transport, v6: at.v6, addresses: [0; 32] };
+        let addresses = at.addresses(packet);
+        key.addresses.get_mut(..addresses.len())?.copy_from_slice(addresses);
         let (flags, sequence) = match at.transport {
             Transport::Tcp => (*packet.get(at.l4 + 13)?, be32(packet, at.l4 + 4)?),
             Transport::Udp => (ACK, 0),
         };
-        let joinable = flags & (CWR | URG | RST | SYN) == 0 && flags & ACK != 0 && packet.len() > at.payload;
-        Some(Self { at, hash, flags, sequence, joinable })
+        let alone = CWR | URG | RST | SYN | FIN;
+        let joinable = flags & alone == 0 && flags & ACK != 0 && packet.len() > at.payload;
+        Some(Self { at, key, flags, sequence, joinable })
     }
 }
 
 impl Group {
-    fn of(index: u8, packet: &[u8], candidate: Option<Candidate>) -> Self {
+    fn of(index: u8, packet: &[u8], seen: Option<Candidate>) -> Self {
         let mut group = Self {
             first: index,
             last: index,
             count: 1,
             closed: true,
             verified: false,
-            at: None,
-            hash: 0,
+            seen,
             len: packet.len(),
             size: 0,
             sequence: 0,
             flags: 0,
         };
-        if let Some(candidate) = candidate {
-            group.size = packet.len() - candidate.at.payload;
-            group.sequence = candidate.sequence.wrapping_add(group.size as u32);
-            group.flags = candidate.flags;
-            group.closed = !candidate.joinable || candidate.flags & (PSH | FIN) != 0;
-            group.hash = candidate.hash;
-            group.at = Some(candidate.at);
+        if let Some(seen) = seen {
+            group.size = packet.len().saturating_sub(seen.at.payload);
+            group.sequence = seen.sequence.wrapping_add(group.size as u32);
+            group.flags = seen.flags;
+            group.closed = !seen.joinable || seen.flags & PSH != 0;
         }
         group
     }
 
+    fn append(&mut self, index: u8, candidate: &Candidate, len: usize) {
+        let payload = len - candidate.at.payload;
+        self.last = index;
+        self.count += 1;
+        self.len += payload;
+        self.sequence = self.sequence.wrapping_add(payload as u32);
+        self.flags = candidate.flags;
+        self.closed = payload < self.size || candidate.flags & PSH != 0;
+    }
+
     /// Whether `packet` continues the group that `first` began; verifies checksums last, as that costs most.
     fn joins(&mut self, first: &[u8], packet: &[u8], candidate: &Candidate) -> bool {
-        let Some(at) = self.at else { return false };
+        let Some(Candidate { at, .. }) = self.seen else { return false };
         let payload = packet.len() - candidate.at.payload;
         let fits = candidate.joinable
             && candidate.at == at
@@ -294,14 +305,14 @@ impl Group {
 
     /// Makes the first packet's headers those of the whole group.
     fn finish(&self, first: Option<&mut [u8]>) -> VnetHdr {
-        let (Some(at), Some(first), true) = (self.at, first, self.count > 1) else {
+        let (Some(Candidate { at, .. }), Some(first), true) = (self.seen, first, self.count > 1) else {
             return VnetHdr::default();
         };
         at.set_length(first, self.len);
         if at.transport == Transport::Tcp
             && let Some(flags) = first.get_mut(at.l4 + 13)
         {
-            *flags |= self.flags & (PSH | FIN);
+            *flags |= self.flags & PSH;
         }
         let pseudo = checksum::pseudo_header(at.addresses(first), at.protocol(), self.len - at.l4);
         put16(first, at.l4 + at.checksum_offset(), checksum::fold(pseudo));
@@ -333,13 +344,13 @@ fn same_ip(first: &[u8], packet: &[u8], at: &Headers, behind: u16) -> bool {
         && (df || theirs == ours.wrapping_add(behind))
 }
 
-/// Whether the transport headers differ only in sequence number, checksum, PSH and FIN.
+/// Whether the transport headers differ only in sequence number, checksum and PSH.
 fn same_transport(first: &[u8], packet: &[u8], at: &Headers) -> bool {
     if at.transport == Transport::Udp {
         return true;
     }
     let l4 = at.l4;
-    let flags = |p: &[u8]| p.get(l4 + 13).map(|f| f & !(PSH | FIN));
+    let flags = |p: &[u8]| p.get(l4 + 13).map(|f| f & !PSH);
     first.get(l4 + 8..l4 + 13) == packet.get(l4 + 8..l4 + 13)
         && flags(first) == flags(packet)
         && first.get(l4 + 14..l4 + 16) == packet.get(l4 + 14..l4 + 16)

@@ -51,6 +51,17 @@ pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     }
 }
 
+/// How long the IP packet is at the beginning of `bytes`, behind which a tunnel's padding may lie; all of what says something
+/// else.
+pub fn length(bytes: &[u8]) -> usize {
+    let said = match bytes.first().map(|byte| byte >> 4) {
+        Some(4) => be16(bytes, 2).map(usize::from),
+        Some(6) => be16(bytes, 4).map(|payload| usize::from(payload) + 40),
+        _ => None,
+    };
+    said.filter(|said| (20..bytes.len()).contains(said)).unwrap_or(bytes.len())
+}
+
 impl Headers {
     /// Finds the headers of `packet`, which must be exactly one IP packet.
     pub(crate) fn of(packet: &[u8]) -> Option<Self> {

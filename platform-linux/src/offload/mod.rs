@@ -13,6 +13,7 @@ mod vnet;
 #[cfg(test)]
 mod tests;
 
-pub use coalesce::{Coalescer, Full, MAX_BATCH, MAX_SEGMENTS, SuperPacket};
+pub use coalesce::{Coalescer, Full, MAX_BATCH, MAX_SEGMENTS, Seen, SuperPacket};
+pub use headers::length;
 pub use segment::{SEGMENT_BUFFER, SegmentError, Segments, count, finish_checksum, fragment, segment};
 pub use vnet::{GsoType, VNET_HDR_LEN, VnetHdr};

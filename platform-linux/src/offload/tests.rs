@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use super::checksum::slow;
 use super::*;
 
+const FIN: u8 = 0x01;
+
 /// A packet described the way a person would, built byte by byte.
 #[derive(Clone, Debug)]
 struct Spec {
@@ -125,7 +127,7 @@ fn a_spec() -> impl Strategy<Value = Spec> {
     (shape, rest, proptest::collection::vec(any::<u8>(), 1..6000)).prop_map(|(shape, rest, payload)| {
         let (v6, tcp, port, sequence, acknowledgement, window) = shape;
         let (options, id, df, tos, psh, fin) = rest;
-        let flags = 0x10 | (u8::from(psh) * 8) | u8::from(fin);
+        let flags = 0x10 | (u8::from(psh) * 8) | (u8::from(fin) * FIN);
         Spec {
             v6,
             tcp,
@@ -198,6 +200,7 @@ proptest! {
 
     #[test]
     fn cutting_and_joining_gives_the_super_packet_back(spec in a_spec(), size in 100u16..3000) {
+        let spec = Spec { flags: spec.flags & !FIN, ..spec };
         let packet = spec.build(true);
         let header = spec.header(size);
         let segments = cut(&header, &packet);
@@ -321,24 +324,72 @@ fn group_sizes(packets: &[Vec<u8>]) -> Vec<usize> {
 }
 
 #[test]
-fn push_and_fin_end_a_super_packet() {
-    for flag in [0x08, 0x01] {
-        let mut packets = plain(4000).expected(1000);
-        let mut spec = plain(1000);
-        (spec.sequence, spec.id, spec.flags) = (1001, 8, 0x10 | flag);
-        packets[1] = spec.build(false);
-        assert_eq!(group_sizes(&packets), [2, 2]);
-    }
+fn push_ends_a_super_packet() {
+    let mut packets = plain(4000).expected(1000);
+    let mut spec = plain(1000);
+    (spec.sequence, spec.id, spec.flags) = (1001, 8, 0x18);
+    packets[1] = spec.build(false);
+    assert_eq!(group_sizes(&packets), [2, 2]);
 }
 
 #[test]
-fn handshake_reset_urgent_and_congestion_flags_never_join() {
-    for flag in [0x02, 0x04, 0x20, 0x80] {
+fn flags_that_begin_and_end_connections_and_rare_ones_never_join() {
+    for flag in [FIN, 0x02, 0x04, 0x20, 0x80] {
         let mut packets = plain(3000).expected(1000);
         let mut spec = plain(1000);
         (spec.sequence, spec.id, spec.flags) = (1001, 8, 0x10 | flag);
         packets[1] = spec.build(false);
         assert_eq!(group_sizes(&packets), [1, 1, 1], "flag {flag:#x}");
+    }
+}
+
+/// What continues a packet is told by both as they came, and is written behind the first as that one is by then.
+#[test]
+fn only_the_first_packet_is_translated() {
+    let mut spec = plain(3000);
+    let came = spec.expected(1000);
+    spec.port += 1;
+    let wanted = spec.build(true);
+    let first = spec.expected(1000)[0].clone();
+    let mut coalescer = Coalescer::new(true);
+    let mut buffer = came.concat();
+    let place = |n: usize| came[..n].concat().len()..came[..=n].concat().len();
+    for (n, packet) in came.iter().enumerate() {
+        let seen = coalescer.look(packet, 7);
+        assert_eq!(coalescer.join(&buffer, place(n), &seen), n > 0);
+        if n == 0 {
+            buffer[place(0)].copy_from_slice(&first);
+            assert_eq!(coalescer.begin(&buffer, place(0), &seen), Ok(()));
+        }
+    }
+    let mut written = Vec::new();
+    coalescer.drain(&mut buffer, |packet| {
+        written.push(packet.parts[1..].iter().flat_map(|part| part.to_vec()).collect::<Vec<u8>>());
+    });
+    assert_eq!(written, [wanted]);
+}
+
+#[test]
+fn padding_is_no_part_of_a_packet() {
+    for v6 in [false, true] {
+        let packet = Spec { v6, ..plain(64) }.build(false);
+        let padded = [&packet[..], &[0; 15]].concat();
+        assert_eq!((length(&padded), length(&packet)), (packet.len(), packet.len()));
+        assert_eq!(length(&packet[..packet.len() - 1]), packet.len() - 1, "it says more than is there");
+    }
+    assert_eq!((length(&[]), length(&[0x45, 0, 0, 0]), length(&[0x15; 30])), (0, 4, 30));
+}
+
+#[test]
+fn packets_of_two_peers_never_join() {
+    let packets = plain(3000).expected(1000);
+    let mut coalescer = Coalescer::new(true);
+    let first = coalescer.look(&packets[0], 1);
+    assert_eq!(coalescer.begin(&packets.concat(), 0..packets[0].len(), &first), Ok(()));
+    let place = packets[0].len()..packets[0].len() + packets[1].len();
+    for (peer, joins) in [(2, false), (1, true)] {
+        let seen = coalescer.look(&packets[1], peer);
+        assert_eq!(coalescer.join(&packets.concat(), place.clone(), &seen), joins);
     }
 }
 

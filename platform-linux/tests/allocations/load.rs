@@ -11,8 +11,9 @@ use std::thread;
 const STREAM: usize = 16 << 20;
 /// Datagrams that are answered one by one.
 pub(crate) const DATAGRAMS: u64 = 3_000;
-const BURSTS: usize = 100;
-const BURST: usize = 30;
+/// Super-packets of UDP, and datagrams of each but a last short one.
+pub(crate) const BURSTS: u64 = 100;
+pub(crate) const BURST: u64 = 30;
 const QUERIES: usize = 1_000;
 /// Connections and flows of UDP that begin and end, of each.
 const FLOWS: usize = 100;
@@ -99,9 +100,9 @@ impl Programs {
     }
 
     /// Super-packets of UDP. The last datagram of each is answered, so no queue overflows.
-    fn send_bursts(&mut self) {
+    pub(crate) fn send_bursts(&mut self) {
         let (long, short) = ([7; 1_200], [7; 8]);
-        let mut parts = vec![IoSlice::new(&long); BURST];
+        let mut parts = vec![IoSlice::new(&long); BURST as usize];
         parts.push(IoSlice::new(&short));
         let mut poller = Poller::new().unwrap();
         poller.add(&self.bursts, Interest::Read, 0).unwrap();

@@ -3,7 +3,7 @@
 use super::super::park::Origin;
 use super::{BYTES, Data, Ready, TURN};
 use crate::clock;
-use crate::offload::VnetHdr;
+use crate::offload::{self, VnetHdr};
 use edgemesh_aead::FastChaChaPoly;
 use edgemesh_core::node::{Classified, From, Inbound};
 use edgemesh_core::packet::{HEADROOM, Packet};
@@ -67,11 +67,14 @@ impl Data {
                         return false;
                     }
                 };
-                let verdict = self.engine.inbound(now, source, opened, &mut packet);
                 let place = packet.start()..packet.start() + packet.len();
-                let carried = matches!(verdict, Inbound::Deliver);
-                self.accept(now, ticket.peer, verdict, place);
-                !carried
+                match self.engine.arrive(now, source, opened, packet.bytes()) {
+                    Ok(peer) => self.forward(now, peer, place),
+                    Err(done) => {
+                        self.accept(now, ticket.peer, done.into(), place);
+                        true
+                    }
+                }
             }
             Classified::Message(sender, start) => {
                 self.engine.message(now, sender, &mut self.inbox[range.start + start..range.end]);
@@ -81,15 +84,33 @@ impl Data {
         }
     }
 
+    /// Carries a peer's packet at `place` of the inbox. One that continues another goes where the engine had that one go
+    /// just now.
+    fn forward(&mut self, now: Instant, peer: PeerId, place: Range<usize>) -> bool {
+        // Without the tunnel's padding.
+        let place = place.start..place.start + offload::length(&self.inbox[place]);
+        let seen = self.coalescer.look(&self.inbox[place.clone()], peer.0);
+        if self.coalescer.join(&self.inbox, place.clone(), &seen) {
+            return false;
+        }
+        let Ok(mut packet) = Packet::new(&mut self.inbox, place.start, place.len()) else { return false };
+        let verdict = self.engine.again(now, peer, &mut packet);
+        let place = packet.start()..packet.start() + packet.len();
+        if verdict != Inbound::Deliver {
+            self.accept(now, peer, verdict, place);
+            return true;
+        }
+        if self.coalescer.begin(&self.inbox, place.clone(), &seen).is_err() {
+            self.deliver();
+            // Just emptied: there is room for one.
+            let _ = self.coalescer.begin(&self.inbox, place, &seen);
+        }
+        false
+    }
+
+    /// Does what the engine wants with a packet that is not for the TUN.
     fn accept(&mut self, now: Instant, peer: PeerId, verdict: Inbound, place: Range<usize>) {
         match verdict {
-            Inbound::Deliver => {
-                if self.coalescer.push(&self.inbox, place.start, place.len()).is_err() {
-                    self.deliver();
-                    // Just emptied: there is room for one.
-                    let _ = self.coalescer.push(&self.inbox, place.start, place.len());
-                }
-            }
             Inbound::Answer(grant) => {
                 let len = place.len();
                 self.packet[HEADROOM..HEADROOM + len].copy_from_slice(&self.inbox[place]);
@@ -100,7 +121,7 @@ impl Data {
             }
             Inbound::Drop(reason) => self.refused(now, peer, reason, place),
             Inbound::Aside => self.aside(now, peer, place),
-            Inbound::Handled => {}
+            Inbound::Handled | Inbound::Deliver => {}
         }
     }
 
