@@ -13,6 +13,7 @@ mod inbound;
 mod long;
 mod names;
 mod outbound;
+mod patience;
 mod ready;
 mod server;
 mod stream;
@@ -42,6 +43,7 @@ use edgemesh_host::registers;
 use handover::Handover;
 use long::Long;
 use names::LISTENERS;
+use patience::{Carried, Patience};
 use ready::{Ready, TUN};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -174,6 +176,12 @@ pub struct Traffic {
     pub relay_full: u64,
 }
 
+impl Traffic {
+    fn carried(&self) -> Carried {
+        Carried { packets: self.tun_read + self.tun_written, datagrams: self.sent + self.received }
+    }
+}
+
 /// Everything that the data thread owns.
 pub struct Data {
     /// The engine.
@@ -199,6 +207,7 @@ pub struct Data {
     /// Where names are asked, by the address that this is for.
     names: [Option<(IpAddr, Listener)>; LISTENERS],
     waiting: Waiting,
+    patience: Patience,
     /// Answers of the server about Services so far.
     answers: u64,
     outputs: Outputs,
@@ -237,6 +246,7 @@ impl Data {
             stream: None,
             names: Default::default(),
             waiting: Waiting::default(),
+            patience: Patience::default(),
             answers: 0,
             outputs,
             refusals: Refusals::default(),
@@ -271,9 +281,7 @@ impl Data {
             }
             let deadline =
                 if busy { Some(Instant::ZERO) } else { self.engine.poll_timeout().map(|(at, _)| at) };
-            // What is ready and is not looked at to its end in this turn is told again.
-            let mut ready = Ready::default();
-            self.poller.wait(deadline, |event| ready.note(event))?;
+            let ready = self.wait(deadline)?;
             loop {
                 match inputs.try_recv() {
                     Ok(Command::Stop) | Err(commands::TryRecvError::Disconnected) => return Ok(self),
@@ -298,7 +306,24 @@ impl Data {
             let work = if pressed { 1 } else { WORK };
             more_work = (0..work).all(|_| self.engine.work(now, clock::wall()));
             self.drain(now);
+            self.patience.turn(now, self.traffic.carried());
         }
+    }
+
+    /// Waits until there is something to do. What is ready and is not looked at to its end in a turn is told again.
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Ready> {
+        let mut ready = Ready::default();
+        if let Some(until) = self.patience.until() {
+            let until = deadline.map_or(until, |deadline| until.min(deadline));
+            while !ready.any && clock::now() < until {
+                std::thread::yield_now();
+                self.poller.wait(Some(Instant::ZERO), |event| ready.note(event))?;
+            }
+        }
+        if !ready.any {
+            self.poller.wait(deadline, |event| ready.note(event))?;
+        }
+        Ok(ready)
     }
 
     /// Makes a deleted device anew; the keeper of routes sees it and puts its addresses back.

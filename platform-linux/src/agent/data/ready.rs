@@ -11,6 +11,8 @@ pub(super) const NAMES: u64 = 200;
 /// What the poller has told of.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Ready {
+    /// Anything at all, a wake-up included.
+    pub(super) any: bool,
     pub(super) sockets: [bool; 2],
     pub(super) tun: bool,
     pub(super) stream: bool,
@@ -19,6 +21,7 @@ pub(super) struct Ready {
 
 impl Ready {
     pub(super) fn note(&mut self, event: poll::Event) {
+        self.any = true;
         match event {
             poll::Event::Ready(TUN) => self.tun = true,
             poll::Event::Ready(STREAM) => self.stream = true,
