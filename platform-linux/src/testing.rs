@@ -4,6 +4,7 @@
 //! same test again as root of a new user namespace.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -70,6 +71,17 @@ pub(crate) fn sh(command: &str) -> String {
 /// The same, whatever its outcome.
 pub(crate) fn sh_output(command: &str) -> Output {
     Command::new("sh").args(["-c", command]).output().expect("a shell")
+}
+
+/// Waits until `reached`, for at most two seconds; else fails with what `seen` is then.
+pub(crate) fn until<S: std::fmt::Display>(mut reached: impl FnMut() -> bool, seen: impl FnOnce() -> S) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !reached() {
+        if Instant::now() >= deadline {
+            panic!("not reached: {}", seen());
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// A directory that goes with its test.

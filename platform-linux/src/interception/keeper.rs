@@ -24,7 +24,7 @@ use super::proxy::{self, Proxy};
 use super::report::{Changed, Report, Restored};
 use super::{Plan, SetupError, TABLES, Wanted, connections, entry, firewall, nft, sysctl};
 use crate::clock;
-use crate::netlink::{Change, Link, LinkChange, MAIN_TABLE, Monitor, Netfilter, Netlink, Route};
+use crate::netlink::{Change, Link, LinkChange, MAIN_TABLE, Monitor, Netlink, Route};
 use crate::poll::{Event, Interest, Poller, Waker};
 use crate::prefix::Prefix;
 use crate::tun;
@@ -37,15 +37,8 @@ const FULL_LOOK: Duration = Duration::from_secs(10);
 const IPTABLES_FILTER: &str = "filter";
 /// The one that holds the raw PREROUTING chain.
 const IPTABLES_RAW: &str = "raw";
-/// Times that our rules are loaded when others change theirs meanwhile.
-const LOADS: usize = 3;
 /// The BPF file system.
 const BPF: &str = "/sys/fs/bpf";
-
-/// The kernel's count of changed rules; `None` where it has none.
-fn generation() -> Option<u32> {
-    Netfilter::open().and_then(|mut netfilter| netfilter.generation()).ok()
-}
 
 /// Owner of one applied plan. See the module's documentation.
 pub struct Keeper {
@@ -241,17 +234,9 @@ impl Keeper {
         if sound {
             return Ok(());
         }
-        for _ in 0..LOADS {
-            let before = generation();
-            nft::load(&self.plan)?;
-            for family in &families {
-                self.listings.insert(family, nft::listing(nft::TABLE, family)?);
-            }
-            // A change by somebody else in between would be taken for ours.
-            if generation() == before.map(|before| before.wrapping_add(1)) {
-                break;
-            }
-        }
+        self.listings = nft::load(&nft::script(&self.plan), || {
+            families.iter().map(|family| Ok((*family, nft::listing(nft::TABLE, family)?))).collect()
+        })?;
         done.push(Restored::Table);
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 use super::Plan;
 use super::tool::{self, ToolError};
+use crate::netlink::Netfilter;
 use crate::prefix::Prefix;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ const HEADERS_V4: u32 = 40;
 const HEADERS_V6: u32 = 60;
 /// Before the chains of kube-proxy and Docker (`dstnat`, -100). A name with an offset is refused on the hook output.
 const DESTINATION_PRIORITY: i32 = -110;
+/// Times that our rules are loaded when others change theirs meanwhile.
+const LOADS: usize = 3;
 
 /// The families that the plan needs a table in.
 pub(super) fn families(plan: &Plan) -> Vec<&'static str> {
@@ -176,9 +179,25 @@ fn segments(plan: &Plan, family: &str) -> String {
     )
 }
 
-/// Loads the tables of the plan, whole or not at all.
-pub(super) fn load(plan: &Plan) -> Result<(), ToolError> {
-    tool::demand("nft", &["-f", "-"], &script(plan)).map(drop)
+/// Loads a file of tables of ours, whole or not at all, and returns how `list` finds them. While others change rules
+/// in between, which would be taken for ours, that is done again, at most [`LOADS`] times.
+pub(super) fn load<T>(file: &str, list: impl Fn() -> Result<T, ToolError>) -> Result<T, ToolError> {
+    let mut loads = 0;
+    loop {
+        let before = generation();
+        tool::demand("nft", &["-f", "-"], file)?;
+        let listed = list()?;
+        loads += 1;
+        let alone = generation() == before.map(|before| before.wrapping_add(1));
+        if alone || loads == LOADS {
+            return Ok(listed);
+        }
+    }
+}
+
+/// The kernel's count of changed rules; `None` where it has none.
+fn generation() -> Option<u32> {
+    Netfilter::open().and_then(|mut netfilter| netfilter.generation()).ok()
 }
 
 /// How `nft` prints a table now; `None` when there is none.

@@ -1,10 +1,10 @@
 use super::*;
 use crate::agent::state::{Joined, Membership};
 use crate::dns::Stats;
-use crate::testing::settings;
+use crate::testing::{in_namespace, settings};
 use edgemesh_core::wire::control::Network;
 use std::net::Ipv4Addr;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, yield_now};
 
 /// A node that serves.
 pub(in super::super) fn serving() -> Arc<Shared> {
@@ -43,9 +43,16 @@ fn check(name: &str, port: u16, ready_here: usize) -> Check {
     Check { namespace: "ns".into(), name: name.into(), port, ready_here }
 }
 
-/// A port that is free, and stays so long enough for a test.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Health check ports, free in the test's own network namespace.
+const WEB: u16 = 32_000;
+const OTHER: u16 = 32_001;
+const TAKEN: u16 = 32_002;
+
+fn run<T: Future>(test: impl FnOnce() -> T + Send + 'static) {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(LocalSet::new().run_until(test()));
+    });
 }
 
 async fn get(port: u16) -> io::Result<String> {
@@ -56,13 +63,13 @@ async fn get(port: u16) -> io::Result<String> {
     Ok(text)
 }
 
-#[tokio::test]
-async fn t7_the_answer_is_kube_proxys() {
-    let run = async {
-        let (status, port) = (serving(), free_port());
+#[test]
+fn t7_the_answer_is_kube_proxys() {
+    run(async || {
+        let status = serving();
         let mut servers = Servers::new(status.clone());
-        assert!(servers.set(&[check("web", port, 2)], &HERE).await.is_empty());
-        let answer = get(port).await.unwrap();
+        assert!(servers.set(&[check("web", WEB, 2)], &HERE).await.is_empty());
+        let answer = get(WEB).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("\r\nX-Load-Balancing-Endpoint-Weight: 2\r\n"), "{answer}");
         let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
@@ -71,43 +78,46 @@ async fn t7_the_answer_is_kube_proxys() {
         });
         assert_eq!(body, wanted);
 
-        assert!(servers.set(&[check("web", port, 0)], &HERE).await.is_empty());
-        let answer = get(port).await.unwrap();
+        assert!(servers.set(&[check("web", WEB, 0)], &HERE).await.is_empty());
+        let answer = get(WEB).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("-Weight: 0\r\n"), "{answer}");
 
         status.stopping();
-        assert!(servers.set(&[check("web", port, 2)], &HERE).await.is_empty());
-        let answer = get(port).await.unwrap();
+        assert!(servers.set(&[check("web", WEB, 2)], &HERE).await.is_empty());
+        let answer = get(WEB).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.contains("\"serviceProxyHealthy\":false"), "{answer}");
-    };
-    LocalSet::new().run_until(run).await;
+    });
 }
 
-#[tokio::test]
-async fn t7_ports_follow_their_services_and_one_in_use_stops_nothing_else() {
-    let run = async {
+#[test]
+fn t7_ports_follow_their_services_and_one_in_use_stops_nothing_else() {
+    run(async || {
         let mut servers = Servers::new(serving());
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (bad, good, other) = (taken.local_addr().unwrap().port(), free_port(), free_port());
-        let wanted = [check("bad", bad, 1), check("good", good, 1), check("twin", good, 1)];
+        let taken = std::net::TcpListener::bind(("127.0.0.1", TAKEN)).unwrap();
+        let wanted = [check("bad", TAKEN, 1), check("good", WEB, 1), check("twin", WEB, 1)];
         let problems = servers.set(&wanted, &HERE).await;
         let text =
-            format!("Service ns/bad: its healthCheckNodePort {bad} cannot be bound at 127.0.0.1:{bad}: ");
+            format!("Service ns/bad: its healthCheckNodePort {TAKEN} cannot be bound at 127.0.0.1:{TAKEN}: ");
         assert!(problems.iter().any(|problem| problem.starts_with(&text)), "{problems:?}");
-        let text = format!("Service ns/twin: its healthCheckNodePort {good} is that of ns/good; not served");
+        let text = format!("Service ns/twin: its healthCheckNodePort {WEB} is that of ns/good; not served");
         assert!(problems.contains(&text) && problems.len() == 2, "{problems:?}");
-        assert!(get(good).await.unwrap().starts_with("HTTP/1.1 200"));
+        assert!(get(WEB).await.unwrap().starts_with("HTTP/1.1 200"));
 
         drop(taken);
-        assert!(servers.set(&wanted[..2], &HERE).await.is_empty(), "tried again");
-        assert!(get(bad).await.unwrap().starts_with("HTTP/1.1 200"));
+        // A program that another test begins has copies of our sockets until its own text is loaded.
+        let bound = async {
+            while !servers.set(&wanted[..2], &HERE).await.is_empty() {
+                yield_now().await
+            }
+        };
+        timeout(WITHIN, bound).await.expect("tried again");
+        assert!(get(TAKEN).await.unwrap().starts_with("HTTP/1.1 200"));
 
-        assert!(servers.set(&[check("good", other, 1)], &HERE).await.is_empty());
-        assert!(get(other).await.unwrap().starts_with("HTTP/1.1 200"));
+        assert!(servers.set(&[check("good", OTHER, 1)], &HERE).await.is_empty());
+        assert!(get(OTHER).await.unwrap().starts_with("HTTP/1.1 200"));
         // The old listener closes when its task is next looked at; until then a connection to it is reset.
-        let refused = async { while TcpStream::connect(("127.0.0.1", good)).await.is_ok() {} };
+        let refused = async { while TcpStream::connect(("127.0.0.1", WEB)).await.is_ok() {} };
         timeout(WITHIN, refused).await.unwrap();
-    };
-    LocalSet::new().run_until(run).await;
+    });
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::script::{TABLE, script};
 use super::{Entries, stale};
-use crate::interception::{Plan, SetupError, nft, tool};
+use crate::interception::{Plan, SetupError, nft};
 
 /// What the kernel was given last.
 #[derive(Default)]
@@ -28,8 +28,8 @@ impl Kept {
                 Some(_) => damaged = true,
                 None => {}
             }
-            tool::demand("nft", &["-f", "-"], &wanted)?;
-            self.loaded.insert(family, (wanted, nft::listing(TABLE, family)?));
+            let listing = nft::load(&wanted, || nft::listing(TABLE, family))?;
+            self.loaded.insert(family, (wanted, listing));
         }
         let entries = &plan.services.entries;
         if self.settled != *entries {

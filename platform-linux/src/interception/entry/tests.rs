@@ -3,11 +3,10 @@
 use super::*;
 use crate::interception::tests::{fresh_machine, plan, running, start};
 use crate::interception::{Report, Restored, Wanted};
-use crate::testing::{Scratch, in_namespace, sh, sh_output};
+use crate::testing::{Scratch, in_namespace, sh, sh_output, until};
 use crate::tun::Tun;
 use script::script;
 use std::net::UdpSocket;
-use std::time::Duration;
 
 fn point(at: &str, protocol: u8) -> EntryPoint {
     let at: SocketAddr = at.parse().unwrap();
@@ -87,27 +86,42 @@ fn x8_the_keeper_loads_restores_and_removes_the_table() {
     in_namespace(|| {
         let running = running(plan());
         let there = || sh_output(&format!("nft list table ip {TABLE}")).status.success();
-        let until = |wanted: bool| {
-            let deadline = std::time::Instant::now() + Duration::from_secs(2);
-            while there() != wanted {
-                assert!(std::time::Instant::now() < deadline, "the table is there: {}", !wanted);
-            }
-        };
+        let until_there =
+            |wanted: bool| until(|| there() == wanted, || format!("the table is there: {wanted}"));
         assert!(!there(), "off by default");
         let wanted = Wanted { entries: all_kinds(), ..plan().services };
         running.handle.set_services(wanted.clone());
-        until(true);
+        running.expect("loaded", |r| matches!(r, Report::Programmed(_)));
         let whole = sh(&format!("nft -s list table ip {TABLE}"));
         sh(&format!("nft flush chain ip {TABLE} prerouting"));
         running.expect("a flushed chain", |r| matches!(r, Report::Restored(Restored::Entries)));
         assert_eq!(sh(&format!("nft -s list table ip {TABLE}")), whole);
         running.handle.set_services(plan().services);
-        until(false);
+        until_there(false);
         running.handle.set_services(wanted);
-        until(true);
+        until_there(true);
         drop(running.handle);
         let cleaned = crate::interception::cleanup(running.state.path(), "emtest0").unwrap();
         assert!(cleaned.failed.is_empty() && !there(), "{cleaned:?}");
+    });
+}
+
+/// A chain that somebody flushed before the keeper had read it back was kept as if it had to be empty.
+#[test]
+fn what_others_change_while_the_table_is_loaded_is_not_taken_for_ours() {
+    in_namespace(|| {
+        let file = script(&all_kinds(), "ip", "emtest0");
+        let loads = std::cell::Cell::new(0);
+        let listing = crate::interception::nft::load(&file, || {
+            loads.set(loads.get() + 1);
+            if loads.get() == 1 {
+                sh(&format!("nft flush chain ip {TABLE} prerouting"));
+            }
+            crate::interception::nft::listing(TABLE, "ip")
+        });
+        let listing = listing.unwrap().unwrap();
+        assert!(listing.contains("iifname \"emtest0\" return"), "{listing}");
+        assert_eq!(loads.get(), 2);
     });
 }
 
@@ -199,12 +213,8 @@ fn x1_t4_clients_of_entry_points_are_let_through_beside_docker_and_only_then() {
         let rules = || sh("iptables-nft -S DOCKER-USER");
         assert!(rules().contains("-i emtest0") && !rules().contains("-o emtest0"), "{}", rules());
         running.handle.set_services(Wanted { entries: all_kinds(), ..plan().services });
-        let deadline = std::time::Instant::now() + Duration::from_secs(2);
-        while !(rules().contains("-o emtest0 -j ACCEPT")
-            && rules().contains("--mark 0x10000000/0x10000000 -j ACCEPT"))
-        {
-            assert!(std::time::Instant::now() < deadline, "{}", rules());
-        }
+        let wanted = ["-o emtest0 -j ACCEPT", "--mark 0x10000000/0x10000000 -j ACCEPT"];
+        until(|| wanted.iter().all(|rule| rules().contains(rule)), rules);
         drop((running.handle, running.tun));
         std::fs::remove_dir_all(running.state.path()).unwrap();
         let cleaned = crate::interception::cleanup(running.state.path(), "emtest0").unwrap();
