@@ -53,6 +53,16 @@ pub struct Directory {
     lock: Option<File>,
 }
 
+impl Drop for Directory {
+    /// Gives the lock back. To close the file would not be enough: a program that this process just begins has a copy of it
+    /// until its own text is loaded, and the lock is all copies' (flock(2)).
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            let _ = lock.unlock();
+        }
+    }
+}
+
 impl Directory {
     /// Opens `path`, making it (0700) when it does not exist.
     ///
@@ -297,8 +307,10 @@ mod tests {
         first.lock().unwrap();
         let error = second.lock().unwrap_err().to_string();
         assert!(error.contains("another process"), "{error}");
+        let copy = first.lock.as_ref().unwrap().try_clone().unwrap();
         drop(first);
         second.lock().unwrap();
+        drop(copy);
         std::fs::remove_dir_all(path).unwrap();
     }
 
