@@ -76,8 +76,9 @@ scale: ## 10,000 Services, 50,000 endpoints, 1,000 nodes, held to the figures of
 sim: ## the simulated network with chosen seeds: SEED=7 TEST=name replays one, SEEDS=500 widens
 	SEED=$(SEED) SEEDS=$(SEEDS) cargo test --package edgemesh-testkit $(TEST)
 
+# Where make runs jobs, rustdoc warns that it was told of them and may not join.
 test: lint probe ## everything that gates a change
-	cargo test --workspace
+	env -u MAKEFLAGS cargo test --workspace
 	$(MAKE) counts
 	cargo test -p edgemesh-core --features compact --test compact
 	$(MAKE) lab
