@@ -109,6 +109,11 @@ impl Cost {
     pub(crate) fn per_cpu_second(&self) -> f64 {
         self.amount as f64 / self.programs.as_secs_f64()
     }
+
+    /// Processor microseconds of the programs for each of the amount.
+    pub(crate) fn micros(&self) -> f64 {
+        1e6 / self.per_cpu_second()
+    }
 }
 
 /// User and system time of all threads of a process.

@@ -34,12 +34,13 @@ pub(crate) const ONCE: u16 = 5003;
 /// What keeps connections open.
 pub(crate) const HOLD: u16 = 5004;
 
-/// Services that only have a name and an address: `s0`, `s1` and so on.
-pub(crate) const NAMES: u8 = 100;
+/// Services beside those that are connected to, in a cluster of usual size: `s0`, `s1` and so on.
+pub(crate) const NAMES: u16 = 100;
 
 /// The ClusterIP of the Service with that number.
-pub(crate) fn name_address(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 96, 1, number)
+pub(crate) fn name_address(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 96, 1 + high, low)
 }
 
 /// How the tunnel of a pair goes.
@@ -109,12 +110,17 @@ impl Contender {
 }
 
 impl World {
-    /// Builds one pair for each way, and waits until their tunnels go so. Servers on the far nodes must be started
-    /// by `serve` meanwhile: the first connection opens the tunnel.
+    /// Builds one pair for each way and so many other Services, and waits until the tunnels go so. Servers on the far
+    /// nodes must be started by `serve` meanwhile: the first connection opens the tunnel.
     ///
     /// # Errors
     /// When a part does not start, or a tunnel does not take its way.
-    pub(crate) fn build(directory: &Path, ways: &[Way], serve: impl Fn(&Machine) -> Result) -> Result<Self> {
+    pub(crate) fn build(
+        directory: &Path,
+        ways: &[Way],
+        names: u16,
+        serve: impl Fn(&Machine) -> Result,
+    ) -> Result<Self> {
         may_open_tun()?;
         let hub = Machine::create("eb-", "hub", SERVER, directory)?;
         hub.ns.ip(&[&format!("addr add {SERVER}/32 dev lo")])?;
@@ -131,9 +137,11 @@ impl World {
             service(way, &far).write_to(&manifests)?;
             nodes.push((way, near, far));
         }
-        for number in 0..NAMES {
+        let (_, _, far) = nodes.last().context("no way")?;
+        for number in 0..names {
             let name = format!("s{number}").leak();
-            Service::new(name, name_address(number)).port("TCP", "http", 80, 80).write_to(&manifests)?;
+            let service = Service::new(name, name_address(number)).endpoint(&far.name, far.address);
+            service.port("TCP", "http", 80, 80).write_to(&manifests)?;
         }
         let mut server = Server::start(&hub)?;
         server.wait_ready(&hub)?;

@@ -3,11 +3,13 @@
 //! Servers run until the process ends. Clients stop when their value is dropped.
 
 mod bulk;
+mod flows;
 mod queries;
 mod servers;
 mod small;
 
 pub(crate) use bulk::{Sources, bulk};
+pub(crate) use flows::flood_flows;
 pub(crate) use queries::queries;
 pub(crate) use servers::{Held, Sink, serve_echo, serve_once};
 pub(crate) use small::{Pings, first_answer, flood, interactive, new_connections, pings, round_trips};
@@ -16,6 +18,14 @@ use edgemesh_lab::machine::Machine;
 use edgemesh_lab::wait::secs;
 use edgemesh_lab::{Context, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+
+/// The numbers below `count` in an order in which neighbours are far apart, each once.
+pub(crate) fn spread(count: u16) -> impl Iterator<Item = u16> + Clone {
+    /// A prime, so it divides none of our counts.
+    const STEP: u32 = 7_919;
+    let count = u32::from(count);
+    (0..count).map(move |n| (n * STEP % count) as u16)
+}
 
 /// Connects from a machine.
 ///

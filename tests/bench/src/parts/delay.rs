@@ -1,7 +1,8 @@
 //! How long answers take: over an idle tunnel, beside a stream that fills it, and of 100 flows beside such a stream.
 
-use super::{Field, Plan, Results};
+use super::{Field, Plan, Results, each, of_programs};
 use crate::load::{self, Pings, Sources};
+use crate::meter::Cost;
 use crate::report::{Table, Wanted, millis, number, target};
 use crate::stats::{median, percentile};
 use crate::world::{Contender, ECHO, SINK};
@@ -15,6 +16,8 @@ const INTERACTIVE: usize = 100;
 /// Of one contender in one round.
 struct Delays {
     alone: Vec<Duration>,
+    /// Of those answers.
+    cost: Cost,
     beside: Pings,
     many: Vec<Duration>,
 }
@@ -27,6 +30,7 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
         "delays in ms",
         "TCP answer, idle: p50",
         "p99",
+        "CPU us",
         "UDP answer beside a stream: p50",
         "p99",
         "lost",
@@ -34,12 +38,13 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
         "p99",
     ]);
     for (contender, rounds) in results.iter() {
-        let middle = |figure: fn(&Delays) -> f64| number(median(rounds.iter().map(figure)));
+        let middle = |figure: fn(&Delays) -> f64| number(median(each(rounds, figure)));
         let lost: usize = rounds.iter().map(|round| round.beside.lost).sum();
         table.row([
             contender.name.clone(),
             middle(|d| p(&d.alone, 50.0)),
             middle(|d| p(&d.alone, 99.0)),
+            of_programs(contender, rounds, |d| d.cost.micros()),
             middle(|d| p(&d.beside.times, 50.0)),
             middle(|d| p(&d.beside.times, 99.0)),
             lost.to_string(),
@@ -65,11 +70,13 @@ fn p(times: &[Duration], percent: f64) -> f64 {
 
 fn measure(field: &Field, contender: &Contender, span: Duration) -> Result<Delays> {
     let near = &field.pair()?.near;
+    let before = contender.meter.sample()?;
     let alone = load::round_trips(near, contender.at(ECHO), span / 2)?;
+    let cost = contender.meter.since(&before, alone.len() as u64)?;
     let stream = Sources::start(near, contender.at(SINK), 1)?;
     let beside = load::pings(near, contender.at(ECHO), PING_EVERY, span)?;
     let many = load::interactive(near, contender.at(ECHO), INTERACTIVE, span)?;
     drop(stream);
     field.sink.rest()?;
-    Ok(Delays { alone, beside, many })
+    Ok(Delays { alone, cost, beside, many })
 }

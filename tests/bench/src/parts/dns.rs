@@ -1,43 +1,48 @@
-//! In-zone DNS queries beside Knot and Unbound, asked by dnsperf: processor time per query at full speed, and delays
-//! at 20,000 queries a second.
+//! In-zone DNS queries beside Knot and Unbound, asked by dnsperf: processor time per query at full speed, for few names
+//! and for all in random order, and delays at 20,000 queries a second.
 //!
-//! All three answer the same names with the same addresses on the same node; Knot has them as a zone, Unbound as
+//! All three know the same names with the same addresses on the same node; Knot has them as a zone, Unbound as
 //! local data. Delays are those that a client of ours sees (dnsperf tells no percentiles): it sends a query every
 //! 50 us, whether answers come or not.
 
-use super::{Plan, Results};
+use super::{Plan, Results, each};
 use crate::load;
 use crate::meter::{Cost, Meter};
 use crate::report::{Table, Wanted, millis, number, target};
-use crate::stats::{median, percentile};
-use crate::world::{Contender, ECHO, NAMES, Way, World, name_address};
+use crate::stats::{median, percentile, ratio};
+use crate::world::{Contender, ECHO, Way, World, name_address};
 use edgemesh_lab::machine::{MESH_DNS, Machine};
 use edgemesh_lab::process::Process;
 use edgemesh_lab::wait::{secs, wait_until};
 use edgemesh_lab::{Context, Result, ensure};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const KNOT: u16 = 5301;
 const UNBOUND: u16 = 5302;
 /// Queries a second at which delays are measured.
 const RATE: u32 = 20_000;
+/// Services of the cluster.
+const NAMES: u16 = 10_000;
+/// Of them, those that a usual site asks for.
+const FEW: u16 = 100;
 
 /// Of one server in one round.
 struct Seen {
+    /// Of a query for one of the few.
     cost: Cost,
+    /// Of a query for one of all.
+    of_all: Cost,
     times: Vec<Duration>,
     lost: usize,
 }
 
 pub(super) fn run(plan: Plan, directory: &Path) -> Result {
-    let world = World::build(directory, &[Way::Direct], |far| load::serve_echo(far, ECHO))?;
+    let world = World::build(directory, &[Way::Direct], NAMES, |far| load::serve_echo(far, ECHO))?;
     let near = &world.pair(Way::Direct)?.near;
-    let questions = near.directory().join("questions");
-    let lines: String = (0..NAMES).map(|n| format!("{} A\n", name(n))).collect();
-    fs::write(&questions, lines).context(questions.display())?;
+    let (few, all) = (questions(near, FEW)?, questions(near, NAMES)?);
     let others = [knot(near)?, unbound(near)?];
 
     let mut contenders = vec![(world.agent_alone(Way::Direct)?, SocketAddr::from((MESH_DNS, 53)))];
@@ -53,16 +58,21 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     let mut turn = addresses.iter().cycle();
     let results = Results::of(plan, &contenders, |contender| {
         let address = *turn.next().context("a server")?;
-        let cost = dnsperf(near, address, &questions, &contender.meter, plan.span)?;
+        let cost = dnsperf(near, address, &few, &contender.meter, plan.span)?;
+        let of_all = dnsperf(near, address, &all, &contender.meter, plan.span)?;
         let (times, lost) = load::queries(near, address, &question(1), RATE, plan.span)?;
-        Ok(Seen { cost, times, lost })
+        Ok(Seen { cost, of_all, times, lost })
     })?;
-    let micros = |seen: &Seen| 1e6 / seen.cost.per_cpu_second();
+    let micros = |seen: &Seen| seen.cost.micros();
+    let of_all = |seen: &Seen| seen.of_all.micros();
+    let growth = |seen: &[Seen]| ratio(&each(seen, of_all), &each(seen, micros));
     let p99 = |seen: &Seen| millis(percentile(&seen.times, 99.0));
     let mut table = Table::new(&[
         "DNS",
         "queries a second",
         "CPU us a query",
+        "of 10,000 names",
+        "to that",
         "p50 ms at 20,000 a second",
         "p99 ms",
         "lost",
@@ -71,7 +81,9 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
         table.row([
             contender.name.clone(),
             number(median(seen.iter().map(|seen| seen.cost.rate()))),
-            number(median(seen.iter().map(micros))),
+            number(median(each(seen, micros))),
+            number(median(each(seen, of_all))),
+            number(growth(seen)),
             number(median(seen.iter().map(|seen| millis(percentile(&seen.times, 50.0))))),
             number(median(seen.iter().map(p99))),
             seen.iter().map(|seen| seen.lost).sum::<usize>().to_string(),
@@ -83,16 +95,27 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
             target(&format!("CPU time of a query to that of {other}"), ratio, Wanted::AtMost(1.0), "x");
         }
     }
+    if let Some((_, seen)) = results.iter().next() {
+        target("CPU time of a query, 10,000 names to 100", growth(seen), Wanted::AtMost(1.2), "x");
+    }
     target("p99 at 20,000 queries a second", results.ours(p99), Wanted::AtMost(1.0), " ms");
     Ok(())
 }
 
-fn name(number: u8) -> String {
+/// What dnsperf asks for again and again: the first `count` names, each once.
+fn questions(near: &Machine, count: u16) -> Result<PathBuf> {
+    let file = near.directory().join(format!("questions-{count}"));
+    let lines: String = load::spread(count).map(|number| format!("{} A\n", name(number))).collect();
+    fs::write(&file, lines).context(file.display())?;
+    Ok(file)
+}
+
+fn name(number: u16) -> String {
     format!("s{number}.default.svc.cluster.local")
 }
 
 /// The query for a name's address (RFC 1035, 4.1), with the identification left at zero.
-fn question(number: u8) -> Vec<u8> {
+fn question(number: u16) -> Vec<u8> {
     let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name(number).split('.') {
         query.push(label.len() as u8);
@@ -102,11 +125,13 @@ fn question(number: u8) -> Vec<u8> {
     query
 }
 
+/// Waits until a server knows the last of the names.
 fn answers(near: &Machine, server: SocketAddr) -> Result {
-    let (at, port, name) = (format!("@{}", server.ip()), server.port().to_string(), name(1));
-    wait_until(&format!("{server} answers"), secs(10), || {
+    let last = NAMES - 1;
+    let (at, port, name) = (format!("@{}", server.ip()), server.port().to_string(), name(last));
+    wait_until(&format!("{server} answers"), secs(30), || {
         let said = near.check(&["dig", "+short", "+tries=1", "+time=1", &at, "-p", &port, &name, "A"])?;
-        ensure!(said.trim() == name_address(1).to_string(), "it answered {said:?}");
+        ensure!(said.trim() == name_address(last).to_string(), "it answered {said:?}");
         Ok(())
     })
 }

@@ -11,10 +11,10 @@ mod stream;
 
 use crate::forwarder;
 use crate::load::{self, Held, Sink};
-use crate::meter::Cost;
+use crate::report::number;
 use crate::rivals::{Kind, Rival};
 use crate::stats::{median, ratio};
-use crate::world::{Contender, ECHO, HOLD, ONCE, Pair, SINK, Way, World};
+use crate::world::{Contender, ECHO, HOLD, NAMES, ONCE, Pair, SINK, Way, World};
 use edgemesh_lab::Result;
 use std::path::Path;
 use std::time::Duration;
@@ -49,8 +49,13 @@ impl Plan {
 }
 
 /// One figure of each round.
-pub(crate) fn each(costs: &[Cost], figure: fn(&Cost) -> f64) -> Vec<f64> {
-    costs.iter().map(figure).collect()
+pub(crate) fn each<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> Vec<f64> {
+    rounds.iter().map(figure).collect()
+}
+
+/// The median of a figure of the contender's programs; a dash where there are none.
+pub(crate) fn of_programs<T>(contender: &Contender, rounds: &[T], figure: impl Fn(&T) -> f64) -> String {
+    if contender.is_bare() { "-".to_owned() } else { number(median(each(rounds, figure))) }
 }
 
 /// One pair of nodes on the direct path with all servers and all other tunnels.
@@ -64,7 +69,7 @@ pub(crate) struct Field {
 impl Field {
     fn build(directory: &Path) -> Result<Self> {
         let (sink, held) = (Sink::default(), Held::default());
-        let world = World::build(directory, &[Way::Direct], |far| {
+        let world = World::build(directory, &[Way::Direct], NAMES, |far| {
             sink.serve(far, SINK)?;
             load::serve_echo(far, ECHO)?;
             load::serve_once(far, ONCE)?;
@@ -123,8 +128,7 @@ impl<'c, T> Results<'c, T> {
     /// The product's figure to that of the contender whose name begins so; `None` when it was not there.
     fn against(&self, name: &str, figure: impl Fn(&T) -> f64 + Copy) -> Option<f64> {
         let (_, theirs) = self.iter().find(|(contender, _)| contender.name.starts_with(name))?;
-        let figures = |results: &[T]| results.iter().map(figure).collect::<Vec<_>>();
-        Some(ratio(&figures(self.all.first()?), &figures(theirs)))
+        Some(ratio(&each(self.all.first()?, figure), &each(theirs, figure)))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::load::{self, Sink};
 use crate::meter::Cost;
 use crate::report::{Table, Wanted, number, target};
 use crate::stats::{median, ratio};
-use crate::world::{ECHO, SINK, Way, World};
+use crate::world::{ECHO, NAMES, SINK, Way, World};
 use edgemesh_lab::Result;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ const WAYS: [Way; 3] = [Way::Direct, Way::Relay, Way::RelayTcp];
 
 pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     let sink = Sink::default();
-    let world = World::build(directory, &WAYS, |far| {
+    let world = World::build(directory, &WAYS, NAMES, |far| {
         sink.serve(far, SINK)?;
         load::serve_echo(far, ECHO)
     })?;
@@ -25,7 +25,7 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     };
     let mut table = Table::new(&["one TCP stream", "Gbit/s", "CPU s/GB, server included"]);
     for (way, costs) in WAYS.iter().zip([direct, udp, tcp]) {
-        let figure = |figure| number(median(each(costs, figure)));
+        let figure = |figure: fn(&Cost) -> f64| number(median(each(costs, figure)));
         table.row([way.name().to_owned(), figure(Cost::gbits), figure(Cost::per_gigabyte)]);
     }
     table.print();

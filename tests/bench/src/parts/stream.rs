@@ -19,7 +19,8 @@ pub(super) fn run(plan: Plan, directory: &Path) -> Result {
     })?;
     print(&contenders, &all);
     let [four, ours, others @ ..] = all.as_slice() else { return Ok(()) };
-    let against = |theirs: &[Cost], figure| ratio(&each(ours, figure), &each(theirs, figure));
+    let against =
+        |theirs: &[Cost], figure: fn(&Cost) -> f64| ratio(&each(ours, figure), &each(theirs, figure));
     for ((contender, _), theirs) in contenders.iter().skip(2).zip(others) {
         let (name, gbits) = (&contender.name, against(theirs, Cost::gbits));
         if name.starts_with("wireguard-go") {
@@ -43,7 +44,7 @@ fn print(contenders: &[(Contender, usize)], all: &[Vec<Cost>]) {
         "Gbit/s of each round",
     ]);
     for ((contender, streams), costs) in contenders.iter().zip(all) {
-        let figure = |figure| number(median(each(costs, figure)));
+        let figure = |figure: fn(&Cost) -> f64| number(median(each(costs, figure)));
         let rounds: Vec<String> = each(costs, Cost::gbits).into_iter().map(number).collect();
         table.row([
             contender.name.clone(),
