@@ -3,16 +3,23 @@
 //! A file is replaced as a whole: temporary file, fsync, rename, fsync of the directory. When anything fails,
 //! the last good version stays and the error says what and where. A file may be appended to instead, where its content
 //! shows a torn end. Files are 0600; a directory made here is
-//! 0700 (one that exists keeps its mode: it may be shared on purpose). One process at a time holds the lock.
+//! 0700 (one that exists keeps its mode: it may be shared on purpose). One process at a time holds the lock: a program
+//! for as long as it runs, a command for a moment, which whoever starts then waits for.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Largest state file that is read, in bytes: a guard against pointing at the wrong directory.
 pub const FILE_MAX: u64 = 1 << 30;
+
+/// How long a lock is waited for. A command holds it for a moment; so does a process that was killed and is not yet gone.
+pub const LOCK_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is tried meanwhile: flock(2) knows no limit of time.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// What went wrong with which file.
 #[derive(Debug)]
@@ -34,6 +41,11 @@ impl StateError {
     /// An error about the content of `path`.
     pub fn invalid(path: impl Into<PathBuf>, detail: impl Into<String>) -> Self {
         Self::new("use", path, io::Error::new(io::ErrorKind::InvalidData, detail.into()))
+    }
+
+    /// Whether another process holds the lock.
+    pub fn is_held(&self) -> bool {
+        self.source.kind() == io::ErrorKind::WouldBlock
     }
 }
 
@@ -76,11 +88,26 @@ impl Directory {
         }
     }
 
-    /// Takes the directory for this process alone, until the value is dropped or the process ends.
+    /// Takes the directory for this process alone, until the value is dropped or the process ends. Who has it now may
+    /// let go within [`LOCK_WITHIN`].
+    ///
+    /// # Errors
+    /// As [`Directory::try_lock`].
+    pub fn lock(&mut self) -> Result<(), StateError> {
+        let deadline = Instant::now() + LOCK_WITHIN;
+        loop {
+            match self.try_lock() {
+                Err(error) if error.is_held() && Instant::now() < deadline => std::thread::sleep(TRY_AGAIN),
+                done => return done,
+            }
+        }
+    }
+
+    /// [`Directory::lock`] without waiting.
     ///
     /// # Errors
     /// When another process holds it, or the lock file cannot be made.
-    pub fn lock(&mut self) -> Result<(), StateError> {
+    pub fn try_lock(&mut self) -> Result<(), StateError> {
         let path = self.path.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|e| StateError::new("open", &path, e))?;
@@ -305,12 +332,28 @@ mod tests {
         let mut first = Directory::open(&path).unwrap();
         let mut second = Directory::open(&path).unwrap();
         first.lock().unwrap();
-        let error = second.lock().unwrap_err().to_string();
-        assert!(error.contains("another process"), "{error}");
+        let error = second.lock().unwrap_err();
+        assert!(error.is_held() && error.to_string().contains("another process"), "{error}");
         let copy = first.lock.as_ref().unwrap().try_clone().unwrap();
         drop(first);
-        second.lock().unwrap();
+        second.try_lock().unwrap();
         drop(copy);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_let_go_in_a_moment_is_waited_for() {
+        let path = scratch("moment");
+        let mut command = Directory::open(&path).unwrap();
+        let mut server = Directory::open(&path).unwrap();
+        command.lock().unwrap();
+        std::thread::scope(|scope| {
+            let started = scope.spawn(|| server.lock());
+            std::thread::sleep(TRY_AGAIN * 3);
+            assert!(!started.is_finished());
+            drop(command);
+            started.join().unwrap().unwrap();
+        });
         std::fs::remove_dir_all(path).unwrap();
     }
 

@@ -1,5 +1,6 @@
 //! The commands for operators: each asks the running server over the socket in its state directory, or works on that
-//! directory itself when none runs.
+//! directory itself when none runs. One that starts holds the directory before it answers, as another command does for a
+//! moment: both are waited for.
 
 use crate::Failure;
 use crate::admin::{NodeView, ORDER_PATH};
@@ -18,7 +19,7 @@ use zeroize::Zeroizing;
 
 /// How long a server may take to start again.
 const RESTART_WITHIN: Duration = Duration::from_secs(30);
-/// How often it is looked for meanwhile.
+/// How often a server, or the directory without one, is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 fn failed(error: impl std::fmt::Display) -> Failure {
@@ -65,12 +66,14 @@ pub(crate) fn restore(args: &cli::Backup) -> Result<(), Failure> {
     let backup = Backup::parse(&file).map_err(|e| named(&e))?;
     let directory = state::Directory::open(&args.common.state_dir).map_err(failed)?;
     let epoch = backup.restore(&directory, clock::wall().secs).map_err(|e| named(&e))?;
-    let address = existing(&args.common.state_dir)?;
-    match admin::post(&address, ORDER_PATH, &serde_json::to_vec(&Order::Restart).map_err(failed)?) {
-        Err(ClientError::Unreachable(..)) => drop(open(&args.common.state_dir)?),
-        Err(e @ ClientError::Refused(..)) => return Err(failed(e)),
+    let order = serde_json::to_vec(&Order::Restart).map_err(failed)?;
+    let reached = reach(&args.common.state_dir, |address| match admin::post(address, ORDER_PATH, &order) {
         // It may have gone before its answer had.
-        Ok(_) | Err(ClientError::Broken(..)) => wait_for_epoch(&address, epoch)?,
+        Err(ClientError::Broken(..)) => Ok(Vec::new()),
+        answer => answer,
+    })?;
+    if let Reached::Server(_) = reached {
+        wait_for_epoch(&existing(&args.common.state_dir)?, epoch)?;
     }
     print(format!("restored; epoch {epoch} begins\n").as_bytes())
 }
@@ -95,14 +98,11 @@ fn wait_for_epoch(address: &Address, epoch: u32) -> Result<(), Failure> {
 
 /// Lists the nodes.
 pub(crate) fn nodes(args: &cli::Nodes) -> Result<(), Failure> {
-    let address = existing(&args.common.state_dir)?;
-    let nodes: Vec<NodeView> = match admin::get(&address, "/nodes") {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(failed)?,
-        Err(ClientError::Unreachable(..)) => {
-            let (directory, _) = open(&args.common.state_dir)?;
+    let nodes: Vec<NodeView> = match reach(&args.common.state_dir, |address| admin::get(address, "/nodes"))? {
+        Reached::Server(bytes) => serde_json::from_slice(&bytes).map_err(failed)?,
+        Reached::Directory(directory, _) => {
             directory.nodes().iter().map(|(index, node)| NodeView::offline(*index, node)).collect()
         }
-        Err(e) => return Err(failed(e)),
     };
     if args.json {
         let text = serde_json::to_vec_pretty(&nodes).map_err(failed)?;
@@ -129,23 +129,45 @@ fn existing(state_dir: &Path) -> Result<Address, Failure> {
 }
 
 fn order_of(state_dir: &Path, order: &Order) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let address = existing(state_dir)?;
     let body = serde_json::to_vec(order).map_err(failed)?;
-    match admin::post(&address, ORDER_PATH, &body) {
-        Ok(output) => Ok(Zeroizing::new(output)),
-        Err(ClientError::Unreachable(..)) => {
-            let (mut directory, mut rng) = open(state_dir)?;
+    match reach(state_dir, |address| admin::post(address, ORDER_PATH, &body))? {
+        Reached::Server(output) => Ok(Zeroizing::new(output)),
+        Reached::Directory(mut directory, mut rng) => {
             let done = order.clone().carry_out(&mut directory, clock::wall().secs, &mut rng);
             done.map(|done| done.output).map_err(failed)
         }
-        Err(e) => Err(failed(e)),
     }
 }
 
-fn open(state_dir: &Path) -> Result<(Directory, Rng), Failure> {
-    let mut state = state::Directory::open(state_dir).map_err(failed)?;
-    state.lock().map_err(failed)?;
-    let mut rng = Rng::new(entropy::seed().map_err(failed)?);
-    let directory = Directory::open(state, &mut rng).map_err(failed)?;
-    Ok((directory, rng))
+/// Who does what a command asks for.
+enum Reached {
+    /// The running server: its answer.
+    Server(Vec<u8>),
+    /// The command itself, as no server runs.
+    Directory(Box<Directory>, Rng),
+}
+
+fn reach(
+    state_dir: &Path,
+    ask: impl Fn(&Address) -> Result<Vec<u8>, ClientError>,
+) -> Result<Reached, Failure> {
+    let address = existing(state_dir)?;
+    let deadline = Instant::now() + state::LOCK_WITHIN;
+    loop {
+        match ask(&address) {
+            Ok(answer) => return Ok(Reached::Server(answer)),
+            Err(ClientError::Unreachable(..)) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        let mut state = state::Directory::open(state_dir).map_err(failed)?;
+        match state.try_lock() {
+            Ok(()) => {
+                let mut rng = Rng::new(entropy::seed().map_err(failed)?);
+                let directory = Directory::open(state, &mut rng).map_err(failed)?;
+                return Ok(Reached::Directory(Box::new(directory), rng));
+            }
+            Err(e) if e.is_held() && Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+            Err(e) => return Err(failed(e)),
+        }
+    }
 }

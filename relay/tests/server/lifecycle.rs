@@ -1,12 +1,17 @@
 //! Nodes that are put out and come back, keys that change, and a server that is restored: a real server process.
 
 use crate::node::{Heard, Node};
-use crate::process::{Scratch, Server, complaint, operate, printed};
+use crate::process::{Scratch, Server, WAIT, complaint, operate, printed};
 use edgemesh_core::control::Authority;
 use edgemesh_core::noise::StaticSecret;
 use edgemesh_core::wire::control::Revocation;
+use edgemesh_host::state::Directory;
 use edgemesh_host::token::{Token, fingerprint};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Within which a revocation ends sessions wherever it arrives.
@@ -112,6 +117,40 @@ fn operators_work_on_the_state_directory_while_no_server_runs() {
     assert_eq!(rejoin.servers, ["s:1"]);
     let missing = complaint(operate(&state.0.join("missing"), &["nodes"]));
     assert!(missing.contains("--state-dir") && missing.contains("no such directory"), "{missing}");
+}
+
+/// A server that started while a command had the directory ended with an error.
+#[test]
+fn who_has_the_directory_for_a_moment_is_waited_for() {
+    let state = Scratch::new("moment");
+    Server::start(&state.0, 0, &[]).terminate();
+    let listed = held_first(&state.0, || operate(&state.0, &["nodes"]));
+    assert!(printed(listed).starts_with("NODE"));
+    let mut server = held_first(&state.0, || Server::start(&state.0, 0, &[]));
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// What comes of something while another process has the directory until it was tried for the second time.
+fn held_first<T: Send>(state: &Path, begun: impl FnOnce() -> T + Send) -> T {
+    let mut holder = Directory::open(state).unwrap();
+    holder.lock().unwrap();
+    let watch = inotify::init(CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&watch, state.join("lock"), WatchFlags::OPEN).unwrap();
+    let mut buffer = [MaybeUninit::uninit(); 512];
+    std::thread::scope(|scope| {
+        let outcome = scope.spawn(begun);
+        for _ in 0..2 {
+            let limit = WAIT.try_into().unwrap();
+            assert_eq!(
+                poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&limit)),
+                Ok(1),
+                "not tried again"
+            );
+            Reader::new(&watch, &mut buffer).next().unwrap();
+        }
+        drop(holder);
+        outcome.join().unwrap()
+    })
 }
 
 #[test]
