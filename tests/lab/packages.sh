@@ -35,12 +35,10 @@ if [ ! -e "$policy" ]; then
   "${as_root[@]}" chmod 755 "$policy"
   trap '"${as_root[@]}" rm -f "$policy"' EXIT
 fi
-install() {
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    "${missing[@]}" >/dev/null
-}
-"${as_root[@]}" apt-get update -qq
-install
+# A first-boot upgrade may hold the lock: wait for it. Old lists may be good enough.
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null; }
+apt update || echo "warning: package lists not refreshed" >&2
+apt install -y --no-install-recommends "${missing[@]}"
 for server in nginx redis-server knot unbound; do
   case " ${missing[*]} " in
     *" $server "*) "${as_root[@]}" systemctl disable "$server" >/dev/null 2>&1 || true ;;

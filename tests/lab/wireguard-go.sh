@@ -23,11 +23,15 @@ if [ -n "$mirror" ]; then
     -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$work/lists"
     -o Acquire::Languages=none
   )
-  apt-get "${options[@]}" -qq update
 else
   echo "fetching: wireguard-go of this system"
 fi
-(cd "$work" && apt-get "${options[@]}" -qq download wireguard-go)
+fetch() {
+  [ -z "$mirror" ] || apt-get "${options[@]}" -qq update || return
+  (cd "$work" && apt-get "${options[@]}" -qq download wireguard-go)
+}
+# The suite changes several times a day; while a mirror does, lists and packages do not fit together.
+fetch || { echo "once more in a minute" >&2; sleep 60; fetch; }
 dpkg -x "$work"/wireguard-go_*.deb "$work/unpacked"
 echo "wireguard-go $(dpkg-deb -f "$work"/wireguard-go_*.deb Version)" >"$bin/wireguard-go.version"
 # Last, and at once: what is there is whole.
