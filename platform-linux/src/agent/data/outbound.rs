@@ -1,6 +1,7 @@
 //! From the TUN to the network.
 
 use super::super::park::Origin;
+use super::batch::sealed;
 use super::handover::Handed;
 use super::{BYTES, Data, stream};
 use crate::clock;
@@ -9,24 +10,17 @@ use crate::tun::MAX_PACKET;
 use crate::udp::MAX_BURST;
 use edgemesh_aead::FastChaChaPoly;
 use edgemesh_core::node::{Burst, Destination, Grant, Outbound, Way};
-use edgemesh_core::noise::TAG;
 use edgemesh_core::packet::{HEADROOM, Packet};
 use edgemesh_core::service::Serves;
 use edgemesh_core::time::Instant;
 use edgemesh_core::tunnel;
 use edgemesh_core::wire::ip::Checksum;
-use edgemesh_core::wire::wireguard::{DATA_HEADER, PADDING};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
 
 /// Packets in one turn, unless they are so long that less is enough.
 const PACKETS: usize = 64;
-
-/// Where the sealed datagram of the packet at `place` is: header before it, padding and tag behind it.
-fn sealed(place: Range<usize>) -> Range<usize> {
-    place.start.saturating_sub(DATA_HEADER)..place.start + place.len().next_multiple_of(PADDING) + TAG
-}
 
 /// How a packet came, in the engine's terms.
 fn burst(header: &VnetHdr, packet: &[u8]) -> Result<Burst, SegmentError> {
@@ -156,7 +150,7 @@ impl Data {
     /// next ones, if those follow at once ([`Data::flush`]).
     pub(super) fn send(&mut self, header: &VnetHdr, len: usize, grant: &Grant) {
         let single = header.gso_type == GsoType::None && grant.split.is_none();
-        if !single || !self.batch.takes(grant, sealed(0..len).len()) {
+        if !single || !self.batch.takes(grant, len) {
             self.flush();
         }
         let packet = &self.packet[HEADROOM..HEADROOM + len];

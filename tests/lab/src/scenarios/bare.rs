@@ -10,7 +10,7 @@ use crate::mesh;
 use crate::nat::{NatKind, Policy};
 use crate::snapshot::Snapshot;
 use crate::topology::{CLOUD_NODE, Lab, SERVER};
-use crate::wait::secs;
+use crate::wait::{secs, wait_until};
 use crate::workloads::{self, MARKER};
 use crate::{Context, Result, ensure};
 
@@ -257,8 +257,13 @@ pub(super) fn leaves_nothing(directory: &Path) -> Result {
     drop((sink, forking));
     drop(lab);
     ensure!(entries("/run/netns")? == spaces, "left in /run/netns: {:?}", entries("/run/netns")?);
-    ensure!(alive()? == processes, "left running: {:?}", alive()?);
-    Ok(())
+    // What was killed is there until process 1 has collected it.
+    wait_until("nothing of it runs", secs(5), || {
+        let mut left = alive()?;
+        left.retain(|process| !processes.contains(process));
+        ensure!(left.is_empty(), "left running: {left:?}");
+        Ok(())
+    })
 }
 
 fn entries(directory: &str) -> Result<Vec<String>> {

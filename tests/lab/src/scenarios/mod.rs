@@ -216,6 +216,7 @@ pub const ALL: &[Scenario] = &[
     row("tcp/no-offloads", "checksums are right without offloads", Own(transfer::without_offloads)),
     row("tcp/c5-endpoint-leaves", "an endpoint leaves during a download", Shared(transfer::endpoint_leaves)),
     row("udp/c11-sizes", "datagrams of 1 to 65507 bytes", Shared(udp::sizes)),
+    row("udp/mixed", "small datagrams of many sizes at once", Own(udp::mixed)),
     row("udp/socat", "socat gets its datagram back", Shared(udp::socat)),
     row("udp/any-address", "a server of a node that is bound to no address", Shared(udp::any_address)),
     row("udp/late-reply", "a reply after 5 s is delivered", Shared(udp::late_reply)),

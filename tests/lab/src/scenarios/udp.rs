@@ -35,6 +35,18 @@ pub(super) fn sizes(mesh: &mut Mesh) -> Result {
     Ok(())
 }
 
+/// What is sent at once leaves a node in bursts, which the kernel cuts into datagrams of one size. All ways have their own.
+pub(super) fn mixed(mesh: &mut Mesh) -> Result {
+    for (from, to) in [("a1", "park:7000"), ("a1", "sky:7000"), ("cloud", "park:7000")] {
+        mesh.pod(from)?.run_tool(&["udp-mixed", to, "200"], secs(60)).context(format!("{from} to {to}"))?;
+    }
+    for node in ["a1", "b1", "cloud"] {
+        let broken = mesh.agent(node)?.0.metric(&["reason=\"authentication\""])?;
+        ensure!(broken == 0.0, "{broken} datagrams came to {node} changed");
+    }
+    Ok(())
+}
+
 /// socat, which knows nothing of the lab, gets its datagram back.
 pub(super) fn socat(mesh: &mut Mesh) -> Result {
     for size in [1, 1472, 4000] {

@@ -11,7 +11,7 @@ use edgemesh_core::noise::PublicKey;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use crate::tunnel::strangers;
-use crate::{Context, Result, ensure};
+use crate::{Context, Result, ensure, fail};
 
 /// Strangers whose initiations a flood repeats.
 const STRANGERS: u8 = 32;
@@ -109,32 +109,46 @@ pub(super) fn icmp(from: SocketAddrV4, to: SocketAddrV4, code: u8, count: u32) -
 }
 
 /// Ports that ask at the same time: no queue on the way overflows.
-const TOGETHER: usize = 256;
-/// After this an answer is not waited for: its flow found no place.
-const ANSWERED_WITHIN: Duration = Duration::from_millis(100);
+const TOGETHER: usize = 64;
+/// For the answer to a flow that has its place, and when it is asked for again.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// One datagram from each of `count` ports, from 1024 up, to each target, who answers: as many flows.
-pub(super) fn flows(count: u16, targets: &[&str]) -> Result {
+/// One datagram from each of `count` ports, from 1024 up, to a target that sends all back: as many flows. Behind each lot a
+/// flow that has its place asks: once that is answered, so is all before it that found one.
+pub(super) fn flows(count: u16, target: &str) -> Result {
+    let witness = bound()?;
+    witness.set_read_timeout(Some(ASK_AGAIN)).context("time limit")?;
     let (mut sent, mut answered) = (0_usize, 0_usize);
     let ports: Vec<u16> = (1024..=u16::MAX).take(count.into()).collect();
     for together in ports.chunks(TOGETHER) {
         // A port that the machine uses itself is passed over.
         let open = |port: &u16| UdpSocket::bind(("0.0.0.0", *port)).ok();
         let sockets: Vec<UdpSocket> = together.iter().filter_map(open).collect();
-        let asks = || sockets.iter().flat_map(|socket| targets.iter().map(move |target| (socket, target)));
-        asks().for_each(|(socket, target)| drop(socket.send_to(b"flow", target)));
-        let deadline = Instant::now() + ANSWERED_WITHIN;
-        sent = sent.saturating_add(asks().count());
-        answered =
-            answered.saturating_add(asks().filter(|(socket, _)| is_answered(socket, deadline)).count());
+        sockets.iter().for_each(|socket| drop(socket.send_to(b"flow", target)));
+        sent = sent.saturating_add(sockets.len());
+        echo(&witness, target, &sent.to_be_bytes())?;
+        answered = answered.saturating_add(sockets.iter().filter(|socket| is_answered(socket)).count());
     }
     println!("sent {sent}, {answered} answered");
     Ok(())
 }
 
-fn is_answered(socket: &UdpSocket, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let patience =
-        if left.is_zero() { socket.set_nonblocking(true) } else { socket.set_read_timeout(Some(left)) };
-    patience.is_ok() && socket.recv(&mut [0; 16]).is_ok()
+/// Waits until `question` has come back.
+fn echo(socket: &UdpSocket, target: &str, question: &[u8]) -> Result {
+    let began = Instant::now();
+    let mut answer = [0; 16];
+    while began.elapsed() < ANSWERED_WITHIN {
+        socket.send_to(question, target).context(target)?;
+        while let Ok(len) = socket.recv(&mut answer) {
+            if answer.get(..len) == Some(question) {
+                return Ok(());
+            }
+        }
+    }
+    fail(format!("a flow that has its place was not answered in {} s", ANSWERED_WITHIN.as_secs()))
+}
+
+fn is_answered(socket: &UdpSocket) -> bool {
+    socket.set_nonblocking(true).is_ok() && socket.recv(&mut [0; 16]).is_ok()
 }

@@ -39,7 +39,7 @@ pub fn main(words: &[String]) -> Result {
         ["attack-icmp", from, to, code, count] => {
             attack::icmp(number(from)?, number(to)?, number(code)?, number(count)?)
         }
-        ["attack-flows", count, targets @ ..] => attack::flows(number(count)?, targets),
+        ["attack-flows", count, target] => attack::flows(number(count)?, target),
         ["dns-ask", name, every_ms] => dns::ask(name, Duration::from_millis(number(every_ms)?)),
         ["middle", port, server, keys, identity, orders] => {
             middle::serve(number(port)?, server, [keys, identity, orders].map(std::path::Path::new))
@@ -55,6 +55,7 @@ pub fn main(words: &[String]) -> Result {
         ["udp-sizes", target, from, to, step] => {
             udp::sizes(target, number(from)?, number(to)?, number(step)?)
         }
+        ["udp-mixed", target, lots] => udp::mixed(target, number(lots)?),
         ["udp-after", target, ms] => udp::after(target, Duration::from_millis(number(ms)?)),
         ["udp-who", local_port, targets @ ..] => udp::who(number(local_port)?, targets),
         ["udp-send", target, count, text] => udp::send(target, number(count)?, text),

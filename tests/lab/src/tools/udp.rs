@@ -13,6 +13,10 @@ const TRY: Duration = Duration::from_secs(1);
 const TRIES: u32 = 4;
 /// The largest datagram IPv4 can carry.
 const MAX: usize = 65_507;
+/// Datagrams of one lot.
+const TOGETHER: usize = 32;
+/// What opens the way before it is measured.
+const HELLO: &[u8] = b"hello";
 
 /// Answers every datagram to where it came from: `after-ms N ...` after N ms, `who` with the observed source
 /// address, anything else with itself.
@@ -110,6 +114,36 @@ pub(super) fn sizes(target: &str, from: usize, to: usize, step: usize) -> Result
     Ok(())
 }
 
+/// Datagrams of `lots` lots, each of mixed sizes and sent at once; all of a lot must come back as they were.
+pub(super) fn mixed(target: &str, lots: usize) -> Result {
+    let socket = connect(target, 0)?;
+    echo(&socket, HELLO)?;
+    socket.set_read_timeout(Some(TRY)).context("timeout")?;
+    let mut buffer = vec![0; MAX];
+    for lot in 0..lots {
+        // 1 to 64 bytes, in another order each time.
+        let sizes =
+            (0..TOGETHER).map(|n| lot.wrapping_add(n.wrapping_mul(13)) % 64).map(|size| size.wrapping_add(1));
+        let mut missing: Vec<Vec<u8>> = sizes.map(pattern).collect();
+        for datagram in &missing {
+            socket.send(datagram).context("send")?;
+        }
+        while !missing.is_empty() {
+            let left = missing.len();
+            let Ok(len) = socket.recv(&mut buffer) else {
+                return fail(format!("{left} of {TOGETHER} datagrams of lot {lot} did not come back"));
+            };
+            if buffer.get(..len) == Some(HELLO) {
+                continue;
+            }
+            let place = missing.iter().position(|datagram| buffer.get(..len) == Some(datagram.as_slice()));
+            missing.swap_remove(place.context(format!("{len} bytes came back changed"))?);
+        }
+    }
+    println!("{lots} lots of {TOGETHER} echoed");
+    Ok(())
+}
+
 /// Bytes that differ with the size, so that one answer cannot pass for another.
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at.wrapping_mul(31).wrapping_add(size) % 251).try_into().unwrap_or(0)).collect()
@@ -141,7 +175,7 @@ fn echo(socket: &UdpSocket, datagram: &[u8]) -> Result<u32> {
 pub(super) fn after(target: &str, pause: Duration) -> Result {
     let socket = connect(target, 0)?;
     // Whether the way works at all is not the question here, and its first datagram may be lost.
-    echo(&socket, b"hello")?;
+    echo(&socket, HELLO)?;
     println!("ready");
     let question = format!("after-ms {} please", pause.as_millis());
     let asked = Instant::now();
