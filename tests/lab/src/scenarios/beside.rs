@@ -262,9 +262,11 @@ pub(super) fn restored(mesh: &mut Mesh) -> Result {
         wait_until(&format!("all is back after: {damage}"), secs(10), || {
             whole.must_equal(&Snapshot::of(node)?)
         })?;
-        // By the agent's own clock: looking at everything takes a busy machine longer than the agent may.
-        let log = agent.process.log();
-        let took = last_restored(log.get(told..).unwrap_or_default(), done).context(damage)?;
+        // By the agent's own clock: looking at everything takes a busy machine longer than the agent may. It tells of what
+        // it has put back when it has looked at all of it.
+        let took = wait_until(&format!("it is told after: {damage}"), secs(10), || {
+            last_restored(agent.process.log().get(told..).unwrap_or_default(), done)
+        })?;
         println!("      restart/r1-restored: {} ms after {damage}", took.as_millis());
         ensure!(took <= secs(1), "{damage}: the last of it was back after {took:?}");
         answers(node.pod(1)?, "park", "b1-p1").context(damage)?;
