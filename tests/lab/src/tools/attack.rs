@@ -11,7 +11,9 @@ use edgemesh_core::noise::PublicKey;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use crate::tunnel::strangers;
-use crate::{Context, Result, ensure, fail};
+use crate::{Context, Result, ensure};
+
+use super::udp;
 
 /// Strangers whose initiations a flood repeats.
 const STRANGERS: u8 = 32;
@@ -110,43 +112,24 @@ pub(super) fn icmp(from: SocketAddrV4, to: SocketAddrV4, code: u8, count: u32) -
 
 /// Ports that ask at the same time: no queue on the way overflows.
 const TOGETHER: usize = 64;
-/// For the answer to a flow that has its place, and when it is asked for again.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// One datagram from each of `count` ports, from 1024 up, to a target that sends all back: as many flows. Behind each lot a
 /// flow that has its place asks: once that is answered, so is all before it that found one.
 pub(super) fn flows(count: u16, target: &str) -> Result {
-    let witness = bound()?;
-    witness.set_read_timeout(Some(ASK_AGAIN)).context("time limit")?;
+    let witness = udp::connect(target, 0)?;
     let (mut sent, mut answered) = (0_usize, 0_usize);
     let ports: Vec<u16> = (1024..=u16::MAX).take(count.into()).collect();
-    for together in ports.chunks(TOGETHER) {
+    for (lot, together) in ports.chunks(TOGETHER).enumerate() {
         // A port that the machine uses itself is passed over.
         let open = |port: &u16| UdpSocket::bind(("0.0.0.0", *port)).ok();
         let sockets: Vec<UdpSocket> = together.iter().filter_map(open).collect();
         sockets.iter().for_each(|socket| drop(socket.send_to(b"flow", target)));
         sent = sent.saturating_add(sockets.len());
-        echo(&witness, target, &sent.to_be_bytes())?;
+        udp::echo(&witness, &udp::pattern(lot % TOGETHER + 1)).context("a flow that has its place")?;
         answered = answered.saturating_add(sockets.iter().filter(|socket| is_answered(socket)).count());
     }
     println!("sent {sent}, {answered} answered");
     Ok(())
-}
-
-/// Waits until `question` has come back.
-fn echo(socket: &UdpSocket, target: &str, question: &[u8]) -> Result {
-    let began = Instant::now();
-    let mut answer = [0; 16];
-    while began.elapsed() < ANSWERED_WITHIN {
-        socket.send_to(question, target).context(target)?;
-        while let Ok(len) = socket.recv(&mut answer) {
-            if answer.get(..len) == Some(question) {
-                return Ok(());
-            }
-        }
-    }
-    fail(format!("a flow that has its place was not answered in {} s", ANSWERED_WITHIN.as_secs()))
 }
 
 fn is_answered(socket: &UdpSocket) -> bool {

@@ -145,12 +145,12 @@ pub(super) fn mixed(target: &str, lots: usize) -> Result {
 }
 
 /// Bytes that differ with the size, so that one answer cannot pass for another.
-fn pattern(size: usize) -> Vec<u8> {
+pub(super) fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at.wrapping_mul(31).wrapping_add(size) % 251).try_into().unwrap_or(0)).collect()
 }
 
 /// Sends until the same bytes come back; returns how many times it had to send again.
-fn echo(socket: &UdpSocket, datagram: &[u8]) -> Result<u32> {
+pub(super) fn echo(socket: &UdpSocket, datagram: &[u8]) -> Result<u32> {
     let mut buffer = vec![0; MAX];
     for attempt in 0..TRIES {
         if let Err(error) = socket.send(datagram) {
@@ -227,7 +227,7 @@ fn any(target: &str) -> &'static str {
     if target.starts_with('[') { "::" } else { "0.0.0.0" }
 }
 
-fn connect(target: &str, local_port: u16) -> Result<UdpSocket> {
+pub(super) fn connect(target: &str, local_port: u16) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((any(target), local_port)).context("bind")?;
     socket.connect(target).context(format!("resolve and connect {target}"))?;
     Ok(socket)
